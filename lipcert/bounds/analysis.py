@@ -1,0 +1,137 @@
+"""The walk from images to logits: the region behind the model, Lipschitz bounds and worst margins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lipcert.bounds.margins import support
+from lipcert.bounds.norms import Norms
+from lipcert.bounds.region import Region, Source, open_region, sum_of
+from lipcert.bounds.rules import ActivationBounds, Bound, Walk, walk_layer
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What a bound knows of a batch: the open region at the logits, and every activation on the way."""
+
+    region: Region
+    activations: tuple[ActivationBounds, ...]
+
+    @property
+    def logits(self) -> Tensor:
+        """Clean logits, (B, K): the region's center."""
+        return self.region.center
+
+    @property
+    def lipschitz(self) -> Tensor:
+        """Bound on the Lipschitz constant up to the last activation, (B,) or (1,): the paper's L(x).
+
+        The largest when the last linear map starts from several activations.
+        """
+        constants = [term.source.lipschitz for term in self.region.lipschitz_terms]
+        return torch.stack(torch.broadcast_tensors(*constants)).amax(dim=0)
+
+
+def check_epsilon(epsilon: float | Tensor) -> None:
+    """Raise ValueError unless every epsilon is positive and finite."""
+    values = torch.as_tensor(epsilon)
+    if not bool(((values > 0) & values.isfinite()).all()):
+        raise ValueError(f"Expected `epsilon` > 0 and finite, got {epsilon}.")
+
+
+def analyze(
+    model: nn.Module,
+    images: Tensor,
+    epsilon: float | Tensor,
+    bound: Bound | str,
+    norms: Norms,
+    clip_input: bool = False,
+) -> Analysis:
+    """Bound everything `model` may do when each image moves by at most `epsilon` in l2.
+
+    Args:
+        model: a tree of supported layers.
+        images: (B, ...), pixels in [0, 1].
+        epsilon: radius in pixels, a number or (B,); 0 only makes sense in tests.
+        bound: one of `Bound`.
+        norms: norm algorithm: estimates to train on, upper bounds to certify with.
+        clip_input: intersect the input box with [0, 1].
+
+    Raises:
+        UnsupportedLayerError: naming a layer that has no sound rule.
+
+    Source: section 1 of the design; eqs 21-23; Theorem 1.
+    """
+    radius = torch.as_tensor(epsilon, dtype=images.dtype, device=images.device).reshape(-1)
+    lower = upper = None
+    if clip_input:
+        reach = radius.view(-1, *(1 for _ in images.shape[1:]))
+        lower, upper = (images - reach).clamp_min(0), (images + reach).clamp_max(1)
+    source = Source(images, lower, upper, torch.ones(1, dtype=images.dtype, device=images.device), None)
+    walk = Walk(Bound(bound), norms)
+    region = walk_layer(model, open_region(source, source, radius, mask_ball=False), walk, "")
+    return Analysis(region, tuple(walk.activations))
+
+
+def worst_increase(analysis: Analysis, labels: Tensor, box: bool = True, rounds: int = 100) -> Tensor:
+    """Return by how much each logit may gain on the label's logit inside the region, (B, K).
+
+    Entry j is max { (w_j - w_y)·δ } over ball ∩ box (eq. 24), 0 for the label; never below the true maximum.
+
+    Args:
+        analysis: of a model whose output is a flat vector of logits.
+        labels: (B,).
+        box: keep the box; False leaves the ball alone, as GloRo does.
+        rounds: Newton rounds at most, see `support`.
+    """
+    region = analysis.region
+    batch = torch.arange(labels.shape[0], device=labels.device)
+    total = []
+    for term in region.lipschitz_terms:
+        source = term.source
+        matrix = term.map.matrix(region.center)
+        label_rows = matrix[0, labels] if matrix.shape[0] == 1 else matrix[batch, labels]
+        directions = matrix - label_rows.unsqueeze(1)
+        lower = upper = None
+        if box and source.lower is not None and source.upper is not None:
+            lower = (source.lower - source.center).flatten(1)
+            upper = (source.upper - source.center).flatten(1)
+        radius = (region.epsilon * source.lipschitz).expand(labels.shape[0])
+        total.append(support(directions, radius, lower, upper, rounds))
+    return sum_of(total)
+
+
+def worst_logits(analysis: Analysis, labels: Tensor, box: bool = True, rounds: int = 100) -> Tensor:
+    """Return worst logits z*_j = z_j + max (w_j - w_y)·δ, z*_y = z_y, shape (B, K) (eq. 24)."""
+    gains = worst_increase(analysis, labels, box, rounds)
+    is_label = torch.nn.functional.one_hot(labels, gains.shape[1]).bool()
+    return analysis.logits + torch.where(is_label, torch.zeros_like(gains), gains)
+
+
+def robust_margin(worst: Tensor, labels: Tensor) -> Tensor:
+    """Return min over j ≠ y of z_y - z*_j, (B,): certified iff strictly positive. NaN stays NaN."""
+    is_label = torch.nn.functional.one_hot(labels, worst.shape[1]).bool()
+    others = worst.masked_fill(is_label, -torch.inf).amax(dim=1)
+    return worst.gather(1, labels.unsqueeze(1))[:, 0] - others
+
+
+def lipschitz_to_logits(analysis: Analysis, norms: Norms, whole: bool) -> Tensor:
+    """Return a bound on the Lipschitz constant of the whole map to the logits, (B,) or (1,) (appendix A.1).
+
+    `whole`: the last layer's norm unmasked; otherwise masked by its varying inputs and capped by that norm.
+    """
+    constants = []
+    for index, term in enumerate(analysis.region.lipschitz_terms):
+        name = f"output/{index}"
+        like = analysis.region.center
+        norm = None
+        if not term.map.per_image:
+            norm = norms.whole(name, term.map, like)
+        if not whole or norm is None:
+            masked = norms.masked(name, term.map, None, term.source.varying, like)
+            norm = masked if norm is None else torch.minimum(masked, norm)
+        constants.append(term.source.lipschitz * norm)
+    return sum_of(constants)

@@ -1,0 +1,214 @@
+"""Reachable sets: a box around a center, and balls that linear maps carry forward.
+
+Between two activations the region is *open*: its terms say by which linear maps, from which closed
+sources, the current layer is reached. An activation closes it (`lipcert.bounds.rules`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from lipcert.bounds.linear_map import LinearMap, identity_map
+from lipcert.bounds.operators import Operator, scaling
+
+SMALLEST_SQUARE = 1e-30
+"""Squared row norms are raised to this, so that their square root has a finite gradient."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The set at the input or at an activation's output: center, box and Lipschitz constant from the image.
+
+    `lower`, `upper`: (B, *shape), or None where the ball says all. `lipschitz`: (B,) or (1,); the radius of
+    the ball is epsilon times it. `varying`: (B, *shape) with entries 0 or 1, or None where everything varies.
+    """
+
+    center: Tensor
+    lower: Tensor | None
+    upper: Tensor | None
+    lipschitz: Tensor
+    varying: Tensor | None
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of the open region: `map` applied to the deviation from `source.center`."""
+
+    map: LinearMap
+    source: Source
+
+    def after(self, operator: Operator) -> Term:
+        return replace(self, map=self.map.after(operator))
+
+    def plus(self, other: Term) -> Term:
+        return replace(self, map=self.map.plus(other.map))
+
+
+T = TypeVar("T", bound=Term)
+
+
+@dataclass(frozen=True)
+class RowNorms:
+    """l2 norms of the rows of a linear map: `values` (1 or B, *shape), or None for ones."""
+
+    values: Tensor | None
+    orthogonal: bool
+
+    def after(self, operator: Operator) -> RowNorms | None:
+        """Return the row norms after `operator`, None where they do not follow from these."""
+        if not (self.orthogonal or operator.elementwise):
+            return None
+        orthogonal = self.orthogonal and operator.orthogonal_rows
+        if self.values is None:
+            return RowNorms(operator.row_norms(), orthogonal)
+        squares = operator.squared().apply(self.values.square())
+        return RowNorms(squares.clamp_min(SMALLEST_SQUARE).sqrt(), orthogonal)
+
+    def plus(self, other: RowNorms) -> RowNorms | None:
+        """Return upper bounds on the row norms of a sum (triangle inequality)."""
+        if self.values is None or other.values is None:
+            return None
+        return RowNorms(self.values + other.values, orthogonal=False)
+
+
+@dataclass(frozen=True)
+class BallTerm(Term):
+    """A term that also bounds each neuron: |z_i - z_i(x)| <= row norm_i * radius (eqs 21-23)."""
+
+    rows: RowNorms | None
+
+    def after(self, operator: Operator) -> BallTerm:
+        rows = None if self.rows is None else self.rows.after(operator)
+        return BallTerm(self.map.after(operator), self.source, rows)
+
+    def plus(self, other: Term) -> BallTerm:
+        known = isinstance(other, BallTerm) and self.rows is not None and other.rows is not None
+        rows = self.rows.plus(other.rows) if known else None  # type: ignore[union-attr, arg-type]
+        return BallTerm(self.map.plus(other.map), self.source, rows)
+
+    def deviation(self, epsilon: Tensor) -> Tensor:
+        """Return row norms times radius, broadcastable to (B, *shape)."""
+        if self.rows is None:
+            raise ValueError("The row norms of this map are not known.")
+        dimensions = len(self.map.output_shape) + 1
+        radius = per_image(epsilon * self.source.lipschitz, dimensions)
+        if self.rows.values is None:
+            return radius.expand(-1, *self.map.output_shape)
+        return self.rows.values.to(radius) * radius
+
+
+@dataclass(frozen=True)
+class Region:
+    """All values the layer before it may take when the image moves by at most epsilon.
+
+    Attributes:
+        center: (B, *shape), the values at the image itself.
+        lower, upper: (B, *shape), or None where the ball of `ball_terms` says all.
+        ball_terms: sources whose radius bounds the neurons.
+        lipschitz_terms: sources whose Lipschitz constants reach the margins; for `global` and `tight` the same.
+        epsilon: (B,) or (1,), l2 radius in pixels of [0, 1].
+    """
+
+    center: Tensor
+    lower: Tensor | None
+    upper: Tensor | None
+    ball_terms: tuple[BallTerm, ...]
+    lipschitz_terms: tuple[Term, ...]
+    epsilon: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape without the batch dimension."""
+        return tuple(self.center.shape[1:])
+
+    def box(self) -> tuple[Tensor, Tensor]:
+        """Return lower and upper bounds of every neuron, (B, *shape)."""
+        if self.lower is not None and self.upper is not None:
+            return self.lower, self.upper
+        deviation = sum_of([term.deviation(self.epsilon) for term in self.ball_terms])
+        return self.center - deviation, self.center + deviation
+
+
+def per_image(values: Tensor, dimensions: int) -> Tensor:
+    """Reshape (B,) so that it broadcasts against a tensor of `dimensions` dimensions."""
+    return values.view(-1, *(1 for _ in range(dimensions - 1)))
+
+
+def sum_of(tensors: list[Tensor]) -> Tensor:
+    """Return the sum of at least one tensor."""
+    total = tensors[0]
+    for tensor in tensors[1:]:
+        total = total + tensor
+    return total
+
+
+def open_region(source: Source, ball_source: Source, epsilon: Tensor, mask_ball: bool) -> Region:
+    """Start a region at an image or an activation's output, with identity maps.
+
+    `mask_ball`: let the ball's row norms know which inputs vary (bound `tight`).
+    """
+    identity = identity_map(tuple(source.center.shape[1:]))
+    rows = RowNorms(ball_source.varying if mask_ball else None, orthogonal=True)
+    ball_terms = (BallTerm(identity, ball_source, rows),)
+    lipschitz_terms = ball_terms if source is ball_source else (Term(identity, source),)
+    return Region(source.center, source.lower, source.upper, ball_terms, lipschitz_terms, epsilon)
+
+
+def affine(region: Region, operator: Operator) -> Region:
+    """Carry a region through an affine layer: box and ball, intersected (eqs 21-23)."""
+    center = operator.affine(region.center)
+    ball_terms = tuple(term.after(operator) for term in region.ball_terms)
+    lipschitz_terms = (
+        ball_terms
+        if region.lipschitz_terms is region.ball_terms
+        else tuple(term.after(operator) for term in region.lipschitz_terms)
+    )
+    ball_known = all(term.rows is not None for term in ball_terms)
+    if region.lower is None and ball_known:
+        return Region(center, None, None, ball_terms, lipschitz_terms, region.epsilon)
+    lower, upper = region.box()
+    middle = operator.affine((upper + lower) / 2)
+    half = operator.absolute().apply((upper - lower) / 2)
+    lower, upper = middle - half, middle + half
+    if ball_known:
+        deviation = sum_of([term.deviation(region.epsilon) for term in ball_terms])
+        lower, upper = torch.maximum(lower, center - deviation), torch.minimum(upper, center + deviation)
+    return Region(center, lower, upper, ball_terms, lipschitz_terms, region.epsilon)
+
+
+def mask_terms(terms: tuple[Term, ...], mask: Tensor) -> tuple[Term, ...]:
+    """Multiply every term's output with `mask` (B, *shape)."""
+    shape = tuple(mask.shape[1:])
+    return tuple(term.after(scaling(shape, mask)) for term in terms)
+
+
+def add(first: Region, second: Region) -> Region:
+    """Return the region of the sum of two values that depend on the same image."""
+    first_box, second_box = first.box(), second.box()
+    ball_terms = _merge(first.ball_terms, second.ball_terms)
+    shared = first.lipschitz_terms is first.ball_terms and second.lipschitz_terms is second.ball_terms
+    lipschitz_terms = ball_terms if shared else _merge(first.lipschitz_terms, second.lipschitz_terms)
+    return Region(
+        first.center + second.center,
+        first_box[0] + second_box[0],
+        first_box[1] + second_box[1],
+        ball_terms,
+        lipschitz_terms,
+        first.epsilon,
+    )
+
+
+def _merge(first: tuple[T, ...], second: tuple[T, ...]) -> tuple[T, ...]:
+    """Add terms of the same source, keep the others side by side."""
+    merged = list(first)
+    for term in second:
+        match = next((i for i, other in enumerate(merged) if other.source is term.source), None)
+        if match is None:
+            merged.append(term)
+        else:
+            merged[match] = merged[match].plus(term)  # type: ignore[assignment]
+    return tuple(merged)

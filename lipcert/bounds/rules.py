@@ -1,0 +1,288 @@
+"""One rule a layer type: how the layer maps a region to a region.
+
+Affine layers extend the region's linear maps. An activation closes them: it knows which of its outputs vary,
+asks for masked norms, multiplies the Lipschitz constants and opens the region anew at its output.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import singledispatch
+
+import torch
+from torch import Tensor, nn
+
+from lipcert.bounds.errors import UnsupportedLayerError
+from lipcert.bounds.norms import Norms
+from lipcert.bounds.operators import operator
+from lipcert.bounds.region import Region, Source, Term, add, affine, mask_terms, open_region, sum_of
+from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin, Normalize, Residual
+from lipcert.nn.activations import clipped_max_min, clipped_relu, max_min, split_pairs
+
+
+class Bound(StrEnum):
+    """How the Lipschitz constant is bounded, and which radius the box pass uses.
+
+    GLOBAL: no masks (BCP, GloRo). LOCAL: the paper's masks, box pass with the global radius. TIGHT: masks that
+    know MaxMin's order, box pass with the local radius. LINEAR_SPLIT: linear neurons kept apart (appendix A.2).
+    """
+
+    GLOBAL = "global"
+    LOCAL = "local"
+    TIGHT = "tight"
+    LINEAR_SPLIT = "linear_split"
+
+
+@dataclass(frozen=True)
+class ActivationBounds:
+    """What closing an activation found out; kept for losses, logs and figures.
+
+    `lower`, `upper`: box before the activation; `output_lower`, `output_upper`: after it. `varying`: 0/1 a neuron
+    of the output, or None where nothing is known to be constant. `whole_norm`: (1,), norm of the linear map
+    before it; `masked_norm`: (B,) or (1,), the norm that the bound used.
+    """
+
+    name: str
+    layer: nn.Module
+    lower: Tensor
+    upper: Tensor
+    output_lower: Tensor
+    output_upper: Tensor
+    varying: Tensor | None
+    whole_norm: Tensor
+    masked_norm: Tensor
+
+
+@dataclass
+class Walk:
+    """What a walk through a model carries along: the bound, the norm algorithm, the activations met."""
+
+    bound: Bound
+    norms: Norms
+    activations: list[ActivationBounds] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Closing:
+    """An activation's output and what is constant in it.
+
+    `varying`: outputs that vary. `rows`: inputs of the activation that any varying output depends on.
+    `linear`: neurons that equal their input all over the region. Masks are 0/1 or None for ones.
+    """
+
+    center: Tensor
+    lower: Tensor
+    upper: Tensor
+    varying: Tensor | None
+    rows: Tensor | None
+    linear: Tensor | None = None
+
+
+def _masked_norms(walk: Walk, name: str, terms: tuple[Term, ...], rows: Tensor | None, like: Tensor) -> list[Tensor]:
+    return [
+        walk.norms.masked(_term_name(name, index, terms), term.map, rows, term.source.varying, like)
+        for index, term in enumerate(terms)
+    ]
+
+
+def _whole_norms(walk: Walk, name: str, terms: tuple[Term, ...], like: Tensor) -> list[Tensor]:
+    return [
+        walk.norms.whole(_term_name(name, index, terms), term.map, like) for index, term in enumerate(terms)
+    ]
+
+
+def _term_name(name: str, index: int, terms: tuple[Term, ...]) -> str:
+    return name if len(terms) == 1 else f"{name}/{index}"
+
+
+def _carry(terms: tuple[Term, ...], norms: list[Tensor]) -> Tensor:
+    """Return the Lipschitz constant behind `terms`: the sum of source constant times norm."""
+    return sum_of([term.source.lipschitz * norm for term, norm in zip(terms, norms, strict=True)])
+
+
+def _close(walk: Walk, name: str, layer: nn.Module, region: Region, closing: Closing) -> Region:
+    """Multiply Lipschitz constants with norms and open the region at the activation's output."""
+    like = region.center
+    whole = _whole_norms(walk, name, region.ball_terms, like)
+    ball_lipschitz = _carry(region.ball_terms, whole)
+    reduced = whole
+    split: tuple[Term, ...] = ()
+    if walk.bound is Bound.GLOBAL:
+        lipschitz = ball_lipschitz
+        closing = Closing(closing.center, closing.lower, closing.upper, closing.varying, None)
+    elif walk.bound is Bound.LINEAR_SPLIT:
+        linear = torch.zeros_like(like) if closing.linear is None else closing.linear
+        varying = (torch.ones_like(like) if closing.varying is None else closing.varying) * (1 - linear)
+        reduced = _masked_norms(walk, name, region.lipschitz_terms, varying, like)
+        lipschitz = _carry(region.lipschitz_terms, reduced)
+        split = mask_terms(region.lipschitz_terms, linear)
+    else:
+        masked = _masked_norms(walk, name, region.lipschitz_terms, closing.rows, like)
+        reduced = [torch.minimum(norm, cap) for norm, cap in zip(masked, whole, strict=True)]
+        lipschitz = _carry(region.lipschitz_terms, reduced)
+    walk.activations.append(
+        ActivationBounds(
+            name,
+            layer,
+            *region.box(),
+            closing.lower,
+            closing.upper,
+            closing.varying,
+            sum_of(whole),
+            sum_of(reduced),
+        )
+    )
+    masks_used = walk.bound is not Bound.GLOBAL
+    kept = closing.varying if masks_used else None
+    if walk.bound is Bound.LINEAR_SPLIT:
+        kept = varying
+    source = Source(closing.center, closing.lower, closing.upper, lipschitz, kept)
+    if walk.bound in (Bound.GLOBAL, Bound.TIGHT):
+        return open_region(source, source, region.epsilon, mask_ball=walk.bound is Bound.TIGHT)
+    ball_source = Source(closing.center, closing.lower, closing.upper, ball_lipschitz, None)
+    opened = open_region(source, ball_source, region.epsilon, mask_ball=False)
+    return Region(
+        opened.center,
+        opened.lower,
+        opened.upper,
+        opened.ball_terms,
+        (*opened.lipschitz_terms, *split),
+        opened.epsilon,
+    )
+
+
+@singledispatch
+def apply_rule(layer: nn.Module, region: Region, walk: Walk, name: str) -> Region:
+    """Return the region behind `layer`.
+
+    Raises:
+        UnsupportedLayerError: naming the layer and its place, for a type without a rule.
+    """
+    supported = ", ".join(sorted({rule.__name__ for rule in apply_rule.registry if rule is not object}))
+    raise UnsupportedLayerError(
+        f"Layer {name or 'model'!r} is a {type(layer).__name__}, which has no bound. Supported: {supported}."
+    )
+
+
+def refuse_altered(layer: nn.Module, name: str) -> None:
+    """Refuse a layer that may compute something else than its type says.
+
+    Raises:
+        UnsupportedLayerError: for a forward hook, or a `forward` of its own in a subclass or instance.
+    """
+    place = f"Layer {name or 'model'!r} ({type(layer).__name__})"
+    if any((layer._forward_hooks, layer._forward_pre_hooks)):
+        raise UnsupportedLayerError(f"{place} has a forward hook, which a bound cannot follow; remove it.")
+    rule = apply_rule.dispatch(type(layer))
+    owner = next((cls for cls in type(layer).__mro__ if apply_rule.registry.get(cls) is rule), nn.Module)
+    if "forward" in vars(layer) or (owner is not nn.Module and type(layer).forward is not owner.forward):
+        raise UnsupportedLayerError(
+            f"{place} has a `forward` of its own, so the rule of {owner.__name__} does not hold for it."
+        )
+
+
+def walk_layer(layer: nn.Module, region: Region, walk: Walk, name: str) -> Region:
+    """Check a layer, then apply its rule; errors name the layer."""
+    refuse_altered(layer, name)
+    return apply_rule(layer, region, walk, name)
+
+
+def _join(name: str, child: str) -> str:
+    return f"{name}.{child}" if name else child
+
+
+@apply_rule.register
+def _(layer: nn.Sequential, region: Region, walk: Walk, name: str) -> Region:
+    for child_name, child in layer.named_children():
+        region = walk_layer(child, region, walk, _join(name, child_name))
+    return region
+
+
+@apply_rule.register
+def _(layer: Residual, region: Region, walk: Walk, name: str) -> Region:
+    branch = walk_layer(layer.branch, region, walk, _join(name, "branch"))
+    shortcut = walk_layer(layer.shortcut, region, walk, _join(name, "shortcut"))
+    if branch.shape != shortcut.shape:
+        raise UnsupportedLayerError(
+            f"Layer {name!r}: branch and shortcut yield shapes {branch.shape} and {shortcut.shape}; they must agree."
+        )
+    return add(branch, shortcut)
+
+
+@apply_rule.register(nn.Linear)
+@apply_rule.register(nn.Conv2d)
+@apply_rule.register(nn.Flatten)
+@apply_rule.register(nn.Identity)
+@apply_rule.register(nn.AvgPool2d)
+@apply_rule.register(nn.BatchNorm1d)
+@apply_rule.register(nn.BatchNorm2d)
+@apply_rule.register(Normalize)
+def _(layer: nn.Module, region: Region, walk: Walk, name: str) -> Region:
+    try:
+        affine_map = operator(layer, region.shape)
+    except UnsupportedLayerError as error:
+        raise UnsupportedLayerError(f"Layer {name!r}: {error}") from None
+    return affine(region, affine_map)
+
+
+def _mask(condition: Tensor, like: Tensor) -> Tensor:
+    return condition.to(like.dtype)
+
+
+@apply_rule.register
+def _(layer: nn.ReLU, region: Region, walk: Walk, name: str) -> Region:
+    lower, upper = region.box()
+    varying = _mask(~(upper <= 0), upper)
+    linear = _mask(lower >= 0, upper) if walk.bound is Bound.LINEAR_SPLIT else None
+    closing = Closing(region.center.relu(), lower.relu(), upper.relu(), varying, varying, linear)
+    return _close(walk, name, layer, region, closing)
+
+
+@apply_rule.register
+def _(layer: ClippedReLU, region: Region, walk: Walk, name: str) -> Region:
+    lower, upper = region.box()
+    threshold = layer.threshold
+    varying = _mask(~((upper <= 0) | (lower >= threshold)), upper)
+    linear = _mask((lower >= 0) & (upper <= threshold), upper) if walk.bound is Bound.LINEAR_SPLIT else None
+    closing = Closing(
+        clipped_relu(region.center, threshold),
+        clipped_relu(lower, threshold),
+        clipped_relu(upper, threshold),
+        varying,
+        varying,
+        linear,
+    )
+    return _close(walk, name, layer, region, closing)
+
+
+@apply_rule.register
+def _(layer: MaxMin, region: Region, walk: Walk, name: str) -> Region:
+    lower, upper = region.box()
+    closing = Closing(max_min(region.center), max_min(lower), max_min(upper), None, None)
+    return _close(walk, name, layer, region, closing)
+
+
+@apply_rule.register
+def _(layer: ClippedMaxMin, region: Region, walk: Walk, name: str) -> Region:
+    lower, upper = region.box()
+    first_lower, second_lower = split_pairs(lower)
+    first_upper, second_upper = split_pairs(upper)
+    larger = ~(torch.maximum(first_lower, second_lower) >= layer.max)
+    smaller = ~(torch.minimum(first_upper, second_upper) <= layer.min)
+    rows = None
+    if walk.bound is Bound.TIGHT:
+        # An input pair matters while one of its outputs varies; where its order is decided, each input alone.
+        first_leads, second_leads = first_lower >= second_upper, second_lower >= first_upper
+        either = larger | smaller
+        first_row = torch.where(first_leads, larger, torch.where(second_leads, smaller, either))
+        second_row = torch.where(first_leads, smaller, torch.where(second_leads, larger, either))
+        rows = _mask(torch.cat((first_row, second_row), dim=1), upper)
+    closing = Closing(
+        clipped_max_min(region.center, layer.max, layer.min),
+        clipped_max_min(lower, layer.max, layer.min),
+        clipped_max_min(upper, layer.max, layer.min),
+        _mask(torch.cat((larger, smaller), dim=1), upper),
+        rows,
+    )
+    return _close(walk, name, layer, region, closing)

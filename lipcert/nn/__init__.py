@@ -1,0 +1,17 @@
+"""Networks: activations, normalisation, residual blocks and the published architectures."""
+
+from lipcert.nn.activations import ClippedMaxMin, ClippedReLU, MaxMin
+from lipcert.nn.architectures import ACTIVATIONS, ARCHITECTURES, build
+from lipcert.nn.normalize import Normalize
+from lipcert.nn.residual import Residual
+
+__all__ = [
+    "ACTIVATIONS",
+    "ARCHITECTURES",
+    "ClippedMaxMin",
+    "ClippedReLU",
+    "MaxMin",
+    "Normalize",
+    "Residual",
+    "build",
+]

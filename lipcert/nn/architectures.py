@@ -1,0 +1,178 @@
+"""The published architectures, built from one specification table (appendix C.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from lipcert.nn.activations import ClippedMaxMin, ClippedReLU, MaxMin
+
+
+class Conv(NamedTuple):
+    """C(channels, kernel_size, stride, padding), followed by an activation."""
+
+    channels: int
+    kernel_size: int
+    stride: int
+    padding: int
+
+
+class Architecture(NamedTuple):
+    """Convolutions, then hidden fully connected layers; the layer onto the classes is implied.
+
+    `threshold`: initial threshold of every ClippedReLU. `max_min`: initial (max, min) of every
+    ClippedMaxMin, first layer first.
+    """
+
+    convolutions: tuple[Conv, ...]
+    hidden: tuple[int, ...]
+    threshold: float
+    max_min: tuple[tuple[float, float], ...]
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "small": Architecture(
+        convolutions=(Conv(16, 4, 2, 1), Conv(32, 4, 2, 1)),
+        hidden=(100,),
+        threshold=1.0,
+        max_min=((1.0, -1.0),) * 3,
+    ),
+    "4c3f": Architecture(
+        convolutions=(Conv(32, 3, 1, 1), Conv(32, 4, 2, 1), Conv(64, 3, 1, 1), Conv(64, 4, 2, 1)),
+        hidden=(512, 512),
+        threshold=1.0,
+        max_min=((1.0, -1.0),) * 6,
+    ),
+    "6c2f": Architecture(
+        convolutions=(
+            Conv(32, 3, 1, 1),
+            Conv(32, 3, 1, 1),
+            Conv(32, 4, 2, 1),
+            Conv(64, 3, 1, 1),
+            Conv(64, 3, 1, 1),
+            Conv(64, 4, 2, 1),
+        ),
+        hidden=(512,),
+        threshold=2.0,
+        max_min=(
+            (0.1, -0.1),
+            (0.1, -0.15),
+            (0.15, -0.15),
+            (0.15, -0.15),
+            (0.2, -0.2),
+            (0.3, -0.3),
+            (1.2, -1.2),
+        ),
+    ),
+    "8c2f": Architecture(
+        convolutions=(
+            Conv(64, 3, 1, 1),
+            Conv(64, 3, 1, 1),
+            Conv(64, 4, 2, 0),
+            Conv(128, 3, 1, 1),
+            Conv(128, 3, 1, 1),
+            Conv(128, 4, 2, 0),
+            Conv(256, 3, 1, 1),
+            Conv(256, 4, 2, 0),
+        ),
+        hidden=(256,),
+        threshold=1.0,
+        max_min=(
+            (0.8, -0.8),
+            (1.0, -1.0),
+            (1.4, -1.4),
+            (1.4, -1.4),
+            (1.4, -1.4),
+            (1.6, -1.6),
+            (2.0, -2.0),
+            (3.0, -3.0),
+            (1.6, -1.6),
+        ),
+    ),
+}
+
+ACTIVATIONS = ("relu", "clipped_relu", "maxmin", "clipped_maxmin")
+
+
+def _activation(name: str, shape: Sequence[int], threshold: float, max_min: tuple[float, float]) -> nn.Module:
+    if name == "relu":
+        return nn.ReLU()
+    if name == "clipped_relu":
+        return ClippedReLU(shape, threshold)
+    if name == "maxmin":
+        return MaxMin()
+    return ClippedMaxMin(shape, *max_min)
+
+
+def _convolution(in_channels: int, spec: Conv) -> nn.Conv2d:
+    """Return a convolution as published: weights N(0, 2 / (k^2 * out channels)), zero bias."""
+    layer = nn.Conv2d(in_channels, spec.channels, spec.kernel_size, spec.stride, spec.padding)
+    nn.init.normal_(layer.weight, std=math.sqrt(2 / (spec.kernel_size**2 * spec.channels)))
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
+
+
+def _output_size(size: int, spec: Conv) -> int:
+    return (size + 2 * spec.padding - spec.kernel_size) // spec.stride + 1
+
+
+def build(
+    name: str,
+    image_shape: Sequence[int],
+    num_classes: int,
+    activation: str = "clipped_relu",
+    threshold: float | None = None,
+) -> nn.Sequential:
+    """Build a published architecture for any image size and number of classes.
+
+    Args:
+        name: a key of `ARCHITECTURES`.
+        image_shape: (channels, height, width).
+        num_classes: number of logits, >= 2.
+        activation: one of `ACTIVATIONS`.
+        threshold: initial threshold t of every clipped activation, ±t for MaxMin; the published one when None.
+
+    Raises:
+        ValueError: for an unknown name or activation, or an image too small for the convolutions.
+
+    Source: appendix C.1.
+    """
+    if name not in ARCHITECTURES:
+        raise ValueError(f"Expected `name` to be one of {sorted(ARCHITECTURES)}, got {name!r}.")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"Expected `activation` to be one of {list(ACTIVATIONS)}, got {activation!r}.")
+    if len(image_shape) != 3:
+        raise ValueError(f"Expected `image_shape` (channels, height, width), got {tuple(image_shape)}.")
+    if num_classes < 2:
+        raise ValueError(f"Expected `num_classes` >= 2, got {num_classes}.")
+    spec = ARCHITECTURES[name]
+    upper = spec.threshold if threshold is None else threshold
+    max_min = spec.max_min if threshold is None else ((threshold, -threshold),) * len(spec.max_min)
+    channels, height, width = image_shape
+    layers: list[nn.Module] = []
+    for index, convolution in enumerate(spec.convolutions):
+        layers.append(_convolution(channels, convolution))
+        channels = convolution.channels
+        height, width = _output_size(height, convolution), _output_size(width, convolution)
+        if height < 1 or width < 1:
+            raise ValueError(f"Images of shape {tuple(image_shape)} are too small for {name}: nothing is left after convolution {index + 1}.")
+        layers.append(_activation(activation, (channels, height, width), upper, max_min[index]))
+    layers.append(nn.Flatten())
+    features = channels * height * width
+    for index, hidden in enumerate(spec.hidden, start=len(spec.convolutions)):
+        layers += [nn.Linear(features, hidden), _activation(activation, (hidden,), upper, max_min[index])]
+        features = hidden
+    layers.append(nn.Linear(features, num_classes))
+    return nn.Sequential(*layers)
+
+
+@torch.no_grad()
+def project_thresholds(model: nn.Module) -> None:
+    """Project every learnable threshold of `model` onto its feasible set (theta >= 0)."""
+    for module in model.modules():
+        if isinstance(module, ClippedReLU):
+            module.project()

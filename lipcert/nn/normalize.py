@@ -1,0 +1,35 @@
+"""Normalisation inside the network, so that epsilon always lives in pixel space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Normalize(nn.Module):
+    """Map channel c of an image to (x - mean[c]) / std[c].
+
+    Args:
+        mean: one value a channel, in pixels of [0, 1].
+        std: one value a channel, > 0.
+
+    Raises:
+        ValueError: if lengths differ or a `std` is not positive.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        if len(mean) != len(std) or not mean:
+            raise ValueError(f"Expected as many means as stds, got {len(mean)} and {len(std)}.")
+        if not all(value > 0 for value in std):
+            raise ValueError(f"Expected every `std` > 0, got {list(std)}.")
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.get_default_dtype()))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.get_default_dtype()))
+        self.mean: Tensor
+        self.std: Tensor
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        per_channel = (-1, *(1 for _ in range(inputs.dim() - 2)))
+        return (inputs - self.mean.view(per_channel)) / self.std.view(per_channel)
