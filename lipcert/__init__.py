@@ -1,0 +1,30 @@
+"""lipcert: train image classifiers whose predictions are proved stable in an l2 ball, and issue the proofs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lipcert.version import __version__
+
+if TYPE_CHECKING:
+    from lipcert.certificates import Certificate, certified_radius, certify, global_lipschitz, local_lipschitz
+
+_CERTIFICATES = ("Certificate", "certified_radius", "certify", "global_lipschitz", "local_lipschitz")
+
+__all__ = [
+    "Certificate",
+    "__version__",
+    "certified_radius",
+    "certify",
+    "global_lipschitz",
+    "local_lipschitz",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public functions at first use, so that command lines start quickly."""
+    if name in _CERTIFICATES:
+        from lipcert import certificates
+
+        return getattr(certificates, name)
+    raise AttributeError(f"module 'lipcert' has no attribute {name!r}")

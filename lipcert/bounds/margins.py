@@ -6,34 +6,26 @@ import torch
 from torch import Tensor
 
 
-def _bounds(tensor: Tensor | None, fill: float, like: Tensor) -> Tensor:
-    return torch.full((), fill, dtype=like.dtype, device=like.device) if tensor is None else tensor
-
-
 @torch.no_grad()
-def _step_length(directions: Tensor, radius: Tensor, lower: Tensor, upper: Tensor, rounds: int) -> Tensor:
-    """Return t with ‖clip(t d, lower, upper)‖ = radius, infinity where the whole box lies in the ball.
+def _step_length(directions: Tensor, radius: Tensor, reach: Tensor, rounds: int) -> Tensor:
+    """Return t with sum min(t |d_i|, reach_i)^2 = radius^2, infinity where the whole box lies in the ball.
 
-    ‖clip(t d)‖² is piecewise linear and concave in t²: Newton's method in t² rises to the root from below and
-    ends on it once no further entry is clipped, after at most as many rounds as there are entries.
+    The sum is concave and piecewise linear in t^2, so Newton's method in t^2 rises to the root from below and
+    stands still on it after at most as many rounds as there are entries, usually fewer than six.
     """
-    square = directions.square()
+    slopes, limits, target = directions.square(), reach.square(), radius.square()
     tiny = torch.finfo(directions.dtype).tiny
-    step = radius / square.sum(-1, keepdim=True).clamp_min(tiny).sqrt()
+    square = target / slopes.sum(-1, keepdim=True).clamp_min(tiny)
     for _ in range(rounds):
-        scaled = step * directions
-        # A free entry moves with t; an entry at its bound stays there.
-        free = (scaled > lower) & (scaled < upper)
-        offset = torch.where(directions > 0, upper, lower)
-        fixed = torch.where(free | (directions == 0), 0, offset.clamp(-torch.finfo(step.dtype).max)).square().sum(-1, keepdim=True)
-        moving = torch.where(free, square, 0).sum(-1, keepdim=True)
-        target = ((radius.square() - fixed).clamp_min(0) / moving.clamp_min(tiny)).sqrt()
-        updated = torch.where(moving > 0, torch.maximum(step, target), step)
-        updated = torch.where((moving <= 0) & (fixed <= radius.square()), torch.inf, updated)
-        if torch.equal(updated, step):
+        raised = slopes * square
+        slope = torch.where(raised < limits, slopes, 0).sum(-1, keepdim=True)
+        missing = target - torch.minimum(raised, limits).sum(-1, keepdim=True)
+        advanced = square + missing.clamp_min(0) / slope
+        updated = torch.where(slope > 0, advanced, torch.where(missing >= 0, torch.inf, square))
+        if torch.equal(updated, square):
             break
-        step = updated
-    return step
+        square = updated
+    return square.sqrt()
 
 
 def support(
@@ -54,18 +46,20 @@ def support(
     Returns:
         (B, K). The value is Lagrange's dual r²/(2t) + Σ dδ(t) - δ(t)²/(2t) at δ(t) = clip(t d, lower, upper): at any
         t > 0 an upper bound, at the t found the maximum, with the maximum's gradient by the envelope theorem.
+        A direction d is handled as |d| and how far the box lets each entry follow the sign of d.
     """
     radius = radius.view(-1, 1, 1)
-    if lower is None and upper is None:
+    if lower is None or upper is None:
         return radius[..., 0] * torch.linalg.vector_norm(directions, dim=-1)
-    low = _bounds(lower, -torch.inf, directions)
-    high = _bounds(upper, torch.inf, directions)
-    low = low.clamp_max(0).unsqueeze(-2) if low.dim() else low
-    high = high.clamp_min(0).unsqueeze(-2) if high.dim() else high
-    step = _step_length(directions, radius, low, high, rounds)
+    low, high = lower.clamp_max(0).unsqueeze(-2), upper.clamp_min(0).unsqueeze(-2)
+    reach = torch.where(directions > 0, high, -low)  # how far the entry may follow the direction's sign
+    slopes = directions.abs()
+    step = _step_length(slopes, radius, reach, rounds)
     boxed = step.isinf()
     length = torch.where(boxed, 1, step)
-    offset = torch.minimum(torch.maximum(length * directions, low), high)
-    within = radius.square() / (2 * length) + (directions * offset - offset.square() / (2 * length)).sum(-1, keepdim=True)
-    corner = torch.maximum(directions * low, directions * high).sum(-1, keepdim=True)
-    return torch.where(boxed, corner, within)[..., 0]
+    raised = length * slopes
+    offset = torch.where(boxed | (raised > reach), reach, raised)
+    gain = slopes * offset
+    # The ball's price (r^2 - |offset|^2) / 2t is zero at the maximum and in a box that lies inside the ball.
+    price = torch.where(boxed, 0, (radius.square() - offset.square().sum(-1, keepdim=True)) / (2 * length))
+    return (gain.sum(-1, keepdim=True) + price)[..., 0]

@@ -158,6 +158,15 @@ def open_region(source: Source, ball_source: Source, epsilon: Tensor, mask_ball:
     return Region(source.center, source.lower, source.upper, ball_terms, lipschitz_terms, epsilon)
 
 
+def _larger(first: Tensor, second: Tensor) -> Tensor:
+    """Elementwise maximum; NaN in `first` is kept. Ties send the whole gradient to `second`, which is cheap."""
+    return torch.where(second >= first, second, first)
+
+
+def _smaller(first: Tensor, second: Tensor) -> Tensor:
+    return torch.where(second <= first, second, first)
+
+
 def affine(region: Region, operator: Operator) -> Region:
     """Carry a region through an affine layer: box and ball, intersected (eqs 21-23)."""
     center = operator.affine(region.center)
@@ -171,12 +180,12 @@ def affine(region: Region, operator: Operator) -> Region:
     if region.lower is None and ball_known:
         return Region(center, None, None, ball_terms, lipschitz_terms, region.epsilon)
     lower, upper = region.box()
-    middle = operator.affine((upper + lower) / 2)
-    half = operator.absolute().apply((upper - lower) / 2)
+    middle = operator.affine((upper + lower) * 0.5)
+    half = operator.absolute().apply((upper - lower) * 0.5)
     lower, upper = middle - half, middle + half
     if ball_known:
         deviation = sum_of([term.deviation(region.epsilon) for term in ball_terms])
-        lower, upper = torch.maximum(lower, center - deviation), torch.minimum(upper, center + deviation)
+        lower, upper = _larger(lower, center - deviation), _smaller(upper, center + deviation)
     return Region(center, lower, upper, ball_terms, lipschitz_terms, region.epsilon)
 
 

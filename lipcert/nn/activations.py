@@ -13,7 +13,7 @@ def clipped_relu(inputs: Tensor, threshold: Tensor) -> Tensor:
 
     `inputs`: (B, *shape); `threshold`: broadcastable to it, every entry >= 0.
     """
-    return torch.minimum(inputs.relu(), threshold)
+    return inputs.relu().clamp(max=threshold)
 
 
 def split_pairs(inputs: Tensor) -> tuple[Tensor, Tensor]:

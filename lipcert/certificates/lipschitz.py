@@ -1,0 +1,61 @@
+"""Lipschitz bounds of a model's whole map from images to logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lipcert.bounds import Bound, LanczosNorms, analyze, check_epsilon, lipschitz_to_logits
+from lipcert.certificates.certify import FAILURE_PROBABILITY
+from lipcert.certificates.validation import check_images, double_copy
+
+
+@torch.no_grad()
+def local_lipschitz(
+    model: nn.Module,
+    images: Tensor,
+    epsilon: float,
+    bound: Bound | str = Bound.TIGHT,
+    batch_size: int = 100,
+) -> Tensor:
+    """Return upper bounds on ‖f(x') - f(x)‖ / ‖x' - x‖ for ‖x' - x‖ <= epsilon, one an image, (N,) float64.
+
+    The last layer, masked by its varying inputs, is included (appendix A.1).
+
+    Args:
+        model: any tree of supported layers, in eval mode.
+        images: (N, ...), float; any real values, pixels in [0, 1] for images.
+        epsilon: l2 radius, > 0.
+        bound: any of `Bound`, `linear_split` (appendix A.2) among them.
+        batch_size: images bounded at a time.
+
+    Raises:
+        ValueError: for epsilon out of range.
+        UnsupportedLayerError: naming a layer without a sound rule.
+
+    Source: Theorem 1, appendix A.
+    """
+    check_epsilon(epsilon)
+    double = double_copy(model)
+    norms = LanczosNorms(failure_probability=FAILURE_PROBABILITY)
+    bounds = []
+    for batch in images.double().split(batch_size):
+        analysis = analyze(double, batch, epsilon, bound, norms)
+        to_logits = lipschitz_to_logits(analysis, norms, whole=Bound(bound) is Bound.GLOBAL)
+        bounds.append(to_logits.expand(batch.shape[0]))
+    return torch.cat(bounds)
+
+
+def global_lipschitz(model: nn.Module, image_shape: tuple[int, ...]) -> float:
+    """Return an upper bound on the Lipschitz constant of the whole map to the logits: the product of norms.
+
+    Args:
+        model: any tree of supported layers, in eval mode.
+        image_shape: shape of one image, without the batch.
+
+    Raises:
+        UnsupportedLayerError: naming a layer without a sound rule.
+    """
+    check_shape = torch.zeros(1, *image_shape)
+    check_images(check_shape)
+    return local_lipschitz(model, check_shape, 1.0, Bound.GLOBAL).item()

@@ -1,0 +1,45 @@
+"""Checks on what a user hands in, with errors that say what to do."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+
+def check_images(images: Tensor) -> None:
+    """Raise ValueError unless images are a non-empty float batch with pixels in [0, 1]."""
+    if images.dim() < 2 or images.shape[0] == 0:
+        raise ValueError(f"Expected a non-empty batch of images (B, ...), got shape {tuple(images.shape)}.")
+    if images.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"Expected images in float32 or float64, got {images.dtype}.")
+    inside = ((images >= 0) & (images <= 1)).flatten(1).all(dim=1)  # NaN compares false
+    if not bool(inside.all()):
+        row = int((~inside).nonzero()[0])
+        raise ValueError(f"Expected pixels in [0, 1]; image {row} has others. Divide 8-bit pixels by 255.")
+
+
+def check_labels(labels: Tensor, num_images: int, num_classes: int) -> None:
+    """Raise ValueError unless labels are integers in [0, num_classes), one an image."""
+    if labels.shape != (num_images,) or labels.is_floating_point():
+        raise ValueError(
+            f"Expected {num_images} integer labels, got shape {tuple(labels.shape)} of {labels.dtype}."
+        )
+    if bool(((labels < 0) | (labels >= num_classes)).any()):
+        row = int(((labels < 0) | (labels >= num_classes)).nonzero()[0])
+        raise ValueError(f"Expected labels in [0, {num_classes}), got {int(labels[row])} in row {row}.")
+
+
+def double_copy(model: nn.Module) -> nn.Module:
+    """Return a float64 copy of `model` in eval mode; the original is untouched.
+
+    Raises:
+        ValueError: for half precision or non-finite weights, naming the parameter.
+    """
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(f"`{name}` is in half precision ({tensor.dtype}), which certificates do not cover.")
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"`{name}` has NaN or infinite entries; nothing can be certified with it.")
+    return copy.deepcopy(model).double().requires_grad_(False)

@@ -1,0 +1,113 @@
+"""The schema of a training run: unknown keys and wrong types are refused before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+
+@dataclass
+class DataConfig:
+    name: str = MISSING
+    root: str | None = None
+    limit_train: int | None = None
+    limit_test: int | None = None
+    validation: int = 0
+    crop_padding: int = 0
+
+
+@dataclass
+class ModelConfig:
+    name: str = MISSING
+    activation: str = "clipped_relu"
+    threshold: float | None = None
+
+
+@dataclass
+class BoundConfig:
+    name: str = MISSING
+    iterations: int = 2
+    precision: str = "auto"
+    clip_input: bool = False
+
+
+@dataclass
+class SparsityConfig:
+    weight: float = 0.0
+    threshold_weight: float = 0.1
+
+
+@dataclass
+class ScheduleConfig:
+    epochs: int = MISSING
+    warmup_epochs: float = MISSING
+    ramp_epochs: float = MISSING
+    decay_epoch: float = MISSING
+    initial_lr: float = MISSING
+    final_lr: float = MISSING
+    epsilon_train: float = MISSING
+
+
+@dataclass
+class TrainerConfig:
+    devices: int = 1
+    accelerator: str = "auto"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    limit_train_batches: float = 1.0
+    limit_val_batches: float = 1.0
+    check_val_every_n_epoch: int = 1
+    log_every_n_steps: int = 50
+
+
+@dataclass
+class EvaluationConfig:
+    checkpoint: str = "last"
+    bounds: list[str] = field(default_factory=list)
+    lanczos_steps: int = 40
+    pgd_steps: int = 100
+    batch_size: int = 100
+    clip_input: bool = False
+
+
+@dataclass
+class TrainConfig:
+    """Everything a training run is made of. Bodies typed `Any` are checked by what they instantiate."""
+
+    data: DataConfig = MISSING
+    model: ModelConfig = MISSING
+    method: Any = MISSING
+    bound: BoundConfig = MISSING
+    sparsity: SparsityConfig = MISSING
+    schedule: ScheduleConfig = MISSING
+    optimizer: Any = MISSING
+    trainer: TrainerConfig = MISSING
+    evaluation: EvaluationConfig = MISSING
+    callbacks: Any = MISSING
+    logger: Any = MISSING
+    seed: int = MISSING
+    batch_size: int = MISSING
+    epsilon: float = MISSING
+    resume: str | None = None
+
+
+def config_folder() -> str:
+    """Return the folder of the configuration files: inside an installed package, else the repository's."""
+    package = Path(__file__).resolve().parent
+    packaged = package / "conf"
+    return str(packaged if packaged.is_dir() else package.parent / "conf")
+
+
+def register() -> None:
+    """Make the schema and the resolvers known to Hydra and OmegaConf."""
+    ConfigStore.instance().store(name="schema", node=TrainConfig)
+    OmegaConf.register_new_resolver("half", lambda number: float(number) / 2, replace=True)
+    OmegaConf.register_new_resolver("times", lambda first, second: float(first) * float(second), replace=True)
+    OmegaConf.register_new_resolver(
+        "monitored", lambda held_out: "val/certified_accuracy" if int(held_out) else None, replace=True
+    )

@@ -1,0 +1,72 @@
+"""Images in memory, and errors about files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class MissingDataError(FileNotFoundError):
+    """A data set that is not where it was looked for."""
+
+
+class CorruptDataError(ValueError):
+    """A data file that is damaged or not what its name says."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images (N, C, H, W), uint8 or float32 in [0, 1], and labels (N,), int64."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.images.dim() != 4 or self.labels.shape != (self.images.shape[0],):
+            raise CorruptDataError(
+                f"Expected images (N, C, H, W) and N labels, got {tuple(self.images.shape)} and {tuple(self.labels.shape)}."
+            )
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    def __getitem__(self, index: int | Tensor | slice | list[int]) -> tuple[Tensor, Tensor]:
+        """Return images as float32 in [0, 1], and labels."""
+        return to_pixels(self.images[index]), self.labels[index]
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """Return a whole batch in one indexing operation (torch's fetcher asks for it)."""
+        return self[torch.tensor(indices)]
+
+    def first(self, count: int | None) -> Split:
+        """Return the first `count` images, all when None."""
+        return self if count is None else Split(self.images[:count], self.labels[:count])
+
+    def subset(self, start: int, stop: int) -> Split:
+        """Return images `start` to `stop`."""
+        return Split(self.images[start:stop], self.labels[start:stop])
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set: training and test split and the number of classes."""
+
+    train: Split
+    test: Split
+    num_classes: int
+
+    def __post_init__(self) -> None:
+        for name, split in (("training", self.train), ("test", self.test)):
+            labels = split.labels
+            if len(split) and not (0 <= int(labels.min()) and int(labels.max()) < self.num_classes):
+                raise CorruptDataError(
+                    f"The {name} labels reach from {int(labels.min())} to {int(labels.max())}; "
+                    f"expected 0 to {self.num_classes - 1}."
+                )
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """Return images as float32 in [0, 1]; 8-bit ones are divided by 255."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images

@@ -1,0 +1,111 @@
+"""The Lightning data module: splits, batches, augmentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
+
+from lipcert.data.arrays import Images, Split
+from lipcert.data.augmentation import random_crop_and_flip
+from lipcert.data.sources import load_images
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+class ImageDataModule(pl.LightningDataModule):
+    """Serves a data set in shuffled training batches and ordered validation and test batches.
+
+    Args:
+        name: a key of `SOURCES`.
+        batch_size: over all devices; split evenly between them.
+        root: folder of the files, None for the usual places.
+        limit_train, limit_test: use the first so many images, None for all.
+        validation: hold out the last so many training images; 0 for none.
+        crop_padding: augment by random crops with this padding and flips; 0 for none.
+        seed: of the shuffling; with the epoch it decides the order of images.
+
+    Raises:
+        ValueError: for sizes out of range.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        batch_size: int,
+        root: str | Path | None = None,
+        limit_train: int | None = None,
+        limit_test: int | None = None,
+        validation: int = 0,
+        crop_padding: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for key, value in (("batch_size", batch_size), ("data.limit_train", limit_train), ("data.limit_test", limit_test)):
+            if value is not None and value < 1:
+                raise ValueError(f"Expected `{key}` >= 1, got {value}.")
+        if validation < 0 or crop_padding < 0:
+            raise ValueError(
+                f"Expected `data.validation` and `data.crop_padding` >= 0, got {validation} and {crop_padding}."
+            )
+        self.batch_size = batch_size
+        self.crop_padding = crop_padding
+        self.seed = seed
+        images = load_images(name, root)
+        if validation >= len(images.train):
+            raise ValueError(f"`data.validation`={validation} leaves none of {len(images.train)} training images.")
+        held_out = len(images.train) - validation
+        self.train = images.train.subset(0, held_out).first(limit_train)
+        self.validation = images.train.subset(held_out, len(images.train))
+        self.test = images.test.first(limit_test)
+        self.num_classes = images.num_classes
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+    def _ranks(self) -> tuple[int, int]:
+        trainer = self.trainer
+        return (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
+
+    def _loader(self, split: Split, shuffle: bool) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Return a loader whose order depends on seed and epoch alone."""
+        world_size, rank = self._ranks()
+        if self.batch_size % world_size:
+            raise ValueError(f"`batch_size`={self.batch_size} cannot be split over {world_size} devices.")
+        sampler = DistributedSampler(split, world_size, rank, shuffle=shuffle, seed=self.seed)  # type: ignore[arg-type, var-annotated]
+        return DataLoader(
+            split,  # type: ignore[arg-type]
+            batch_size=self.batch_size // world_size,
+            sampler=sampler,
+            collate_fn=_as_is,
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        return self._loader(self.train, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]] | list[Any]:
+        return self._loader(self.validation, shuffle=False) if len(self.validation) else []
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """Augment training batches; the draw depends on seed, step and rank alone, so resuming repeats it."""
+        trainer = self.trainer
+        if trainer is None or not trainer.training or self.crop_padding == 0:
+            return batch
+        images, labels = batch
+        draw = (self.seed * 1_000_003 + trainer.global_step) * 4099 + trainer.global_rank
+        generator = torch.Generator().manual_seed(draw)
+        return random_crop_and_flip(images, self.crop_padding, generator), labels
+
+
+__all__ = ["ImageDataModule", "Images"]

@@ -1,0 +1,32 @@
+"""Box constraint propagation (BCP): cross-entropy of worst logits over ball and box."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lipcert.bounds import analyze, worst_logits
+from lipcert.losses.objective import MARGIN_ROUNDS, Objective, Setting
+from lipcert.losses.standard import Standard
+
+
+def bcp_loss(logits: Tensor, worst: Tensor, labels: Tensor, mixing: float) -> Tensor:
+    """Return (1 - mixing) CE(z, y) + mixing CE(z*, y) (eq. 25).
+
+    `logits`, `worst`: (B, K); `labels`: (B,); `mixing` in [0, 1].
+    """
+    return (1 - mixing) * F.cross_entropy(logits, labels) + mixing * F.cross_entropy(worst, labels)
+
+
+class BCP:
+    """Mixed loss on clean and worst logits (eqs 24-26); source: appendix B, reference [20] there."""
+
+    name = "bcp"
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
+        if setting.epsilon <= 0:
+            return Standard()(model, images, labels, setting)
+        analysis = analyze(model, images, setting.epsilon, setting.bound, setting.norms, setting.clip_input)
+        worst = worst_logits(analysis, labels, rounds=MARGIN_ROUNDS)
+        loss = bcp_loss(analysis.logits, worst, labels, setting.mixing)
+        return Objective(loss + setting.sparsity(analysis), analysis.logits, analysis)

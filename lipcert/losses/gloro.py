@@ -1,0 +1,54 @@
+"""GloRo: one more class that stands for 'not certified'."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lipcert.bounds import analyze, worst_logits
+from lipcert.losses.objective import MARGIN_ROUNDS, Objective, Setting
+from lipcert.losses.standard import Standard
+
+EXCLUDE = ("label", "prediction")
+
+
+def gloro_logits(logits: Tensor, worst: Tensor, excluded: Tensor) -> Tensor:
+    """Append max over j ≠ excluded of z*_j to the clean logits: (B, K) -> (B, K + 1) (appendix B).
+
+    `excluded`: (B,), the class the extra one competes with.
+    """
+    is_excluded = F.one_hot(excluded, worst.shape[1]).bool()
+    extra = worst.masked_fill(is_excluded, -torch.inf).amax(dim=1, keepdim=True)
+    return torch.cat((logits, extra), dim=1)
+
+
+class GloRo:
+    """Cross-entropy over the classes and the class 'not certified', used alone (appendix B, reference [4] there).
+
+    Args:
+        exclude: the class left out of the maximum: "label" (appendix B) or "prediction" (GloRo's own paper).
+        box: keep the box constraint in the worst logits; False is GloRo as published.
+
+    Raises:
+        ValueError: for another `exclude`.
+    """
+
+    name = "gloro"
+
+    def __init__(self, exclude: str = "label", box: bool = True) -> None:
+        if exclude not in EXCLUDE:
+            raise ValueError(f"Expected `method.exclude` to be one of {list(EXCLUDE)}, got {exclude!r}.")
+        if not isinstance(box, bool):
+            raise ValueError(f"Expected `method.box` to be true or false, got {box!r}.")
+        self.exclude = exclude
+        self.box = box
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
+        if setting.epsilon <= 0:
+            return Standard()(model, images, labels, setting)
+        analysis = analyze(model, images, setting.epsilon, setting.bound, setting.norms, setting.clip_input)
+        excluded = labels if self.exclude == "label" else analysis.logits.argmax(dim=1)
+        worst = worst_logits(analysis, excluded, self.box, MARGIN_ROUNDS)
+        loss = F.cross_entropy(gloro_logits(analysis.logits, worst, excluded), labels)
+        return Objective(loss + setting.sparsity(analysis), analysis.logits, analysis)

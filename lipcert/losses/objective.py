@@ -1,0 +1,53 @@
+"""What a training method is given, and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from lipcert.bounds import Analysis, Bound
+from lipcert.bounds.norms import Norms
+from lipcert.losses.sparsity import Sparsity
+
+MARGIN_ROUNDS = 5
+"""Newton rounds for margins in training; the value is an upper bound at any number, exact at most images."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The state of the schedules, and how bounds are computed.
+
+    Attributes:
+        epsilon: l2 radius to train at, in pixels of [0, 1]; 0 while warming up.
+        mixing: lambda of eq. 25, from 0 (clean loss) to 1 (robust loss).
+        bound: which Lipschitz bound.
+        norms: estimates of norms.
+        sparsity: weights of the sparsity loss.
+        clip_input: whether the input box is intersected with [0, 1].
+    """
+
+    epsilon: float
+    mixing: float
+    bound: Bound
+    norms: Norms
+    sparsity: Sparsity
+    clip_input: bool = False
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss to minimise, (), the clean logits (B, K), and the analysis where there was one."""
+
+    loss: Tensor
+    logits: Tensor
+    analysis: Analysis | None = None
+
+
+class Method(Protocol):
+    """A training method: maps a batch to an objective."""
+
+    name: str
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective: ...

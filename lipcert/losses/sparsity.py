@@ -1,0 +1,74 @@
+"""Sparsity loss: push neurons to be constant over the region (eqs 12, 26)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lipcert.bounds import ActivationBounds, Analysis
+from lipcert.nn import ClippedMaxMin, ClippedReLU
+
+
+def clipped_relu_hinge(lower: Tensor, upper: Tensor, threshold: Tensor, threshold_weight: float) -> Tensor:
+    """Return max(0, UB) + weight * max(0, threshold - LB), averaged over images and neurons (eq. 26).
+
+    `lower`, `upper`: (B, *shape), box before the activation.
+    """
+    return (upper.relu() + threshold_weight * (threshold - lower).relu()).mean()
+
+
+def clipped_max_min_hinge(
+    lower: Tensor, upper: Tensor, maximum: Tensor, minimum: Tensor, threshold_weight: float
+) -> Tensor:
+    """Return max(0, UB - min) of the smaller half + weight * max(0, max - LB) of the larger, averaged (eq. 12).
+
+    `lower`, `upper`: (B, C, ...), box after the activation.
+    """
+    larger_lower, _ = lower.chunk(2, dim=1)
+    _, smaller_upper = upper.chunk(2, dim=1)
+    hinge = (smaller_upper - minimum).relu() + threshold_weight * (maximum - larger_lower).relu()
+    return hinge.mean()
+
+
+def _hinge(bounds: ActivationBounds, threshold_weight: float) -> Tensor | None:
+    layer = bounds.layer
+    if isinstance(layer, ClippedReLU):
+        return clipped_relu_hinge(bounds.lower, bounds.upper, layer.threshold, threshold_weight)
+    if isinstance(layer, ClippedMaxMin):
+        return clipped_max_min_hinge(
+            bounds.output_lower, bounds.output_upper, layer.max, layer.min, threshold_weight
+        )
+    return None
+
+
+def sparsity_loss(analysis: Analysis, threshold_weight: float) -> Tensor:
+    """Return the sum over clipped activations of their mean hinge, () (eqs 12, 26)."""
+    hinges = [_hinge(bounds, threshold_weight) for bounds in analysis.activations]
+    present = [hinge for hinge in hinges if hinge is not None]
+    if not present:
+        raise ValueError(
+            "The sparsity loss needs clipped activations: "
+            "set model.activation=clipped_relu or clipped_maxmin, or sparsity.weight=0."
+        )
+    return torch.stack(present).sum()
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """Weights of the sparsity loss: `weight` (lambda_sparse) and `threshold_weight` (lambda_theta)."""
+
+    weight: float = 0.0
+    threshold_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "threshold_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"Expected `sparsity.{name}` >= 0, got {getattr(self, name)}.")
+
+    def __call__(self, analysis: Analysis) -> Tensor:
+        """Return the weighted loss, ()."""
+        if self.weight == 0:
+            return analysis.logits.new_zeros(())
+        return self.weight * sparsity_loss(analysis, self.threshold_weight)

@@ -1,0 +1,32 @@
+"""`python -m lipcert.train`: train a certifiably robust classifier, then certify its test set."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import hydra
+
+from lipcert.commands import run_command
+from lipcert.config import config_folder, register
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+register()
+
+
+@hydra.main(version_base="1.3", config_path=config_folder(), config_name="train")
+def train(config: DictConfig) -> float:
+    """Run one job and return its certified accuracy."""
+    from lipcert.training.run import run
+
+    return run(config)
+
+
+def main() -> None:
+    """Entry point of `lipcert-train`."""
+    run_command(train)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Training: Lightning module, schedules, callbacks and metrics."""

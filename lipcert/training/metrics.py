@@ -1,0 +1,59 @@
+"""Metrics that sum over batches and processes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from lipcert.bounds import Bound, LanczosNorms
+from lipcert.certificates import Certifier
+from lipcert.certificates.certify import FAILURE_PROBABILITY
+
+
+class CertifiedAccuracy(Metric):
+    """Fraction of images whose label is proved within epsilon, by norm upper bounds in float64.
+
+    Args:
+        model: the network; copied once an epoch, at the first `update` after a `reset`.
+        epsilon: l2 radius, in pixels of [0, 1].
+        bound: which Lipschitz bound.
+        steps: Lanczos steps a norm; fewer are cheaper and certify fewer images, never wrongly.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    certified: Tensor
+    total: Tensor
+
+    def __init__(
+        self, model: nn.Module, epsilon: float, bound: Bound | str = Bound.LOCAL, steps: int = 25
+    ) -> None:
+        super().__init__()
+        self._model = [model]  # in a list: the metric must not register the network as its own submodule
+        self.epsilon = epsilon
+        self.bound = Bound(bound)
+        self.steps = steps
+        self._certifier: Certifier | None = None
+        self.add_state("certified", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, images: Tensor, labels: Tensor) -> None:
+        """Certify a batch: images (B, ...) in [0, 1], labels (B,)."""
+        if self._certifier is None:
+            norms = LanczosNorms(self.steps, failure_probability=FAILURE_PROBABILITY)
+            self._certifier = Certifier(self._model[0].eval(), self.bound, norms)
+        certificate = self._certifier(images, labels, self.epsilon)
+        self.certified += certificate.certified.sum().to(self.certified)
+        self.total += labels.numel()
+
+    def compute(self) -> Tensor:
+        """Return the certified fraction, ()."""
+        return self.certified / self.total
+
+    def reset(self) -> None:
+        """Forget all batches, and the copy of the model."""
+        super().reset()
+        self._certifier = None

@@ -1,0 +1,138 @@
+"""The Lightning module: any architecture, any method, any bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from lipcert.bounds import Analysis, Bound, PowerNorms, analyze
+from lipcert.losses import Objective, Setting, Sparsity
+from lipcert.losses.objective import Method
+from lipcert.training.metrics import CertifiedAccuracy
+from lipcert.training.schedules import Schedule
+
+
+def bound_statistics(analysis: Analysis) -> dict[str, Tensor]:
+    """Return Lipschitz bounds and varying proportions, overall and a layer: the curves of Figures 6 and 7."""
+    whole = [bounds.whole_norm.detach().mean() for bounds in analysis.activations]
+    masked = [bounds.masked_norm.detach().mean() for bounds in analysis.activations]
+    statistics = {
+        "lipschitz/global": torch.stack(whole).prod() if whole else torch.ones(()),
+        "lipschitz/local": analysis.lipschitz.detach().mean(),
+    }
+    for bounds, norm in zip(analysis.activations, masked, strict=True):
+        statistics[f"lipschitz/{bounds.name}"] = norm
+        varying = torch.ones(()) if bounds.varying is None else bounds.varying.detach().mean()
+        statistics[f"varying/{bounds.name}"] = varying
+    return statistics
+
+
+class RobustClassifier(pl.LightningModule):
+    """Wraps a network with a training method, norm estimates and certified validation.
+
+    Args:
+        model: any tree of supported layers.
+        method: training objective.
+        optimizer: makes an optimizer from parameters.
+        schedule: epsilon, lambda and learning rate over epochs; applied by `ScheduleCallback`.
+        image_shape: (channels, height, width).
+        num_classes: number of logits.
+        epsilon: l2 radius that validation certifies, in pixels of [0, 1].
+        bound: Lipschitz bound of the loss and of validation.
+        iterations: power steps of each norm estimate.
+        precision: of the power steps, see `PowerNorms`.
+        sparsity: weights of the sparsity loss.
+        clip_input: whether the adversary is confined to pixels in [0, 1] while training.
+        statistics_every: steps between two measurements of bounds for the logs.
+        description: what a checkpoint says of itself (model, data, ...).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Method,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        schedule: Schedule,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        epsilon: float,
+        bound: Bound | str = Bound.LOCAL,
+        iterations: int = 2,
+        precision: str = "auto",
+        sparsity: Sparsity | None = None,
+        clip_input: bool = False,
+        statistics_every: int = 20,
+        description: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.method = method
+        self.make_optimizer = optimizer
+        self.schedule = schedule
+        self.bound = Bound(bound)
+        self.norms = PowerNorms(iterations, precision)
+        self.sparsity = Sparsity() if sparsity is None else sparsity
+        self.clip_input = clip_input
+        self.statistics_every = statistics_every
+        self.description = description or {}
+        self.current_epsilon = 0.0
+        self.current_mixing = 0.0
+        self.clean_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.certified_accuracy = CertifiedAccuracy(model, epsilon, bound)
+        self._find_singular_vectors(image_shape)
+
+    @torch.no_grad()
+    def _find_singular_vectors(self, image_shape: tuple[int, int, int]) -> None:
+        """Walk the model once, so that unsupported layers are refused and singular vectors exist to be loaded."""
+        analyze(self.model, torch.zeros(1, *image_shape), 1.0, self.bound, self.norms)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return clean logits, (B, K)."""
+        return self.model(images)
+
+    def objective(self, images: Tensor, labels: Tensor) -> Objective:
+        """Return the loss of a batch under the schedules' present values."""
+        setting = Setting(
+            self.current_epsilon, self.current_mixing, self.bound, self.norms, self.sparsity, self.clip_input
+        )
+        return self.method(self.model, images, labels, setting)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        images, labels = batch
+        objective = self.objective(images, labels)
+        self.log("train/loss", objective.loss.detach(), on_step=False, on_epoch=True, batch_size=len(labels))
+        if batch_index % self.statistics_every == 0:
+            self._log_bounds(objective.analysis, images)
+        return objective.loss
+
+    @torch.no_grad()
+    def _log_bounds(self, analysis: Analysis | None, images: Tensor) -> None:
+        """Log what the bound sees; methods that need none are measured at the target epsilon."""
+        if analysis is None:
+            epsilon = self.schedule.epsilon_train
+            analysis = analyze(self.model, images, epsilon, Bound.LOCAL, self.norms, self.clip_input)
+        self.log_dict(bound_statistics(analysis), on_step=False, on_epoch=True, batch_size=len(images))
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+        images, labels = batch
+        self.clean_accuracy.update(self.model(images), labels)
+        self.certified_accuracy.update(images, labels)
+        self.log("val/clean_accuracy", self.clean_accuracy, on_epoch=True, prog_bar=True)
+        self.log("val/certified_accuracy", self.certified_accuracy, on_epoch=True, prog_bar=True)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.make_optimizer(self.model.parameters())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["lipcert"] = self.description
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another architecture with a sentence rather than a list of tensors."""
+        saved, expected = checkpoint.get("lipcert"), self.description
+        if saved != expected:
+            raise ValueError(f"The checkpoint holds {saved}, but this run trains {expected}.")

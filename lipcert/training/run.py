@@ -1,0 +1,207 @@
+"""One training run: check, train, evaluate, write results."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from lipcert.bounds import Bound, check_epsilon
+from lipcert.commands import write_json, write_text
+from lipcert.data import ImageDataModule
+from lipcert.losses import Sparsity
+from lipcert.nn import build
+from lipcert.training.evaluation import evaluate
+from lipcert.training.module import RobustClassifier
+from lipcert.training.schedules import Schedule
+from lipcert.version import __version__
+
+logger = logging.getLogger(__name__)
+
+
+def run_directory() -> Path:
+    """Return the run's directory, after making sure that it can be written and holds no earlier run.
+
+    Raises:
+        FileExistsError, PermissionError: saying which directory and what to do.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    for name in ("results.json", "metrics.csv", "checkpoints"):
+        if (folder / name).exists():
+            raise FileExistsError(
+                f"{folder} already holds a run ({name}); choose another hydra.run.dir, or go on in a new one "
+                f"with resume={folder / 'checkpoints' / 'last.ckpt'}."
+            )
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"The run directory {folder} cannot be written; choose another hydra.run.dir.")
+    return folder
+
+
+def write_configuration(folder: Path, config: DictConfig) -> None:
+    """Write what Hydra usually does: `.hydra/config.yaml`, `overrides.yaml`, `hydra.yaml`."""
+    hydra_config = HydraConfig.get()
+    target = folder / ".hydra"
+    target.mkdir(exist_ok=True)
+    write_text(target / "config.yaml", OmegaConf.to_yaml(config))
+    write_text(target / "overrides.yaml", OmegaConf.to_yaml(hydra_config.overrides.task))
+    write_text(target / "hydra.yaml", OmegaConf.to_yaml(OmegaConf.create({"hydra": OmegaConf.to_container(hydra_config)})))
+
+
+def check_devices(devices: int, accelerator: str) -> None:
+    """Raise ValueError when more devices are asked for than there are."""
+    cuda = torch.cuda.device_count() if accelerator in ("auto", "gpu", "cuda") else 0
+    available = cuda or os.cpu_count() or 1
+    kind = "GPUs" if cuda else "CPU cores"
+    if accelerator in ("gpu", "cuda") and not cuda:
+        raise ValueError(f"`trainer.accelerator`={accelerator}, but this machine has no GPU; use trainer.accelerator=cpu.")
+    if not 1 <= devices <= available:
+        raise ValueError(f"Expected 1 <= `trainer.devices` <= {available} ({kind} here), got {devices}.")
+
+
+def describe(config: DictConfig) -> dict[str, Any]:
+    """Return what a checkpoint says of itself."""
+    return {"data": config.data.name, "model": config.model.name, "activation": config.model.activation}
+
+
+def check_resume(path: str | None) -> None:
+    """Raise FileNotFoundError for a checkpoint that is not there."""
+    if path is not None and not Path(path).is_file():
+        raise FileNotFoundError(f"resume={path}: no such checkpoint.")
+
+
+def build_module(config: DictConfig, data: ImageDataModule) -> RobustClassifier:
+    """Build the network and its Lightning module."""
+    network = build(
+        config.model.name, data.image_shape, data.num_classes, config.model.activation, config.model.threshold
+    )
+    return RobustClassifier(
+        network,
+        method=instantiate(config.method),
+        optimizer=instantiate(config.optimizer),
+        schedule=Schedule(**OmegaConf.to_container(config.schedule, resolve=True)),  # type: ignore[arg-type]
+        image_shape=data.image_shape,
+        num_classes=data.num_classes,
+        epsilon=config.epsilon,
+        bound=Bound(config.bound.name),
+        iterations=config.bound.iterations,
+        precision=config.bound.precision,
+        sparsity=Sparsity(config.sparsity.weight, config.sparsity.threshold_weight),
+        clip_input=config.bound.clip_input,
+        description=describe(config),
+    )
+
+
+def build_trainer(config: DictConfig) -> pl.Trainer:
+    """Build Lightning's trainer with the callbacks and loggers of the configuration."""
+    callbacks = [instantiate(callback) for callback in config.callbacks.values()]
+    loggers = [instantiate(each) for each in config.logger.values()]
+    return pl.Trainer(
+        **OmegaConf.to_container(config.trainer, resolve=True),  # type: ignore[arg-type]
+        max_epochs=config.schedule.epochs,
+        callbacks=callbacks,
+        logger=loggers,
+        enable_progress_bar="progress" in config.callbacks,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        deterministic=True,
+    )
+
+
+def peak_memory_mb() -> float:
+    """Return the most memory this process has held: on the GPU if it used one, else in all."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def load_weights(module: RobustClassifier, folder: Path, which: str) -> None:
+    """Load the checkpoint that is to be evaluated, `last` or `best`."""
+    checkpoint = torch.load(folder / "checkpoints" / f"{which}.ckpt", map_location="cpu", weights_only=False)
+    module.load_state_dict(checkpoint["state_dict"])
+
+
+def run(config: DictConfig) -> float:
+    """Train, evaluate and write `results.json`; return the certified accuracy."""
+    folder = run_directory()
+    check_epsilon(config.epsilon)
+    check_devices(config.trainer.devices, config.trainer.accelerator)
+    check_resume(config.resume)
+    if config.evaluation.checkpoint not in ("last", "best"):
+        raise ValueError(f"Expected `evaluation.checkpoint` to be last or best, got {config.evaluation.checkpoint!r}.")
+    bounds = [str(Bound(name)) for name in config.evaluation.bounds]
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")  # images lie in memory
+    pl.seed_everything(config.seed, verbose=False)
+    data = ImageDataModule(batch_size=config.batch_size, seed=config.seed, **config.data)
+    module = build_module(config, data)
+    trainer = build_trainer(config)
+    write_configuration(folder, config)
+    started = time.perf_counter()
+    first_epoch = 0 if config.resume is None else _epochs_done(config.resume)
+    trainer.fit(module, data, ckpt_path=config.resume, weights_only=False)
+    seconds = time.perf_counter() - started
+    if not trainer.is_global_zero:
+        return float("nan")
+    load_weights(module, folder, config.evaluation.checkpoint)
+    evaluated = evaluate(
+        module.model.cpu(),
+        data.test,
+        config.epsilon,
+        module.bound,
+        bounds,
+        config.evaluation.lanczos_steps,
+        config.evaluation.pgd_steps,
+        config.evaluation.batch_size,
+        config.evaluation.clip_input,
+    )
+    results = {
+        **describe(config),
+        "method": module.method.name,
+        "bound": str(module.bound),
+        "seed": config.seed,
+        "epsilon": config.epsilon,
+        **evaluated,
+        "seconds_per_epoch": seconds / max(1, config.schedule.epochs - first_epoch),
+        "peak_memory_mb": peak_memory_mb(),
+        "epochs": config.schedule.epochs,
+        "lipcert_version": __version__,
+    }
+    write_json(folder / "results.json", results)
+    _report(results, folder)
+    return float(results["certified_accuracy"])
+
+
+def _epochs_done(checkpoint: str) -> int:
+    return int(torch.load(checkpoint, map_location="cpu", weights_only=False)["epoch"]) + 1
+
+
+def _report(results: dict[str, Any], folder: Path) -> None:
+    """Print the run's accuracies as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{results['model']} on {results['data']}, {results['method']}, {results['bound']} bound")
+    table.add_column(f"at epsilon {results['epsilon']:.4g}")
+    table.add_column(f"of {results['num_test']} test images", justify="right")
+    table.add_row("clean accuracy", f"{results['clean_accuracy']:.1%}")
+    if results["pgd_accuracy"] is not None:
+        table.add_row("accuracy under PGD", f"{results['pgd_accuracy']:.1%}")
+    for name, certified in results["certified_accuracy_by_bound"].items():
+        table.add_row(f"certified, {name} bound", f"{certified:.1%}")
+    table.add_row("failure probability of all certificates", f"{results['failure_probability']:.1e}")
+    table.add_row("seconds an epoch", f"{results['seconds_per_epoch']:.2f}")
+    console = Console()
+    console.print(table)
+    console.print(f"Everything of this run is in {folder}", soft_wrap=True)

@@ -1,0 +1,78 @@
+"""Schedules as pure functions of training progress, so that a resumed run needs no state of theirs.
+
+Progress t is counted in epochs and grows within an epoch, step by step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+def ramp(progress: float, warmup: float, end: float) -> float:
+    """Return the factor that grows linearly from 0 at epoch `warmup` to 1 at epoch `end` (eqs 28-29)."""
+    if progress < warmup:
+        return 0.0
+    if progress >= end:
+        return 1.0
+    return (progress - warmup) / (end - warmup)
+
+
+def exponential_decay(progress: float, initial: float, final: float, start: float, total: float) -> float:
+    """Return `initial` until epoch `start`, then decay exponentially to `final` at epoch `total` (eq. 27)."""
+    if progress <= start:
+        return initial
+    return float(initial * (final / initial) ** ((progress - start) / (total - start)))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Epochs and targets of a run's schedules (Table 3).
+
+    Attributes:
+        epochs: T, total epochs.
+        warmup_epochs: epochs on the clean loss alone.
+        ramp_epochs: n, the epoch at which epsilon and lambda reach their targets.
+        decay_epoch: m, the epoch at which the learning rate starts to decay.
+        initial_lr, final_lr: learning rates before and at the end of the decay.
+        epsilon_train: target epsilon, in pixels of [0, 1].
+
+    Raises:
+        ValueError: for values that make no schedule.
+    """
+
+    epochs: int
+    warmup_epochs: float
+    ramp_epochs: float
+    decay_epoch: float
+    initial_lr: float
+    final_lr: float
+    epsilon_train: float
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"Expected `schedule.epochs` >= 1, got {self.epochs}.")
+        if not 0 <= self.warmup_epochs <= self.ramp_epochs:
+            raise ValueError(
+                "Expected 0 <= `schedule.warmup_epochs` <= `schedule.ramp_epochs`, "
+                f"got {self.warmup_epochs} and {self.ramp_epochs}."
+            )
+        if not self.decay_epoch >= 0:
+            raise ValueError(f"Expected `schedule.decay_epoch` >= 0, got {self.decay_epoch}.")
+        if not (self.initial_lr > 0 and self.final_lr > 0):
+            raise ValueError(f"Expected learning rates > 0, got {self.initial_lr} and {self.final_lr}.")
+        if not (self.epsilon_train > 0 and self.epsilon_train < float("inf")):
+            raise ValueError(f"Expected `schedule.epsilon_train` > 0 and finite, got {self.epsilon_train}.")
+
+    def epsilon(self, progress: float) -> float:
+        """Return epsilon at `progress` (eq. 28)."""
+        return self.epsilon_train * ramp(progress, self.warmup_epochs, self.ramp_epochs)
+
+    def mixing(self, progress: float) -> float:
+        """Return lambda at `progress` (eq. 29)."""
+        return ramp(progress, self.warmup_epochs, self.ramp_epochs)
+
+    def learning_rate(self, progress: float) -> float:
+        """Return the learning rate at `progress` (eq. 27)."""
+        return exponential_decay(
+            progress, self.initial_lr, self.final_lr, min(self.decay_epoch, self.epochs), self.epochs
+        )
