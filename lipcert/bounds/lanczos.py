@@ -155,7 +155,7 @@ def norm_upper_bound(
         raise ValueError(f"Expected `failure_probability` in (0, 1), got {failure_probability}.")
     if like.dtype != torch.float64:
         raise ValueError(f"An upper bound needs float64, got {like.dtype}; convert model and images with .double().")
-    masked = linear_map.masked(rows, columns)
+    masked = linear_map.restricted(rows, columns)
     on_input = math.prod(linear_map.input_shape) <= math.prod(linear_map.output_shape)
     shape, mask = (linear_map.input_shape, columns) if on_input else (linear_map.output_shape, rows)
     generator = fresh_generator() if generator is None else generator

@@ -50,16 +50,17 @@ class LinearMap:
             per_image=self.per_image or other.per_image,
         )
 
-    def masked(self, rows: Tensor | None, columns: Tensor | None) -> LinearMap:
-        """Return diag(rows) ∘ self ∘ diag(columns); None stands for a mask of ones.
+    def restricted(self, rows: Tensor | None, columns: Tensor | None) -> LinearMap:
+        """Return diag(rows) ∘ self ∘ diag(columns) as a map between the subspaces that the masks leave.
 
-        `rows`: (B, *output_shape), `columns`: (B, *input_shape), entries 0 or 1.
+        `rows`: (B, *output_shape), `columns`: (B, *input_shape), entries 0 or 1; None stands for ones. Only outputs
+        are masked: inputs of `apply` and `adjoint` must already lie inside.
         """
         if rows is None and columns is None:
             return self
         return LinearMap(
-            lambda inputs: _mask(self.apply(_mask(inputs, columns)), rows),
-            lambda outputs: _mask(self.adjoint(_mask(outputs, rows)), columns),
+            lambda inputs: _mask(self.apply(inputs), rows),
+            lambda outputs: _mask(self.adjoint(outputs), columns),
             self.input_shape,
             self.output_shape,
             per_image=True,

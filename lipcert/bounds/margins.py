@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lipcert.nn.selection import keep_where_positive, minimum
+
 
 @torch.no_grad()
 def _step_length(directions: Tensor, radius: Tensor, reach: Tensor, rounds: int) -> Tensor:
@@ -18,7 +20,7 @@ def _step_length(directions: Tensor, radius: Tensor, reach: Tensor, rounds: int)
     square = target / slopes.sum(-1, keepdim=True).clamp_min(tiny)
     for _ in range(rounds):
         raised = slopes * square
-        slope = torch.where(raised < limits, slopes, 0).sum(-1, keepdim=True)
+        slope = keep_where_positive(slopes, limits - raised).sum(-1, keepdim=True)
         missing = target - torch.minimum(raised, limits).sum(-1, keepdim=True)
         advanced = square + missing.clamp_min(0) / slope
         updated = torch.where(slope > 0, advanced, torch.where(missing >= 0, torch.inf, square))
@@ -52,14 +54,13 @@ def support(
     if lower is None or upper is None:
         return radius[..., 0] * torch.linalg.vector_norm(directions, dim=-1)
     low, high = lower.clamp_max(0).unsqueeze(-2), upper.clamp_min(0).unsqueeze(-2)
-    reach = torch.where(directions > 0, high, -low)  # how far the entry may follow the direction's sign
+    rising = (directions > 0).to(directions.dtype)
+    reach = rising * high - (1 - rising) * low  # how far the entry may follow the direction's sign
     slopes = directions.abs()
     step = _step_length(slopes, radius, reach, rounds)
     boxed = step.isinf()
     length = torch.where(boxed, 1, step)
-    raised = length * slopes
-    offset = torch.where(boxed | (raised > reach), reach, raised)
-    gain = slopes * offset
-    # The ball's price (r^2 - |offset|^2) / 2t is zero at the maximum and in a box that lies inside the ball.
-    price = torch.where(boxed, 0, (radius.square() - offset.square().sum(-1, keepdim=True)) / (2 * length))
-    return (gain.sum(-1, keepdim=True) + price)[..., 0]
+    offset = minimum(length * slopes, reach)
+    price = (radius.square() - offset.square().sum(-1, keepdim=True)) / (2 * length)
+    within = (slopes * offset).sum(-1, keepdim=True) + price
+    return torch.where(boxed, (slopes * reach).sum(-1, keepdim=True), within)[..., 0]

@@ -1,4 +1,4 @@
-"""Power iteration: lower *estimates* of spectral norms, to train on, never to certify with."""
+"""Power iteration and its acceleration: lower *estimates* of spectral norms, to train on, never to certify with."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ from lipcert.bounds.region import per_image
 
 START_STEPS = 30
 """Power steps that bring a new global singular vector near its limit, so that radii start out honest."""
+
+ALIVE = 1e-3
+"""Share of a constant in each start vector, so that no mask leaves it zero."""
+
+DENSE_STEPS = 2
+"""Krylov steps of a dense map for each power step of a convolution: they are cheap there, and needed."""
+
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def _lengths(vectors: Tensor) -> Tensor:
@@ -24,41 +32,66 @@ def _inverse(lengths: Tensor, dimensions: int) -> Tensor:
 
 @torch.no_grad()
 def power_iteration(linear_map: LinearMap, start: Tensor, steps: int) -> Tensor:
-    """Return vectors u = M^T v near the first right singular vectors, (B, *input_shape), lengths arbitrary.
+    """Return vectors u = M^T v near the first right singular vectors, (B, *input_shape), after `steps` steps.
 
-    `start`: (B, *output_shape), near a left singular vector v and inside the row mask of `linear_map`. A step is
-    one application of M^T and one of M; the last application of M is left to `estimate_norm`.
+    A step is one M^T and one M; the last M is left to `estimate_norm`. Lengths are arbitrary: what gets scaled is
+    M u, on the side that a strided convolution makes small.
+
+    Args:
+        linear_map: M, masks included.
+        start: (B, *output_shape), near a left singular vector and inside the row mask.
+        steps: >= 1.
     """
-    vector = linear_map.adjoint(start)
+    right = linear_map.adjoint(start)
     for _ in range(steps - 1):
-        image = linear_map.apply(vector)
-        vector = linear_map.adjoint(image * _inverse(_lengths(image), image.dim()))
-    return vector
+        left = linear_map.apply(right)
+        right = linear_map.adjoint(left * _inverse(_lengths(left), left.dim()).to(left))
+    return right
 
 
-def estimate_norm(linear_map: LinearMap, vector: Tensor) -> Tensor:
-    """Return a lower *estimate* ||M u|| / ||u|| of the norm, (B,), with the norm's gradient v u^T at (u, v).
+@torch.no_grad()
+def krylov_iteration(linear_map: LinearMap, start: Tensor, steps: int) -> Tensor:
+    """Return the best vectors u = M^T v, (B, *input_shape), with v in the Krylov space of `start`.
 
-    `vector`: u, (B, *input_shape), taken as a constant.
+    Costs what as many power steps do, and `steps` vectors an image on either side; for fully connected layers,
+    whose leading singular values lie close together after training. Arguments as for `power_iteration`.
     """
-    return _lengths(linear_map.apply(vector)) * _inverse(_lengths(vector), 1)
+    working = torch.promote_types(start.dtype, torch.float32)
+    left = start.flatten(1).to(working)
+    lefts: list[Tensor] = []
+    rights: list[Tensor] = []
+    for step in range(steps):
+        for other in lefts:
+            left = left - (left * other).sum(dim=1, keepdim=True) * other
+        left = left * _inverse(_lengths(left), 2)
+        lefts.append(left)
+        rights.append(linear_map.adjoint(left.view(-1, *linear_map.output_shape)).flatten(1).to(working))
+        if step < steps - 1:
+            left = linear_map.apply(rights[-1].view(-1, *linear_map.input_shape)).flatten(1).to(working)
+    basis = torch.stack(rights, dim=1)
+    with torch.autocast(basis.device.type, enabled=False):
+        gram = torch.nan_to_num(basis @ basis.mT)
+        coefficients = torch.linalg.eigh(gram).eigenvectors[..., -1:]
+        return (coefficients.mT @ basis).view(-1, *linear_map.input_shape)
 
 
-def _masked_start(vector: Tensor, mask: Tensor) -> Tensor:
-    """Return `vector` (1, *shape) inside the mask (B, *shape); where nothing of it is left, the mask itself."""
-    masked = vector * mask
-    empty = per_image(_lengths(masked) == 0, masked.dim())
-    return torch.where(empty, mask, masked)
+def estimate_norm(linear_map: LinearMap, vector: Tensor, rows: Tensor | None = None) -> Tensor:
+    """Return a lower *estimate* ||diag(rows) M u|| / ||u||, (B,), with the norm's gradient v u^T at (u, v).
 
-
-PRECISIONS = ("auto", "float32", "bfloat16")
+    `vector`: u, (B, *input_shape), a constant inside the column mask; `rows`: (B, *output_shape) or None.
+    """
+    image = linear_map.apply(vector)
+    left = image.detach() if rows is None else image.detach() * rows
+    unit = left * _inverse(_lengths(left), left.dim())
+    return (image * unit).flatten(1).sum(dim=1) * _inverse(_lengths(vector), 1)
 
 
 def has_fast_bfloat16() -> bool:
     """Whether bfloat16 convolutions run on hardware units here."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
-    return bool(torch.backends.mkldnn.is_available() and getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16", False))
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return torch.backends.mkldnn.is_available() and bool(capabilities.get("avx512_bf16", False))
 
 
 class PowerNorms(nn.Module):
@@ -70,6 +103,9 @@ class PowerNorms(nn.Module):
             The norm itself and its gradient are always computed in the model's own precision.
 
     Memory does not grow with the data set.
+
+    Raises:
+        ValueError: for parameters out of range.
     """
 
     def __init__(self, iterations: int = 2, precision: str = "auto") -> None:
@@ -86,28 +122,25 @@ class PowerNorms(nn.Module):
         key = "vector_" + name.replace(".", "_").replace("/", "_")
         if not hasattr(self, key):
             start = torch.randn(1, *linear_map.output_shape, dtype=like.dtype, device=like.device)
-            self.register_buffer(key, self._refine(linear_map, start, START_STEPS))
+            with torch.no_grad():
+                image = linear_map.apply(power_iteration(linear_map, start, START_STEPS))
+            self.register_buffer(key, self._unit(image, start))
         return key, getattr(self, key)
 
     @staticmethod
-    @torch.no_grad()
-    def _refine(linear_map: LinearMap, vector: Tensor, steps: int) -> Tensor:
-        """Return the unit left singular vector after `steps` steps; one that died restarts at a constant."""
-        image = linear_map.apply(power_iteration(linear_map, vector, steps))
-        lengths = _lengths(image)
-        constant = torch.full_like(image, image.numel() ** -0.5)
-        return torch.where(per_image(lengths > 0, image.dim()), image * _inverse(lengths, image.dim()), constant)
+    def _unit(vector: Tensor, fallback: Tensor) -> Tensor:
+        """Scale (1, *shape) to length 1; keep `fallback` where it died."""
+        lengths = _lengths(vector)
+        alive = per_image(lengths > 0, vector.dim())
+        return torch.where(alive, vector * _inverse(lengths, vector.dim()), fallback)
 
     def whole(self, name: str, linear_map: LinearMap, like: Tensor) -> Tensor:
         key, vector = self._vector(name, linear_map, like)
         right = power_iteration(linear_map, vector, self.iterations)
         image = linear_map.apply(right)
-        lengths = _lengths(image)
         if self.training:
-            unit = image.detach() * _inverse(lengths.detach(), image.dim())
-            alive = per_image(lengths.detach() > 0, image.dim())
-            setattr(self, key, torch.where(alive, unit, vector))
-        return lengths * _inverse(_lengths(right), 1)
+            setattr(self, key, self._unit(image.detach(), vector))
+        return _lengths(image) * _inverse(_lengths(right), 1)
 
     def masked(
         self,
@@ -121,20 +154,25 @@ class PowerNorms(nn.Module):
             vector = torch.ones(1, *linear_map.output_shape, dtype=like.dtype, device=like.device)
         else:
             _, vector = self._vector(name, linear_map, like)
-        start = vector.expand(like.shape[0], *linear_map.output_shape) if rows is None else _masked_start(vector, rows)
-        right = self._iterate(linear_map, start, rows, columns)
-        return estimate_norm(linear_map.masked(rows, columns), right)
+            vector = vector + ALIVE * vector.numel() ** -0.5
+        right = self._iterate(linear_map, vector, rows, columns, like.shape[0])
+        return estimate_norm(linear_map, right, rows)
 
     def _iterate(
-        self, linear_map: LinearMap, start: Tensor, rows: Tensor | None, columns: Tensor | None
+        self, linear_map: LinearMap, vector: Tensor, rows: Tensor | None, columns: Tensor | None, batch: int
     ) -> Tensor:
-        """Iterate towards the right singular vectors, in bfloat16 where that is faster.
+        """Iterate from the shared `vector` to each image's right singular vector, (B, *input_shape).
 
-        A relative error of 2^-8 in the vector changes the norm it yields by its square.
+        Krylov steps for dense maps, power steps for others; in bfloat16 where that is faster: a relative error of
+        2^-8 in the vector changes the norm it yields by its square.
         """
-        if not self.bfloat16 or start.dtype != torch.float32:
-            return power_iteration(linear_map.masked(rows, columns), start, self.iterations)
-        low_rows, low_columns = (None if mask is None else mask.bfloat16() for mask in (rows, columns))
-        with torch.autocast(start.device.type, torch.bfloat16):
-            low = power_iteration(linear_map.masked(low_rows, low_columns), start.bfloat16(), self.iterations)
-        return low.to(start.dtype)
+        dense = len(linear_map.output_shape) == 1
+        iterate, steps = (krylov_iteration, DENSE_STEPS) if dense else (power_iteration, 1)
+        low = self.bfloat16 and vector.dtype == torch.float32
+        dtype = torch.bfloat16 if low else vector.dtype
+        rows, columns = (None if mask is None else mask.to(dtype) for mask in (rows, columns))
+        start = vector.to(dtype).expand(batch, *linear_map.output_shape)
+        start = start if rows is None else start * rows
+        with torch.autocast(vector.device.type, torch.bfloat16, enabled=low):
+            right = iterate(linear_map.restricted(rows, columns), start, steps * self.iterations)
+        return right.to(vector.dtype)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lipcert.bounds.linear_map import LinearMap, identity_map
 from lipcert.bounds.operators import Operator, scaling
+from lipcert.nn.selection import maximum, minimum
 
 SMALLEST_SQUARE = 1e-30
 """Squared row norms are raised to this, so that their square root has a finite gradient."""
@@ -158,15 +159,6 @@ def open_region(source: Source, ball_source: Source, epsilon: Tensor, mask_ball:
     return Region(source.center, source.lower, source.upper, ball_terms, lipschitz_terms, epsilon)
 
 
-def _larger(first: Tensor, second: Tensor) -> Tensor:
-    """Elementwise maximum; NaN in `first` is kept. Ties send the whole gradient to `second`, which is cheap."""
-    return torch.where(second >= first, second, first)
-
-
-def _smaller(first: Tensor, second: Tensor) -> Tensor:
-    return torch.where(second <= first, second, first)
-
-
 def affine(region: Region, operator: Operator) -> Region:
     """Carry a region through an affine layer: box and ball, intersected (eqs 21-23)."""
     center = operator.affine(region.center)
@@ -185,7 +177,7 @@ def affine(region: Region, operator: Operator) -> Region:
     lower, upper = middle - half, middle + half
     if ball_known:
         deviation = sum_of([term.deviation(region.epsilon) for term in ball_terms])
-        lower, upper = _larger(lower, center - deviation), _smaller(upper, center + deviation)
+        lower, upper = maximum(lower, center - deviation), minimum(upper, center + deviation)
     return Region(center, lower, upper, ball_terms, lipschitz_terms, region.epsilon)
 
 

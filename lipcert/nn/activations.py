@@ -7,13 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lipcert.nn import selection
+
 
 def clipped_relu(inputs: Tensor, threshold: Tensor) -> Tensor:
     """Return min(max(z, 0), threshold) elementwise (the paper's ReLU-theta).
 
     `inputs`: (B, *shape); `threshold`: broadcastable to it, every entry >= 0.
     """
-    return inputs.relu().clamp(max=threshold)
+    return selection.minimum(inputs.relu(), threshold)
 
 
 def split_pairs(inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,7 +33,7 @@ def max_min(inputs: Tensor) -> Tensor:
     `inputs`: (B, C, ...) with C even -> (B, C, ...).
     """
     first, second = split_pairs(inputs)
-    return torch.cat((torch.maximum(first, second), torch.minimum(first, second)), dim=1)
+    return torch.cat((selection.maximum(first, second), selection.minimum(first, second)), dim=1)
 
 
 def clipped_max_min(inputs: Tensor, maximum: Tensor, minimum: Tensor) -> Tensor:
@@ -40,8 +42,8 @@ def clipped_max_min(inputs: Tensor, maximum: Tensor, minimum: Tensor) -> Tensor:
     `inputs`: (B, C, ...) with C even; `maximum`, `minimum`: broadcastable to (B, C/2, ...).
     """
     first, second = split_pairs(inputs)
-    larger = torch.minimum(torch.maximum(first, second), maximum)
-    smaller = torch.maximum(torch.minimum(first, second), minimum)
+    larger = selection.minimum(selection.maximum(first, second), maximum)
+    smaller = selection.maximum(selection.minimum(first, second), minimum)
     return torch.cat((larger, smaller), dim=1)
 
 
