@@ -27,15 +27,14 @@ def pgd_robust(
         steps: gradient steps.
         batch_size: images attacked at a time.
     """
-    import foolbox
+    from foolbox.attacks import L2ProjectedGradientDescentAttack  # type: ignore[attr-defined]
+    from foolbox.models import PyTorchModel  # type: ignore[attr-defined]
 
     check_epsilon(epsilon)
     if model.training:
         raise ValueError("Expected a model in eval mode; call model.eval() first.")
-    target = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device)
-    attack = foolbox.attacks.L2ProjectedGradientDescentAttack(
-        abs_stepsize=epsilon / 4, steps=steps, random_start=True
-    )
+    target = PyTorchModel(model, bounds=(0, 1), device=images.device)
+    attack = L2ProjectedGradientDescentAttack(abs_stepsize=epsilon / 4, steps=steps, random_start=True)
     robust = []
     for batch, batch_labels in zip(images.split(batch_size), labels.split(batch_size), strict=True):
         _, adversarial, _ = attack(target, batch, batch_labels, epsilons=epsilon)

@@ -21,17 +21,24 @@ def run_command(command: Callable[[], Any]) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to here
     try:
         command()
-    except (*EXPECTED_ERRORS, HydraException, OmegaConfBaseException) as error:
-        if os.environ.get("LIPCERT_TRACEBACK"):
-            raise
-        print(f"error: {_message(error)}", file=sys.stderr)
-        sys.exit(1)
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__
+        _fail(error, f"{error} ({cause})" if cause is not None and str(cause) not in str(error) else str(error))
+    except EXPECTED_ERRORS as error:
+        _fail(error, _message(error))
 
 
 def _message(error: BaseException) -> str:
-    cause = error.__cause__
-    detail = f" ({cause})" if cause is not None and str(cause) not in str(error) else ""
-    return f"{error}{detail}"
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}. Choose another folder (hydra.run.dir=...) or file."
+    return str(error)
+
+
+def _fail(error: BaseException, message: str) -> None:
+    if os.environ.get("LIPCERT_TRACEBACK"):
+        raise error
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
 
 
 def write_text(path: Path, text: str) -> None:

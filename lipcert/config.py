@@ -96,6 +96,25 @@ class TrainConfig:
     resume: str | None = None
 
 
+@dataclass
+class BenchmarkConfig:
+    """What `lipcert.benchmark` measures."""
+
+    models: list[str] = MISSING
+    activations: list[str] = MISSING
+    bounds: list[str] = MISSING
+    iterations: int = MISSING
+    precision: str = MISSING
+    batch_size: int = MISSING
+    image_shape: list[int] = MISSING
+    num_classes: int = MISSING
+    epsilon: float = MISSING
+    rounds: int = MISSING
+    threads: int = MISSING
+    device: str = MISSING
+    output: str = MISSING
+
+
 def config_folder() -> str:
     """Return the folder of the configuration files: inside an installed package, else the repository's."""
     package = Path(__file__).resolve().parent
@@ -106,6 +125,7 @@ def config_folder() -> str:
 def register() -> None:
     """Make the schema and the resolvers known to Hydra and OmegaConf."""
     ConfigStore.instance().store(name="schema", node=TrainConfig)
+    ConfigStore.instance().store(name="benchmark_schema", node=BenchmarkConfig)
     OmegaConf.register_new_resolver("half", lambda number: float(number) / 2, replace=True)
     OmegaConf.register_new_resolver("times", lambda first, second: float(first) * float(second), replace=True)
     OmegaConf.register_new_resolver(

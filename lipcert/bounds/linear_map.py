@@ -68,9 +68,7 @@ class LinearMap:
 
     def transpose(self) -> LinearMap:
         """Return the adjoint as a map of its own."""
-        return LinearMap(
-            self.adjoint, self.apply, self.output_shape, self.input_shape, self.trivial, self.per_image
-        )
+        return LinearMap(self.adjoint, self.apply, self.output_shape, self.input_shape, self.trivial, self.per_image)
 
     def matrix(self, like: Tensor) -> Tensor:
         """Return the dense matrix, (1, outputs, inputs), or (B, outputs, inputs) for a map that is `per_image`.

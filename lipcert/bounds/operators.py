@@ -126,10 +126,12 @@ class Convolution(Operator):
         # The rows and columns at the far border that no window reaches.
         missing = [
             padded[i]
-            - ((outputs.shape[2 + i] - 1) * self.stride[i]
-               - 2 * padding[i]
-               + self.dilation[i] * (self.weight.shape[2 + i] - 1)
-               + 1)
+            - (
+                (outputs.shape[2 + i] - 1) * self.stride[i]
+                - 2 * padding[i]
+                + self.dilation[i] * (self.weight.shape[2 + i] - 1)
+                + 1
+            )
             for i in (0, 1)
         ]
         result = F.conv_transpose2d(
@@ -307,7 +309,9 @@ def _(layer: Normalize, input_shape: Shape) -> Operator:
 @operator.register(nn.BatchNorm2d)
 def _(layer: nn.BatchNorm1d | nn.BatchNorm2d, input_shape: Shape) -> Operator:
     if layer.training or layer.running_mean is None or layer.running_var is None:
-        raise UnsupportedLayerError("batch norm is affine in eval mode with running statistics only; call model.eval() first.")
+        raise UnsupportedLayerError(
+            "batch norm is affine in eval mode with running statistics only; call model.eval() first."
+        )
     per_channel = (-1, *(1 for _ in input_shape[1:]))
     scale = (layer.running_var + layer.eps).rsqrt()
     scale = scale if layer.weight is None else scale * layer.weight

@@ -90,7 +90,7 @@ def has_fast_bfloat16() -> bool:
     """Whether bfloat16 convolutions run on hardware units here."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return torch.backends.mkldnn.is_available() and bool(capabilities.get("avx512_bf16", False))
 
 
@@ -115,7 +115,7 @@ class PowerNorms(nn.Module):
         if precision not in PRECISIONS:
             raise ValueError(f"Expected `precision` to be one of {list(PRECISIONS)}, got {precision!r}.")
         self.iterations = iterations
-        self.bfloat16 = precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16())
+        self.low_precision = precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16())
 
     def _vector(self, name: str, linear_map: LinearMap, like: Tensor) -> tuple[str, Tensor]:
         """Return the stored left singular vector (1, *output_shape), found anew at the first call."""
@@ -168,7 +168,7 @@ class PowerNorms(nn.Module):
         """
         dense = len(linear_map.output_shape) == 1
         iterate, steps = (krylov_iteration, DENSE_STEPS) if dense else (power_iteration, 1)
-        low = self.bfloat16 and vector.dtype == torch.float32
+        low = self.low_precision and vector.dtype == torch.float32
         dtype = torch.bfloat16 if low else vector.dtype
         rows, columns = (None if mask is None else mask.to(dtype) for mask in (rows, columns))
         start = vector.to(dtype).expand(batch, *linear_map.output_shape)

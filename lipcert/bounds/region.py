@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from lipcert.bounds.linear_map import LinearMap, identity_map
@@ -87,8 +86,9 @@ class BallTerm(Term):
         return BallTerm(self.map.after(operator), self.source, rows)
 
     def plus(self, other: Term) -> BallTerm:
-        known = isinstance(other, BallTerm) and self.rows is not None and other.rows is not None
-        rows = self.rows.plus(other.rows) if known else None  # type: ignore[union-attr, arg-type]
+        rows = None
+        if isinstance(other, BallTerm) and self.rows is not None and other.rows is not None:
+            rows = self.rows.plus(other.rows)
         return BallTerm(self.map.plus(other.map), self.source, rows)
 
     def deviation(self, epsilon: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import singledispatch
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -87,9 +88,7 @@ def _masked_norms(walk: Walk, name: str, terms: tuple[Term, ...], rows: Tensor |
 
 
 def _whole_norms(walk: Walk, name: str, terms: tuple[Term, ...], like: Tensor) -> list[Tensor]:
-    return [
-        walk.norms.whole(_term_name(name, index, terms), term.map, like) for index, term in enumerate(terms)
-    ]
+    return [walk.norms.whole(_term_name(name, index, terms), term.map, like) for index, term in enumerate(terms)]
 
 
 def _term_name(name: str, index: int, terms: tuple[Term, ...]) -> str:
@@ -165,6 +164,10 @@ def apply_rule(layer: nn.Module, region: Region, walk: Walk, name: str) -> Regio
     )
 
 
+def _forward_of(layer_type: type) -> Any:
+    return getattr(layer_type, "forward", None)
+
+
 def refuse_altered(layer: nn.Module, name: str) -> None:
     """Refuse a layer that may compute something else than its type says.
 
@@ -176,7 +179,7 @@ def refuse_altered(layer: nn.Module, name: str) -> None:
         raise UnsupportedLayerError(f"{place} has a forward hook, which a bound cannot follow; remove it.")
     rule = apply_rule.dispatch(type(layer))
     owner = next((cls for cls in type(layer).__mro__ if apply_rule.registry.get(cls) is rule), nn.Module)
-    if "forward" in vars(layer) or (owner is not nn.Module and type(layer).forward is not owner.forward):
+    if "forward" in vars(layer) or (owner is not nn.Module and _forward_of(type(layer)) is not _forward_of(owner)):
         raise UnsupportedLayerError(
             f"{place} has a `forward` of its own, so the rule of {owner.__name__} does not hold for it."
         )

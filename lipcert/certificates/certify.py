@@ -96,10 +96,10 @@ def join(certificates: list[Certificate]) -> Certificate:
     """Join the certificates of consecutive batches of one certifier."""
     last = certificates[-1]
     return Certificate(
-        *(
-            torch.cat([getattr(certificate, name) for certificate in certificates])
-            for name in ("certified", "margin", "lipschitz", "prediction")
-        ),
+        certified=torch.cat([certificate.certified for certificate in certificates]),
+        margin=torch.cat([certificate.margin for certificate in certificates]),
+        lipschitz=torch.cat([certificate.lipschitz for certificate in certificates]),
+        prediction=torch.cat([certificate.prediction for certificate in certificates]),
         epsilon=last.epsilon,
         bound=last.bound,
         failure_probability=last.failure_probability,

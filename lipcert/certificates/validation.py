@@ -23,9 +23,7 @@ def check_images(images: Tensor) -> None:
 def check_labels(labels: Tensor, num_images: int, num_classes: int) -> None:
     """Raise ValueError unless labels are integers in [0, num_classes), one an image."""
     if labels.shape != (num_images,) or labels.is_floating_point():
-        raise ValueError(
-            f"Expected {num_images} integer labels, got shape {tuple(labels.shape)} of {labels.dtype}."
-        )
+        raise ValueError(f"Expected {num_images} integer labels, got shape {tuple(labels.shape)} of {labels.dtype}.")
     if bool(((labels < 0) | (labels >= num_classes)).any()):
         row = int(((labels < 0) | (labels >= num_classes)).nonzero()[0])
         raise ValueError(f"Expected labels in [0, {num_classes}), got {int(labels[row])} in row {row}.")

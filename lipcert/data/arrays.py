@@ -26,7 +26,8 @@ class Split:
     def __post_init__(self) -> None:
         if self.images.dim() != 4 or self.labels.shape != (self.images.shape[0],):
             raise CorruptDataError(
-                f"Expected images (N, C, H, W) and N labels, got {tuple(self.images.shape)} and {tuple(self.labels.shape)}."
+                "Expected images (N, C, H, W) and N labels, "
+                f"got shapes {tuple(self.images.shape)} and {tuple(self.labels.shape)}."
             )
 
     def __len__(self) -> int:
@@ -60,7 +61,7 @@ class Images:
     def __post_init__(self) -> None:
         for name, split in (("training", self.train), ("test", self.test)):
             labels = split.labels
-            if len(split) and not (0 <= int(labels.min()) and int(labels.max()) < self.num_classes):
+            if len(split) and not (int(labels.min()) >= 0 and int(labels.max()) < self.num_classes):
                 raise CorruptDataError(
                     f"The {name} labels reach from {int(labels.min())} to {int(labels.max())}; "
                     f"expected 0 to {self.num_classes - 1}."

@@ -48,7 +48,11 @@ class ImageDataModule(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for key, value in (("batch_size", batch_size), ("data.limit_train", limit_train), ("data.limit_test", limit_test)):
+        for key, value in (
+            ("batch_size", batch_size),
+            ("data.limit_train", limit_train),
+            ("data.limit_test", limit_test),
+        ):
             if value is not None and value < 1:
                 raise ValueError(f"Expected `{key}` >= 1, got {value}.")
         if validation < 0 or crop_padding < 0:

@@ -159,7 +159,10 @@ def build(
         channels = convolution.channels
         height, width = _output_size(height, convolution), _output_size(width, convolution)
         if height < 1 or width < 1:
-            raise ValueError(f"Images of shape {tuple(image_shape)} are too small for {name}: nothing is left after convolution {index + 1}.")
+            raise ValueError(
+                f"Images of shape {tuple(image_shape)} are too small for {name}: "
+                f"nothing is left after convolution {index + 1}."
+            )
         layers.append(_activation(activation, (channels, height, width), upper, max_min[index]))
     layers.append(nn.Flatten())
     features = channels * height * width

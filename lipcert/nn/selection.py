@@ -26,7 +26,7 @@ def sum_to_shape(values: Tensor, shape: torch.Size) -> Tensor:
 
 def keep_where_positive(values: Tensor, condition: Tensor) -> Tensor:
     """Return `values` where `condition` > 0, else 0; both of one shape."""
-    return torch.ops.aten.threshold_backward(values, condition, 0)  # type: ignore[no-any-return]
+    return torch.ops.aten.threshold_backward(values, condition, 0)
 
 
 class _Extremum(torch.autograd.Function):
@@ -53,9 +53,9 @@ class _Extremum(torch.autograd.Function):
 
 def minimum(first: Tensor, second: Tensor) -> Tensor:
     """Return the elementwise minimum of two tensors that broadcast."""
-    return _Extremum.apply(first, second, 1)  # type: ignore[no-any-return, no-untyped-call]
+    return _Extremum.apply(first, second, 1)
 
 
 def maximum(first: Tensor, second: Tensor) -> Tensor:
     """Return the elementwise maximum of two tensors that broadcast."""
-    return _Extremum.apply(first, second, -1)  # type: ignore[no-any-return, no-untyped-call]
+    return _Extremum.apply(first, second, -1)

@@ -29,8 +29,7 @@ def varying_fractions(model: nn.Module, split: Split, epsilon: float, bound: Bou
     analysis = analyze(model.double(), images.double(), epsilon, masked, norms)
     model.float()
     return {
-        bounds.name: 1.0 if bounds.varying is None else bounds.varying.mean().item()
-        for bounds in analysis.activations
+        bounds.name: 1.0 if bounds.varying is None else bounds.varying.mean().item() for bounds in analysis.activations
     }
 
 

@@ -28,9 +28,7 @@ class CertifiedAccuracy(Metric):
     certified: Tensor
     total: Tensor
 
-    def __init__(
-        self, model: nn.Module, epsilon: float, bound: Bound | str = Bound.LOCAL, steps: int = 25
-    ) -> None:
+    def __init__(self, model: nn.Module, epsilon: float, bound: Bound | str = Bound.LOCAL, steps: int = 25) -> None:
         super().__init__()
         self._model = [model]  # in a list: the metric must not register the network as its own submodule
         self.epsilon = epsilon

@@ -55,7 +55,9 @@ def write_configuration(folder: Path, config: DictConfig) -> None:
     target.mkdir(exist_ok=True)
     write_text(target / "config.yaml", OmegaConf.to_yaml(config))
     write_text(target / "overrides.yaml", OmegaConf.to_yaml(hydra_config.overrides.task))
-    write_text(target / "hydra.yaml", OmegaConf.to_yaml(OmegaConf.create({"hydra": OmegaConf.to_container(hydra_config)})))
+    write_text(
+        target / "hydra.yaml", OmegaConf.to_yaml(OmegaConf.create({"hydra": OmegaConf.to_container(hydra_config)}))
+    )
 
 
 def check_devices(devices: int, accelerator: str) -> None:
@@ -64,7 +66,9 @@ def check_devices(devices: int, accelerator: str) -> None:
     available = cuda or os.cpu_count() or 1
     kind = "GPUs" if cuda else "CPU cores"
     if accelerator in ("gpu", "cuda") and not cuda:
-        raise ValueError(f"`trainer.accelerator`={accelerator}, but this machine has no GPU; use trainer.accelerator=cpu.")
+        raise ValueError(
+            f"`trainer.accelerator`={accelerator}, but this machine has no GPU; use trainer.accelerator=cpu."
+        )
     if not 1 <= devices <= available:
         raise ValueError(f"Expected 1 <= `trainer.devices` <= {available} ({kind} here), got {devices}.")
 

@@ -1,0 +1,144 @@
+"""Interleaved timings of training steps: each round runs every kind of step once, medians are compared."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from lipcert.bounds import Bound, PowerNorms
+from lipcert.commands import write_json
+from lipcert.losses import BCP, Setting, Sparsity
+from lipcert.nn import ClippedMaxMin, ClippedReLU, build
+
+PLAIN = "plain"
+
+
+@torch.no_grad()
+def _clip_half(model: nn.Module, images: Tensor) -> None:
+    """Lower each threshold to the median of what reaches it, so that masks are as busy as in a trained network."""
+    values = images
+    for layer in model:  # type: ignore[attr-defined]
+        if isinstance(layer, ClippedReLU):
+            layer.threshold.fill_(values.relu().median().clamp_min(1e-3))
+        if isinstance(layer, ClippedMaxMin):
+            layer.max.fill_(values.max().item() / 2)
+            layer.min.fill_(values.min().item() / 2)
+        values = layer(values)
+
+
+def _steps(
+    model: nn.Module, images: Tensor, labels: Tensor, config: DictConfig, bounds: list[str]
+) -> dict[str, Callable[[], None]]:
+    """Return one function a kind of step: forward, loss, backward."""
+
+    def plain() -> None:
+        model.zero_grad(set_to_none=True)
+        F.cross_entropy(model(images), labels).backward()
+
+    def robust(bound: str) -> Callable[[], None]:
+        norms = PowerNorms(config.iterations, config.precision).to(images.device)
+        setting = Setting(config.epsilon, 0.5, Bound(bound), norms, Sparsity())
+        method = BCP()
+
+        def step() -> None:
+            model.zero_grad(set_to_none=True)
+            method(model, images, labels, setting).loss.backward()
+
+        return step
+
+    return {PLAIN: plain, **{bound: robust(bound) for bound in bounds}}
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure(steps: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, float]:
+    """Return the median seconds of each step over interleaved rounds, after two rounds of warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for index in range(rounds + 2):
+        for name, step in steps.items():
+            _synchronize(device)
+            started = time.perf_counter()
+            step()
+            _synchronize(device)
+            if index >= 2:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _peak_memory_mb(step: Callable[[], None], device: torch.device) -> float | None:
+    """Return the most memory one step holds beyond what was held before; None where torch cannot tell (CPU)."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    step()
+    _synchronize(device)
+    return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+
+
+def run(config: DictConfig) -> None:
+    """Measure every model and activation; print a table, write `benchmark.json`."""
+    if config.rounds < 1 or config.threads < 1:
+        raise ValueError(f"Expected `rounds` and `threads` >= 1, got {config.rounds} and {config.threads}.")
+    torch.set_num_threads(config.threads)
+    kind = "cuda" if config.device == "auto" and torch.cuda.is_available() else config.device
+    device = torch.device("cpu" if kind == "auto" else kind)
+    rows: list[dict[str, Any]] = []
+    for name in config.models:
+        for activation in config.activations:
+            rows += _rows(name, activation, config, device)
+    write_json(Path(config.output), {"torch": torch.__version__, "threads": config.threads, "rows": rows})
+    _print(rows)
+
+
+def _rows(name: str, activation: str, config: DictConfig, device: torch.device) -> list[dict[str, Any]]:
+    torch.manual_seed(0)
+    model = build(name, tuple(config.image_shape), config.num_classes, activation)
+    model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = torch.rand(config.batch_size, *config.image_shape, device=device)
+    images = images.to(memory_format=torch.channels_last)
+    labels = torch.randint(config.num_classes, (config.batch_size,), device=device)
+    _clip_half(model, images)
+    steps = _steps(model, images, labels, config, list(config.bounds))
+    seconds = measure(steps, config.rounds, device)
+    label = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return [
+        {
+            "model": name,
+            "activation": activation,
+            "bound": bound,
+            "iterations": 0 if bound == PLAIN else config.iterations,
+            "batch_size": config.batch_size,
+            "device": label,
+            "seconds": seconds[bound],
+            "ratio_to_plain": seconds[bound] / seconds[PLAIN],
+            "peak_memory_mb": _peak_memory_mb(step, device),
+        }
+        for bound, step in steps.items()
+    ]
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = ("model", "activation", "bound", "iterations", "batch_size", "device")
+    table = Table(title="seconds of a training step: medians of interleaved rounds")
+    for column in (*columns, "seconds", "ratio_to_plain"):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(
+            *(str(row[column]) for column in columns), f"{row['seconds']:.4f}", f"{row['ratio_to_plain']:.2f}"
+        )
+    Console().print(table)
