@@ -6,7 +6,7 @@ asks for masked norms, multiplies the Lipschitz constants and opens the region a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import singledispatch
 from typing import Any
@@ -102,52 +102,36 @@ def _carry(terms: tuple[Term, ...], norms: list[Tensor]) -> Tensor:
 
 def _close(walk: Walk, name: str, layer: nn.Module, region: Region, closing: Closing) -> Region:
     """Multiply Lipschitz constants with norms and open the region at the activation's output."""
-    like = region.center
+    like, terms = region.center, region.lipschitz_terms
     whole = _whole_norms(walk, name, region.ball_terms, like)
     ball_lipschitz = _carry(region.ball_terms, whole)
-    reduced = whole
+    varying, norms = closing.varying, whole
     split: tuple[Term, ...] = ()
     if walk.bound is Bound.GLOBAL:
-        lipschitz = ball_lipschitz
-        closing = Closing(closing.center, closing.lower, closing.upper, closing.varying, None)
+        varying = None
     elif walk.bound is Bound.LINEAR_SPLIT:
         linear = torch.zeros_like(like) if closing.linear is None else closing.linear
-        varying = (torch.ones_like(like) if closing.varying is None else closing.varying) * (1 - linear)
-        reduced = _masked_norms(walk, name, region.lipschitz_terms, varying, like)
-        lipschitz = _carry(region.lipschitz_terms, reduced)
-        split = mask_terms(region.lipschitz_terms, linear)
+        varying = (1 - linear) if varying is None else varying * (1 - linear)
+        norms = _masked_norms(walk, name, terms, None if closing.rows is None else varying, like)
+        split = mask_terms(terms, linear)
     else:
-        masked = _masked_norms(walk, name, region.lipschitz_terms, closing.rows, like)
-        reduced = [torch.minimum(norm, cap) for norm, cap in zip(masked, whole, strict=True)]
-        lipschitz = _carry(region.lipschitz_terms, reduced)
-    walk.activations.append(
-        ActivationBounds(
-            name,
-            layer,
-            *region.box(),
-            closing.lower,
-            closing.upper,
-            closing.varying,
-            sum_of(whole),
-            sum_of(reduced),
-        )
-    )
-    masks_used = walk.bound is not Bound.GLOBAL
-    kept = closing.varying if masks_used else None
-    if walk.bound is Bound.LINEAR_SPLIT:
-        kept = varying
-    source = Source(closing.center, closing.lower, closing.upper, lipschitz, kept)
-    if walk.bound in (Bound.GLOBAL, Bound.TIGHT):
-        return open_region(source, source, region.epsilon, mask_ball=walk.bound is Bound.TIGHT)
-    ball_source = Source(closing.center, closing.lower, closing.upper, ball_lipschitz, None)
-    opened = open_region(source, ball_source, region.epsilon, mask_ball=False)
-    return Region(
-        opened.center,
-        opened.lower,
-        opened.upper,
-        opened.ball_terms,
-        (*opened.lipschitz_terms, *split),
-        opened.epsilon,
+        masked = _masked_norms(walk, name, terms, closing.rows, like)
+        norms = [torch.minimum(norm, cap) for norm, cap in zip(masked, whole, strict=True)]
+    lipschitz = ball_lipschitz if norms is whole else _carry(terms, norms)
+    walk.activations.append(_summary(name, layer, region, closing, whole, norms))
+    source = Source(closing.center, closing.lower, closing.upper, lipschitz, varying)
+    same = walk.bound in (Bound.GLOBAL, Bound.TIGHT)
+    ball_source = source if same else Source(closing.center, closing.lower, closing.upper, ball_lipschitz, None)
+    opened = open_region(source, ball_source, region.epsilon, mask_ball=walk.bound is Bound.TIGHT)
+    return replace(opened, lipschitz_terms=(*opened.lipschitz_terms, *split)) if split else opened
+
+
+def _summary(
+    name: str, layer: nn.Module, region: Region, closing: Closing, whole: list[Tensor], norms: list[Tensor]
+) -> ActivationBounds:
+    lower, upper = region.box()
+    return ActivationBounds(
+        name, layer, lower, upper, closing.lower, closing.upper, closing.varying, sum_of(whole), sum_of(norms)
     )
 
 
@@ -197,8 +181,9 @@ def _join(name: str, child: str) -> str:
 
 @apply_rule.register
 def _(layer: nn.Sequential, region: Region, walk: Walk, name: str) -> Region:
-    for child_name, child in layer.named_children():
-        region = walk_layer(child, region, walk, _join(name, child_name))
+    for child_name, child in layer._modules.items():  # named_children() would skip a layer used a second time
+        if child is not None:
+            region = walk_layer(child, region, walk, _join(name, child_name))
     return region
 
 

@@ -39,7 +39,7 @@ class _Extremum(torch.autograd.Function):
         return torch.minimum(first, second) if sign > 0 else torch.maximum(first, second)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         first, second = ctx.saved_tensors
         lead = second - first if ctx.sign > 0 else first - second
         to_first = keep_where_positive(gradient, lead)

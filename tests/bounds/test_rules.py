@@ -1,0 +1,209 @@
+"""Regions: sampled points stay inside, tightening never widens, what cannot be followed is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lipcert.bounds import Analysis, Bound, UnsupportedLayerError, analyze, lipschitz_to_logits
+from lipcert.nn import ClippedReLU, Residual
+from tests.networks import NETWORKS, images, network
+from tests.oracles import ExactNorms, points_in_ball
+
+ACTIVATIONS = ("relu", "clipped_relu", "maxmin", "clipped_maxmin")
+BOUNDS = tuple(Bound)
+CASES = [(name, kind) for name in NETWORKS for kind in ACTIVATIONS]
+EPSILON = 0.3
+
+
+def _analysis(model: nn.Module, inputs: Tensor, bound: Bound, epsilon: float = EPSILON, clip: bool = False) -> Analysis:
+    with torch.no_grad():
+        return analyze(model, inputs, epsilon, bound, ExactNorms(), clip)
+
+
+def _values_at_activations(model: nn.Module, inputs: Tensor, names: list[str]) -> list[tuple[Tensor, Tensor]]:
+    """Return (input, output) of the named layers for one forward pass."""
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    modules = dict(model.named_modules())
+    handles = [
+        modules[name].register_forward_hook(lambda _, before, after, name=name: seen.update({name: (before[0], after)}))
+        for name in names
+    ]
+    with torch.no_grad():
+        model(inputs)
+    for handle in handles:
+        handle.remove()
+    return [seen[name] for name in names]
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_sampled_points_stay_inside(name: str, kind: str, bound: Bound) -> None:
+    model, inputs = network(name, kind), images()
+    analysis = _analysis(model, inputs, bound)
+    names = [each.name for each in analysis.activations]
+    centers = _values_at_activations(model, inputs, names)
+    logits = model(inputs)
+    torch.testing.assert_close(analysis.logits, logits)
+    lipschitz = lipschitz_to_logits(analysis, ExactNorms(), bound is Bound.GLOBAL)
+    for points in points_in_ball(inputs, EPSILON, 60):
+        moved = _values_at_activations(model, points, names)
+        for bounds, (before, after), (_, center) in zip(analysis.activations, moved, centers, strict=True):
+            assert (before >= bounds.lower - 1e-9).all()
+            assert (before <= bounds.upper + 1e-9).all()
+            assert (after >= bounds.output_lower - 1e-9).all()
+            assert (after <= bounds.output_upper + 1e-9).all()
+            if bounds.varying is not None:
+                assert ((after - center) * (1 - bounds.varying)).abs().max() == 0
+        distance = (points - inputs).flatten(1).norm(dim=1)
+        assert ((model(points) - logits).norm(dim=1) <= lipschitz * distance * (1 + 1e-9)).all()
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_theorem_1_and_its_extension(name: str, kind: str) -> None:
+    """local <= global and tight <= local, layer by layer; boxes of tight lie inside those of local."""
+    model, inputs = network(name, kind), images()
+    by_bound = {bound: _analysis(model, inputs, bound) for bound in (Bound.GLOBAL, Bound.LOCAL, Bound.TIGHT)}
+    for looser, tighter in ((Bound.GLOBAL, Bound.LOCAL), (Bound.LOCAL, Bound.TIGHT)):
+        loose, tight = by_bound[looser], by_bound[tighter]
+        assert (tight.lipschitz <= loose.lipschitz * (1 + 1e-12)).all()
+        for first, second in zip(loose.activations, tight.activations, strict=True):
+            assert (second.masked_norm <= first.masked_norm * (1 + 1e-12)).all()
+            assert (second.lower >= first.lower - 1e-12).all()
+            assert (second.upper <= first.upper + 1e-12).all()
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_smaller_epsilon_never_widens(name: str, kind: str) -> None:
+    model, inputs = network(name, kind), images()
+    wide, narrow = (_analysis(model, inputs, Bound.TIGHT, epsilon) for epsilon in (0.3, 0.1))
+    for first, second in zip(wide.activations, narrow.activations, strict=True):
+        assert (second.lower >= first.lower - 1e-12).all()
+        assert (second.upper <= first.upper + 1e-12).all()
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_epsilon_zero_is_the_forward_pass(name: str, kind: str, bound: Bound) -> None:
+    model, inputs = network(name, kind), images()
+    analysis = _analysis(model, inputs, bound, 0.0)
+    names = [each.name for each in analysis.activations]
+    for bounds, (before, _) in zip(analysis.activations, _values_at_activations(model, inputs, names), strict=True):
+        # Squared row norms are kept above 1e-30, times a radius of 0.
+        torch.testing.assert_close(bounds.lower, before, atol=1e-12, rtol=1e-12)
+        torch.testing.assert_close(bounds.upper, before, atol=1e-12, rtol=1e-12)
+
+
+def test_clipping_the_input_keeps_clipped_points_inside_and_tightens() -> None:
+    model, inputs = network("plain", "relu"), images()
+    free, clipped = (_analysis(model, inputs, Bound.TIGHT, 0.8, clip) for clip in (False, True))
+    assert (clipped.activations[0].upper <= free.activations[0].upper + 1e-12).all()
+    assert (clipped.activations[0].upper < free.activations[0].upper - 1e-6).any()
+    names = [each.name for each in clipped.activations]
+    for points in points_in_ball(inputs, 0.8, 40):
+        inside = points.clamp(0, 1)
+        moved = _values_at_activations(model, inside, names)
+        for bounds, (before, _) in zip(clipped.activations, moved, strict=True):
+            assert (before >= bounds.lower - 1e-9).all()
+            assert (before <= bounds.upper + 1e-9).all()
+
+
+def test_tight_masks_rows_of_decided_pairs() -> None:
+    """With a >= b + 2 everywhere, a clipped and b not: only the row of b can move the output."""
+    from lipcert.nn import ClippedMaxMin
+
+    layer = nn.Linear(2, 2).double()
+    layer.weight.data = torch.diag(torch.tensor([5.0, 1.0], dtype=torch.float64))
+    layer.bias.data = torch.tensor([3.0, 0.0], dtype=torch.float64)
+    model = nn.Sequential(layer, ClippedMaxMin((2,), max=1.0, min=-10.0).double(), nn.Linear(2, 2).double())
+    inputs = torch.zeros(1, 2, dtype=torch.float64)
+    assert _analysis(model, inputs, Bound.LOCAL, 0.1).lipschitz.item() == pytest.approx(5.0)
+    assert _analysis(model, inputs, Bound.TIGHT, 0.1).lipschitz.item() == pytest.approx(1.0)
+
+
+def _nan_region() -> Analysis:
+    model, inputs = network("plain", "clipped_relu"), images()
+    model[0].bias.data[0] = torch.nan
+    return _analysis(model, inputs, Bound.LOCAL)
+
+
+def test_nan_counts_as_varying() -> None:
+    varying = _nan_region().activations[0].varying
+    assert varying is not None
+    assert (varying[:, 0] == 1).all()
+
+
+class _OwnForward(nn.Linear):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return 2 * super().forward(inputs)
+
+
+class _SilentSubclass(nn.Linear):
+    pass
+
+
+def _hooked() -> nn.Module:
+    layer = nn.Linear(2, 2)
+    layer.register_forward_hook(lambda module, before, after: after * 3)
+    return layer
+
+
+def _pre_hooked() -> nn.Module:
+    layer = nn.Linear(2, 2)
+    layer.register_forward_pre_hook(lambda module, before: (before[0] * 3,))
+    return layer
+
+
+def _patched() -> nn.Module:
+    layer = nn.ReLU()
+    layer.forward = lambda inputs: -inputs  # type: ignore[method-assign, assignment]
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (nn.Sigmoid(), "Sigmoid"),
+        (nn.MaxPool1d(1), "MaxPool1d"),
+        (nn.Dropout(), "Dropout"),
+        (_OwnForward(2, 2), "forward"),
+        (_hooked(), "hook"),
+        (_pre_hooked(), "hook"),
+        (_patched(), "forward"),
+        (nn.BatchNorm1d(2), "eval"),
+        (nn.LeakyReLU(), "LeakyReLU"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused_by_name(layer: nn.Module, words: str) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.ReLU(), layer), nn.Linear(2, 2)).double()
+    with pytest.raises(UnsupportedLayerError, match=words) as error:
+        _analysis(model, torch.zeros(1, 2, dtype=torch.float64), Bound.LOCAL)
+    assert "1.1" in str(error.value)
+
+
+def test_subclasses_and_parametrizations_that_keep_forward_are_followed() -> None:
+    torch.manual_seed(0)
+    parametrized = nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2).double()).eval()
+    model = nn.Sequential(_SilentSubclass(2, 2).double(), nn.ReLU(), parametrized)
+    analysis = _analysis(model, torch.rand(1, 2, dtype=torch.float64), Bound.GLOBAL)
+    expected = torch.linalg.matrix_norm(model[0].weight, 2)
+    torch.testing.assert_close(analysis.lipschitz[0], expected)
+
+
+def test_branches_of_different_shape_are_refused() -> None:
+    model = nn.Sequential(nn.Flatten(), Residual(nn.Linear(72, 5)), nn.Linear(5, 2)).double()
+    with pytest.raises(UnsupportedLayerError, match="branch and shortcut"):
+        _analysis(model, images(), Bound.LOCAL)
+
+
+def test_linear_residual_block_needs_no_special_case() -> None:
+    """x + A x has the norm of I + A, not 1 + the norm of A."""
+    torch.manual_seed(0)
+    linear = nn.Linear(6, 6, bias=False).double()
+    linear.weight.data = -0.5 * torch.eye(6, dtype=torch.float64)
+    model = nn.Sequential(Residual(linear), ClippedReLU((6,), 100.0).double(), nn.Linear(6, 2).double())
+    analysis = _analysis(model, torch.rand(2, 6, dtype=torch.float64), Bound.GLOBAL)
+    torch.testing.assert_close(analysis.lipschitz, torch.tensor([0.5], dtype=torch.float64))
+
+

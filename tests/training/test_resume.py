@@ -1,0 +1,85 @@
+"""A training that was interrupted ends exactly where an uninterrupted one does."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from tests.training.fits import BATCHES, EPOCHS, StopAfter, classifier, digits, trainer
+
+
+class Draws(pl.Callback):
+    """Draws from every global random source at each step."""
+
+    def __init__(self) -> None:
+        self.drawn: list[tuple[float, float, float]] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
+        self.drawn.append((torch.rand(()).item(), float(np.random.rand()), random.random()))
+
+
+def _fit(folder: Path, activation: str, seed: int, *callbacks: pl.Callback, resume: Path | None = None):
+    pl.seed_everything(seed, verbose=False)
+    module = classifier(activation, seed=seed)
+    fitted = trainer(folder, *callbacks)
+    fitted.fit(module, digits(), ckpt_path=resume, weights_only=False)
+    return fitted, module
+
+
+def _flat(state: Any) -> list[Any]:
+    """Return the leaves of nested dicts and lists, in order."""
+    if isinstance(state, dict):
+        return [leaf for key in sorted(state, key=str) for leaf in (key, *_flat(state[key]))]
+    if isinstance(state, list | tuple):
+        return [leaf for each in state for leaf in _flat(each)]
+    return [state]
+
+
+def _identical(first: Any, second: Any) -> bool:
+    if isinstance(first, torch.Tensor):
+        return isinstance(second, torch.Tensor) and torch.equal(first, second)
+    return first == second
+
+
+@pytest.mark.parametrize("activation", ["clipped_relu", "clipped_maxmin"])
+def test_resumed_training_is_bit_identical(tmp_path: Path, activation: str) -> None:
+    draws, first_half, second_half = Draws(), Draws(), Draws()
+    whole, expected = _fit(tmp_path / "whole", activation, 0, draws)
+    stopped, _ = _fit(tmp_path / "half", activation, 0, first_half, StopAfter(1))
+    assert stopped.global_step == 2 * BATCHES
+    checkpoint = tmp_path / "half" / "last.ckpt"
+    resumed, module = _fit(tmp_path / "rest", activation, 99, second_half, resume=checkpoint)
+    assert resumed.global_step == whole.global_step == EPOCHS * BATCHES
+    assert first_half.drawn + second_half.drawn == draws.drawn
+
+    weights, wanted = module.state_dict(), expected.state_dict()
+    assert weights.keys() == wanted.keys()
+    assert {"norms.vector_1", "norms.vector_6"} <= weights.keys()
+    assert [key for key in wanted if not torch.equal(weights[key], wanted[key])] == []
+    halfway = torch.load(checkpoint, weights_only=False)["state_dict"]
+    assert [key for key in wanted if torch.equal(halfway[key], wanted[key])] == [], "everything went on changing"
+
+    states = [_flat(each.optimizers[0].state_dict()) for each in (resumed, whole)]
+    assert len(states[0]) == len(states[1]) > 3 * len(list(module.parameters()))
+    assert all(map(_identical, *states))
+
+
+def test_checkpoint_of_another_architecture(tmp_path: Path) -> None:
+    _fit(tmp_path, "clipped_relu", 0, StopAfter(0))
+    with pytest.raises(ValueError, match=r"checkpoint holds .*'clipped_relu'.*this run trains .*'clipped_maxmin'"):
+        _fit(tmp_path / "other", "clipped_maxmin", 0, resume=tmp_path / "last.ckpt")
+
+
+def test_evaluation_loads_every_weight(tmp_path: Path) -> None:
+    """The checkpoint of a run restores a fresh module completely."""
+    _, module = _fit(tmp_path, "clipped_relu", 0, StopAfter(0))
+    fresh = classifier(seed=5)
+    fresh.load_state_dict(torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"])
+    images = digits().test.images[:20]
+    assert torch.equal(fresh(images), module(images))
