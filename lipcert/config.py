@@ -73,6 +73,7 @@ class EvaluationConfig:
     pgd_steps: int = 100
     batch_size: int = 100
     clip_input: bool = False
+    lipschitz_images: int = 200
 
 
 @dataclass

@@ -37,7 +37,7 @@ class Analysis:
 
 def check_epsilon(epsilon: float | Tensor) -> None:
     """Raise ValueError unless every epsilon is positive and finite."""
-    values = torch.as_tensor(epsilon)
+    values = torch.as_tensor(epsilon, dtype=torch.float64)
     if not bool(((values > 0) & values.isfinite()).all()):
         raise ValueError(f"Expected `epsilon` > 0 and finite, got {epsilon}.")
 

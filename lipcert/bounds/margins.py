@@ -59,7 +59,7 @@ def support(
     slopes = directions.abs()
     step = _step_length(slopes, radius, reach, rounds)
     boxed = step.isinf()
-    length = torch.where(boxed, 1, step)
+    length = torch.where(boxed, 1, step).clamp_min(torch.finfo(step.dtype).tiny)  # 0 for a radius of 0
     offset = minimum(length * slopes, reach)
     price = (radius.square() - offset.square().sum(-1, keepdim=True)) / (2 * length)
     within = (slopes * offset).sum(-1, keepdim=True) + price

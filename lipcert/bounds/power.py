@@ -17,6 +17,9 @@ ALIVE = 1e-3
 DENSE_STEPS = 2
 """Krylov steps of a dense map for each power step of a convolution: they are cheap there, and needed."""
 
+EXHAUSTED = 1e-2
+"""A Krylov direction this much shorter than before orthogonalisation adds nothing (also in bfloat16)."""
+
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -61,9 +64,12 @@ def krylov_iteration(linear_map: LinearMap, start: Tensor, steps: int) -> Tensor
     lefts: list[Tensor] = []
     rights: list[Tensor] = []
     for step in range(steps):
+        before = _lengths(left)
         for other in lefts:
             left = left - (left * other).sum(dim=1, keepdim=True) * other
-        left = left * _inverse(_lengths(left), 2)
+        # What orthogonalisation leaves of a vector inside the space already spanned is rounding: drop it.
+        exhausted = _lengths(left) <= EXHAUSTED * before
+        left = left * per_image(torch.where(exhausted, 0, 1 / _lengths(left)), 2)
         lefts.append(left)
         rights.append(linear_map.adjoint(left.view(-1, *linear_map.output_shape)).flatten(1).to(working))
         if step < steps - 1:

@@ -161,9 +161,8 @@ def refuse_altered(layer: nn.Module, name: str) -> None:
     place = f"Layer {name or 'model'!r} ({type(layer).__name__})"
     if any((layer._forward_hooks, layer._forward_pre_hooks)):
         raise UnsupportedLayerError(f"{place} has a forward hook, which a bound cannot follow; remove it.")
-    rule = apply_rule.dispatch(type(layer))
-    owner = next((cls for cls in type(layer).__mro__ if apply_rule.registry.get(cls) is rule), nn.Module)
-    if "forward" in vars(layer) or (owner is not nn.Module and _forward_of(type(layer)) is not _forward_of(owner)):
+    owner = next((cls for cls in type(layer).__mro__ if cls is not object and cls in apply_rule.registry), None)
+    if owner is not None and ("forward" in vars(layer) or _forward_of(type(layer)) is not _forward_of(owner)):
         raise UnsupportedLayerError(
             f"{place} has a `forward` of its own, so the rule of {owner.__name__} does not hold for it."
         )

@@ -22,7 +22,7 @@ from lipcert.commands import write_json, write_text
 from lipcert.data import ImageDataModule
 from lipcert.losses import Sparsity
 from lipcert.nn import build
-from lipcert.training.evaluation import evaluate
+from lipcert.training.evaluation import EvaluationSettings, evaluate
 from lipcert.training.module import RobustClassifier
 from lipcert.training.schedules import Schedule
 from lipcert.version import __version__
@@ -164,11 +164,14 @@ def run(config: DictConfig) -> float:
         data.test,
         config.epsilon,
         module.bound,
-        bounds,
-        config.evaluation.lanczos_steps,
-        config.evaluation.pgd_steps,
-        config.evaluation.batch_size,
-        config.evaluation.clip_input,
+        EvaluationSettings(
+            bounds,
+            config.evaluation.lanczos_steps,
+            config.evaluation.pgd_steps,
+            config.evaluation.batch_size,
+            config.evaluation.clip_input,
+            config.evaluation.lipschitz_images,
+        ),
     )
     results = {
         **describe(config),

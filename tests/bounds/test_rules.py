@@ -205,5 +205,3 @@ def test_linear_residual_block_needs_no_special_case() -> None:
     model = nn.Sequential(Residual(linear), ClippedReLU((6,), 100.0).double(), nn.Linear(6, 2).double())
     analysis = _analysis(model, torch.rand(2, 6, dtype=torch.float64), Bound.GLOBAL)
     torch.testing.assert_close(analysis.lipschitz, torch.tensor([0.5], dtype=torch.float64))
-
-

@@ -1,0 +1,138 @@
+"""Norm estimates: never above the norm, close after few steps, with the norm's gradient."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lipcert.bounds import PowerNorms, analyze
+from lipcert.bounds.linear_map import LinearMap, identity_map
+from lipcert.bounds.operators import operator
+from lipcert.bounds.power import krylov_iteration
+from tests.networks import images, network
+from tests.oracles import ExactNorms, map_matrix
+
+
+def _map(layer: nn.Module, shape: tuple[int, ...]) -> LinearMap:
+    return identity_map(shape).after(operator(layer, shape))
+
+
+CASES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "dense": (nn.Linear(20, 12), (20,)),
+    "convolution": (nn.Conv2d(3, 4, 3, 1, 1), (3, 6, 6)),
+    "strided": (nn.Conv2d(3, 4, 4, 2, 1), (3, 6, 6)),
+}
+
+
+def _masks(linear_map: LinearMap, batch: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    rows = (torch.rand(batch, *linear_map.output_shape, generator=generator) < 0.7).double()
+    columns = (torch.rand(batch, *linear_map.input_shape, generator=generator) < 0.7).double()
+    return rows, columns
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_estimates_stay_below_and_converge(name: str) -> None:
+    layer, shape = CASES[name]
+    linear_map = _map(copy.deepcopy(layer).double(), shape)
+    rows, columns = _masks(linear_map, 6)
+    exact = ExactNorms().masked("", linear_map, rows, columns, rows)
+    previous = torch.zeros(6, dtype=torch.float64)
+    for iterations in (1, 2, 5, 300):
+        torch.manual_seed(0)
+        estimate = PowerNorms(iterations).masked("layer", linear_map, rows, columns, rows)
+        assert (estimate <= exact * (1 + 1e-12)).all()
+        assert (estimate >= previous * (1 - 1e-9)).all()
+        previous = estimate
+    torch.testing.assert_close(previous, exact, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradient_is_that_of_the_norm(name: str) -> None:
+    """Converged, the estimate's gradient is v uT at the leading singular vectors, as autograd of an SVD gives."""
+    layer = copy.deepcopy(CASES[name][0]).double()
+    linear_map = _map(layer, CASES[name][1])
+    rows, columns = _masks(linear_map, 3)
+    PowerNorms(2000 if name != "dense" else 10).masked("layer", linear_map, rows, columns, rows).sum().backward()
+    estimated = layer.weight.grad.clone()  # type: ignore[union-attr, operator]
+    layer.zero_grad()
+    ExactNorms().masked("", linear_map, rows, columns, rows).sum().backward()
+    torch.testing.assert_close(estimated, layer.weight.grad, rtol=1e-3, atol=1e-3)
+
+
+def test_krylov_beats_as_many_power_steps() -> None:
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(30, 50, generator=generator, dtype=torch.float64)
+    layer = nn.Linear(50, 30).double()
+    layer.weight.data = weight
+    linear_map = _map(layer, (50,))
+    start = torch.randn(8, 30, generator=generator, dtype=torch.float64)
+    vector = krylov_iteration(linear_map, start, 4)
+    best = (vector @ weight.T).norm(dim=1) / vector.norm(dim=1)
+    power = start
+    for _ in range(4):
+        right = power @ weight
+        power = right @ weight.T
+    assert (best >= power.norm(dim=1) / right.norm(dim=1) * (1 - 1e-9)).all()
+
+
+def test_the_global_vector_is_warm_started_in_training_only() -> None:
+    torch.manual_seed(0)
+    linear_map = _map(nn.Conv2d(3, 4, 3, 1, 1), (3, 6, 6))
+    norms = PowerNorms(1)
+    like = torch.zeros(2, 1)
+    norms.whole("a.layer", linear_map, like)
+    (name,) = dict(norms.named_buffers())
+    before = getattr(norms, name).clone()
+    norms.eval()
+    norms.whole("a.layer", linear_map, like)
+    assert torch.equal(before, getattr(norms, name))
+    norms.train()
+    for _ in range(50):
+        estimate = norms.whole("a.layer", linear_map, like)
+    exact = torch.linalg.matrix_norm(_double_matrix(linear_map), 2)
+    torch.testing.assert_close(estimate.double(), exact, rtol=1e-3, atol=0)
+    assert norms.state_dict().keys() == {name}
+
+
+def _double_matrix(linear_map: LinearMap) -> Tensor:
+    single = LinearMap(
+        lambda inputs: linear_map.apply(inputs.float()).double(),
+        lambda outputs: linear_map.adjoint(outputs.float()).double(),
+        linear_map.input_shape,
+        linear_map.output_shape,
+    )
+    return map_matrix(single, 1)
+
+
+def test_no_mask_leaves_an_estimate_dead() -> None:
+    """Masks that remove all of the stored vector still get a positive estimate, unless they remove the map."""
+    layer = nn.Linear(4, 4, bias=False)
+    layer.weight.data = torch.diag(torch.tensor([5.0, 3.0, 2.0, 1.0]))
+    linear_map = _map(layer, (4,))
+    norms = PowerNorms(3)
+    like = torch.zeros(3, 4)
+    for _ in range(50):
+        norms.whole("layer", linear_map, like)
+    rows = torch.tensor([[0.0, 1, 1, 1], [0, 0, 0, 1], [0, 0, 0, 0]])
+    estimates = norms.masked("layer", linear_map, rows, None, like)
+    torch.testing.assert_close(estimates, torch.tensor([3.0, 1.0, 0.0]), rtol=1e-3, atol=0)
+
+
+def test_low_precision_steps_give_nearly_the_same_norms() -> None:
+    model = network("plain", "clipped_relu").float()
+    inputs = images().float()
+    constants = []
+    for precision in ("float32", "bfloat16"):
+        torch.manual_seed(0)
+        constants.append(analyze(model, inputs, 0.3, "local", PowerNorms(4, precision)).lipschitz)
+    torch.testing.assert_close(constants[0], constants[1], rtol=0.03, atol=0)
+
+
+@pytest.mark.parametrize(("iterations", "precision"), [(0, "auto"), (2, "float8")])
+def test_bad_parameters_are_refused(iterations: int, precision: str) -> None:
+    with pytest.raises(ValueError, match="Expected `"):
+        PowerNorms(iterations, precision)

@@ -1,0 +1,179 @@
+"""Certificates: sound against sampled adversaries, failing closed, refusing what cannot be certified."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lipcert
+from lipcert.bounds import LanczosNorms, UnsupportedLayerError
+from lipcert.certificates import Certifier
+from lipcert.nn import Residual
+from tests.networks import images, network
+from tests.oracles import points_in_ball
+
+IMAGES = images(12)
+
+
+def _case(name: str = "plain", kind: str = "clipped_relu") -> tuple[nn.Module, Tensor, Tensor]:
+    """Return a network, images and the labels it predicts."""
+    model = network(name, kind, scale=1.2)
+    return model, IMAGES, model(IMAGES).argmax(dim=1)
+
+
+@cache
+def _dividing_epsilon(name: str, kind: str) -> float:
+    """Return an epsilon at which some images are certified and others are not."""
+    model, inputs, labels = _case(name, kind)
+    return float(lipcert.certified_radius(model, inputs, labels, largest=1.0, rounds=8).median()) + 0.002
+
+
+@pytest.mark.parametrize("bound", ["global", "local", "tight"])
+@pytest.mark.parametrize("kind", ["relu", "clipped_relu", "maxmin", "clipped_maxmin"])
+@pytest.mark.parametrize("name", ["plain", "pooled", "residual"])
+def test_certified_predictions_survive_sampled_and_ascending_adversaries(name: str, kind: str, bound: str) -> None:
+    model, inputs, labels = _case(name, kind)
+    epsilon = _dividing_epsilon(name, kind)
+    certificate = lipcert.certify(model, inputs, labels, epsilon, bound)
+    assert bound != "tight" or 0 < certificate.certified_accuracy < 1
+    worst = torch.full((len(inputs),), torch.inf, dtype=torch.float64)
+    moved = inputs.clone()
+    for step in range(30):
+        candidates = points_in_ball(inputs, epsilon, 1, step)[0] if step % 2 else moved
+        candidates = candidates.detach().requires_grad_()
+        logits = model(candidates)
+        others = logits.masked_fill(torch.nn.functional.one_hot(labels, logits.shape[1]).bool(), -torch.inf)
+        margins = logits.gather(1, labels[:, None])[:, 0] - others.amax(dim=1)
+        worst = torch.minimum(worst, margins.detach())
+        (gradient,) = torch.autograd.grad(margins.sum(), candidates)
+        offset = (
+            candidates.detach() - epsilon * gradient / gradient.flatten(1).norm(dim=1)[:, None, None, None] - inputs
+        )
+        length = offset.flatten(1).norm(dim=1)[:, None, None, None]
+        moved = inputs + offset * (epsilon / length).clamp_max(1)
+    assert (worst >= certificate.margin - 1e-9).all()
+    assert (worst[certificate.certified] > 0).all()
+
+
+def test_tighter_bounds_certify_what_looser_ones_do() -> None:
+    model, inputs, labels = _case()
+    epsilon = _dividing_epsilon("plain", "clipped_relu")
+    certified = {
+        bound: lipcert.certify(model, inputs, labels, epsilon, bound, norms=LanczosNorms(60)).certified
+        for bound in ("global", "local", "tight")
+    }
+    assert (certified["local"] | ~certified["global"]).all()
+    assert (certified["tight"] | ~certified["local"]).all()
+    assert certified["tight"].sum() > certified["global"].sum()
+
+
+def test_wrong_predictions_are_never_certified() -> None:
+    model, inputs, labels = _case()
+    certificate = lipcert.certify(model, inputs, (labels + 1) % 5, 1e-6)
+    assert not certificate.certified.any()
+    assert (certificate.margin < 0).all()
+    assert not certificate.correct((labels + 1) % 5).any()
+
+
+def test_batches_do_not_matter_and_failure_probabilities_add_up() -> None:
+    model, inputs, labels = _case()
+    whole = lipcert.certify(model, inputs, labels, 0.05, batch_size=12)
+    parts = lipcert.certify(model, inputs, labels, 0.05, batch_size=5)
+    torch.testing.assert_close(whole.margin, parts.margin, rtol=1e-2, atol=1e-3)
+    # Three norms an image and three global ones, at 1e-9 each.
+    assert whole.failure_probability == pytest.approx((12 * 3 + 3) * 1e-9)
+    assert parts.failure_probability == pytest.approx(whole.failure_probability)
+
+
+def test_certified_radius_is_certified_and_nearly_the_largest() -> None:
+    model, inputs, labels = _case()
+    labels = labels.clone()
+    labels[0] = (labels[0] + 1) % 5
+    radii = lipcert.certified_radius(model, inputs, labels, largest=1.0, rounds=10)
+    assert radii[0] == 0
+    for row in range(1, 5):
+        single, label = inputs[row : row + 1], labels[row : row + 1]
+        assert lipcert.certify(model, single, label, float(radii[row]) * 0.99).certified.all()
+        assert not lipcert.certify(model, single, label, float(radii[row]) * 1.05).certified.any()
+
+
+def test_a_residual_network_of_plain_torch_is_certified_untrained() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(72, 16), Residual(nn.Sequential(nn.Linear(16, 16), nn.ReLU())), nn.Linear(16, 3)
+    )
+    inputs = IMAGES.float()
+    labels = model(inputs).argmax(dim=1)
+    assert lipcert.certify(model, inputs, labels, 1e-3).certified.any()
+    assert next(model.parameters()).dtype == torch.float32  # the user's model is left as it was
+
+
+class TestFailClosed:
+    def test_ties(self) -> None:
+        model, inputs, _ = _case()
+        nn.init.zeros_(model[-1].weight)  # type: ignore[index, union-attr, arg-type]
+        nn.init.zeros_(model[-1].bias)  # type: ignore[index, union-attr, arg-type]
+        certificate = lipcert.certify(model, inputs, torch.zeros(12, dtype=torch.int64), 0.1)
+        assert not certificate.certified.any()
+
+    @pytest.mark.parametrize("epsilon", [1e20, 1e300])
+    def test_huge_epsilon(self, epsilon: float) -> None:
+        model, inputs, labels = _case("plain", "relu")
+        assert not lipcert.certify(model, inputs, labels, epsilon).certified.any()
+
+    @pytest.mark.parametrize("epsilon", [0.0, -0.1, math.nan, math.inf])
+    def test_epsilon_out_of_range(self, epsilon: float) -> None:
+        model, inputs, labels = _case()
+        with pytest.raises(ValueError, match="epsilon"):
+            lipcert.certify(model, inputs, labels, epsilon)
+
+    @pytest.mark.parametrize("value", [-1e-6, 1.1, math.nan, 255.0])
+    def test_pixels_out_of_range(self, value: float) -> None:
+        model, inputs, labels = _case()
+        inputs = inputs.clone()
+        inputs[3, 0, 0, 0] = value
+        with pytest.raises(ValueError, match="image 3"):
+            lipcert.certify(model, inputs, labels, 0.1)
+
+    @pytest.mark.parametrize(
+        "labels", [torch.full((12,), 5), torch.full((12,), -1), torch.zeros(11).long(), torch.zeros(12)]
+    )
+    def test_labels_out_of_range(self, labels: Tensor) -> None:
+        model, inputs, _ = _case()
+        with pytest.raises(ValueError, match="labels"):
+            Certifier(model)(inputs, labels, 0.1)
+
+    def test_empty_set(self) -> None:
+        model, inputs, labels = _case()
+        with pytest.raises(ValueError, match="non-empty"):
+            lipcert.certify(model, inputs[:0], labels[:0], 0.1)
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_weights_that_are_not_finite(self, value: float) -> None:
+        model, inputs, labels = _case()
+        model[2].weight.data[0, 0, 0, 0] = value  # type: ignore[index, union-attr]
+        with pytest.raises(ValueError, match=r"2\.weight"):
+            lipcert.certify(model, inputs, labels, 0.1)
+
+    def test_half_precision(self) -> None:
+        model, inputs, labels = _case()
+        with pytest.raises(ValueError, match="half precision"):
+            lipcert.certify(model.half(), inputs, labels, 0.1)
+
+    def test_unsupported_layers_are_named(self) -> None:
+        model = nn.Sequential(nn.Flatten(), nn.Linear(72, 5), nn.GELU(), nn.Linear(5, 2)).double()
+        with pytest.raises(UnsupportedLayerError, match=r"'2' is a GELU"):
+            lipcert.certify(model, IMAGES, torch.zeros(12).long(), 0.1)
+
+    def test_weights_whose_norms_overflow(self) -> None:
+        model, inputs, labels = _case("plain", "relu")
+        for layer in (0, 2, 5):
+            model[layer].weight.data.mul_(1e120)  # type: ignore[index, union-attr]
+        try:
+            assert not lipcert.certify(model, inputs, labels, 0.1).certified.any()
+        except ArithmeticError as error:
+            assert "NaN or infinity" in str(error)

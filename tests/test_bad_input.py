@@ -1,0 +1,77 @@
+"""What a user may get wrong in `lipcert.train`: one sentence, exit code 1, and nothing trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.commands import QUICK, contents, train_each
+
+CASES = {
+    "epsilon nan": ("epsilon=nan", "Expected `epsilon` > 0 and finite, got nan"),
+    "epsilon negative": ("epsilon=-1", "Expected `epsilon` > 0 and finite, got -1"),
+    "epsilon infinite": ("epsilon=inf", "Expected `epsilon` > 0 and finite, got inf"),
+    "epsilon zero": ("epsilon=0", "Expected `epsilon` > 0 and finite, got 0"),
+    "devices": ("trainer.devices=100000", "trainer.devices"),
+    "no devices": ("trainer.devices=0", "trainer.devices"),
+    "folder below a file": ("hydra.run.dir=file.txt/run", "file.txt/run: Not a directory"),
+    "no such data": ("data=mnist data.root=missing", "data.root=missing is not a folder"),
+    "no such checkpoint": ("resume=missing.ckpt", "resume=missing.ckpt: no such checkpoint"),
+    "not a checkpoint": ("resume=file.txt", "file.txt"),
+    "cut checkpoint": ("resume=cut.ckpt", "cut.ckpt"),
+    "foreign checkpoint": ("resume=foreign.ckpt", "foreign.ckpt"),
+    "other architecture": ("resume=other.ckpt", "The checkpoint holds {'model': 'other'}"),
+    "unknown key": ("nonsense=1", "nonsense"),
+    "added key": ("+data.nonsense=1", "nonsense"),
+    "wrong type": ("batch_size=many", "batch_size"),
+    "unknown model": ("model=vgg", "4c3f"),
+    "unknown experiment": ("experiment=missing", "same_work"),
+    "unknown activation": ("model.activation=swish", "clipped_maxmin"),
+    "unknown bound": ("evaluation.bounds=[loose]", "tight"),
+    "unknown checkpoint": ("evaluation.checkpoint=first", "last or best"),
+    "batch size": ("batch_size=0", "`batch_size` >= 1"),
+    "no held-out images left": ("data.validation=5000", "data.validation"),
+    "evaluation batch size": ("evaluation.batch_size=0", "batch_size"),
+    "lanczos steps": ("evaluation.lanczos_steps=0", "steps"),
+    "pgd steps": ("evaluation.pgd_steps=-1", "pgd_steps"),
+    "half precision": ("trainer.precision=16-true", "precision"),
+    "method option": ("method.exclude=nobody", "method.exclude"),
+    "negative sparsity": ("sparsity.weight=-1", "sparsity.weight"),
+    "sparsity of plain relu": ("sparsity.weight=0.1 model.activation=relu", "clipped"),
+}
+
+
+@pytest.fixture(scope="module", name="outcomes")
+def fixture_outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Exit code, stderr and files of every case."""
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "file.txt").write_text("hello")
+    torch.save({"weight": torch.zeros(3)}, folder / "foreign.ckpt")
+    (folder / "cut.ckpt").write_bytes((folder / "foreign.ckpt").read_bytes()[:200])
+    saved = {"lipcert": {"model": "other"}, "epoch": 0, "state_dict": {}, "pytorch-lightning_version": "2.5.0"}
+    torch.save(saved, folder / "other.ckpt")
+    lines = []
+    for number, (arguments, _) in enumerate(CASES.values()):
+        places = [] if "hydra.run.dir" in arguments else [f"hydra.run.dir=run{number}"]
+        lines.append([*QUICK, "schedule.epochs=1", "data.limit_train=16", *places, *arguments.split()])
+    results = train_each(lines, folder)
+    for number, outcome in enumerate(results):
+        outcome["files"] = set(contents(folder / f"run{number}"))
+    return dict(zip(CASES, results, strict=True))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_refused_in_one_sentence(outcomes: dict[str, dict[str, Any]], case: str) -> None:
+    outcome = outcomes[case]
+    assert outcome["exit"] == 1
+    assert "Traceback" not in outcome["stderr"]
+    assert CASES[case][1] in outcome["stderr"].partition("error: ")[2]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_refused_before_training(outcomes: dict[str, dict[str, Any]], case: str) -> None:
+    assert outcomes[case]["exit"] == 1
+    kept = {name for name in outcomes[case]["files"] if not name.startswith(".hydra/")}
+    assert kept <= {"train.log", "lipcert.train.log"}

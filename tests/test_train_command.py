@@ -1,0 +1,155 @@
+"""`python -m lipcert.train`: what a run leaves behind, alone and in sweeps."""
+
+from __future__ import annotations
+
+import csv
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from lipcert.data import load_images
+from lipcert.nn import build
+from tests.commands import QUICK, contents, train, train_each
+
+LAYERS = {"1", "3", "6"}
+"""Activations of the small net, as named in logs."""
+
+LOGGED = {
+    "train/loss",
+    "val/clean_accuracy",
+    "val/certified_accuracy",
+    "lipschitz/global",
+    "lipschitz/local",
+    *(f"{quantity}/{layer}" for quantity in ("lipschitz", "varying") for layer in LAYERS),
+    "schedule/epsilon",
+    "schedule/lambda",
+    "schedule/learning_rate",
+}
+RESULTS = {
+    *("data", "model", "activation", "method", "bound", "seed", "epsilon", "num_test", "clean_accuracy"),
+    *("pgd_accuracy", "certified_accuracy", "failure_probability", "global_lipschitz", "local_lipschitz_mean"),
+    *("varying_fraction", "seconds_per_epoch", "peak_memory_mb", "epochs", "lipcert_version"),
+}
+
+
+@pytest.fixture(scope="module", name="finished")
+def fixture_finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run."""
+    folder = tmp_path_factory.mktemp("runs") / "first run"
+    done = train(*QUICK, "epsilon=0.1", "seed=4", f"hydra.run.dir='{folder}'", cwd=folder.parent)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in folder.parent.iterdir()] == ["first run"]
+    return folder
+
+
+def _weights(folder: Path, which: str = "last") -> dict[str, torch.Tensor]:
+    checkpoint = torch.load(folder / "checkpoints" / f"{which}.ckpt", weights_only=False)
+    return {key[6:]: value for key, value in checkpoint["state_dict"].items() if key.startswith("model.")}
+
+
+def _metrics(folder: Path) -> dict[str, list[float]]:
+    """Return the values of each column of `metrics.csv`, in order."""
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return {key: [float(row[key]) for row in rows if row[key]] for key in rows[0]}
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_files_of_a_run(finished: Path) -> None:
+    files = set(contents(finished))
+    assert {"metrics.csv", "results.json", "checkpoints/best.ckpt", "checkpoints/last.ckpt"} <= files
+    assert {".hydra/config.yaml", ".hydra/overrides.yaml", ".hydra/hydra.yaml"} <= files
+    assert not [name for name in files if name.endswith(".tmp")]
+
+
+def test_configuration_of_a_run(finished: Path) -> None:
+    config = OmegaConf.load(finished / ".hydra" / "config.yaml")
+    assert (config.data.limit_train, config.epsilon, config.seed, config.schedule.epochs) == (150, 0.1, 4, 3)
+    assert (config.data.name, config.method["_target_"]) == ("digits", "lipcert.losses.GloRo")
+    overrides = OmegaConf.load(finished / ".hydra" / "overrides.yaml")
+    assert list(overrides)[:2] == list(QUICK[:2])
+
+
+def test_metrics_of_a_run(finished: Path) -> None:
+    metrics = _metrics(finished)
+    assert set(metrics) >= LOGGED
+    assert {key: len(metrics[key]) for key in LOGGED} == dict.fromkeys(LOGGED, 3)
+    fractions = [key for key in LOGGED if key.startswith(("val/", "varying/"))]
+    assert all(0 <= value <= 1 for key in fractions for value in metrics[key])
+    for local, whole in zip(metrics["lipschitz/local"], metrics["lipschitz/global"], strict=True):
+        assert 0 < local <= whole * 1.0001
+    last_step = 2 + 9 / 10  # ten batches an epoch; ramps end at 1.5 epochs, decay starts there
+    assert metrics["schedule/epsilon"] == pytest.approx([0.11 * 0.9 / 1.5, 0.11, 0.11])
+    assert metrics["schedule/lambda"] == pytest.approx([0.9 / 1.5, 1, 1])
+    assert metrics["schedule/learning_rate"][2] == pytest.approx(3e-3 * (5e-6 / 3e-3) ** ((last_step - 1.5) / 1.5))
+    assert metrics["train/loss"][2] < metrics["train/loss"][0]
+
+
+def test_results_of_a_run(finished: Path) -> None:
+    results = _results(finished)
+    assert results.keys() >= RESULTS
+    stated = ("data", "model", "activation", "method", "bound", "seed", "epsilon", "num_test", "epochs")
+    assert [results[key] for key in stated] == ["digits", "small", "clipped_relu", "gloro", "local", 4, 0.1, 40, 3]
+    assert 0 <= results["certified_accuracy"] <= results["pgd_accuracy"] <= results["clean_accuracy"] <= 1
+    assert 0 < results["failure_probability"] < 1e-3
+    assert 0 < results["local_lipschitz_mean"] <= results["global_lipschitz"]
+    assert results["varying_fraction"].keys() == LAYERS
+    assert results["seconds_per_epoch"] > 0
+    assert results["peak_memory_mb"] > 0
+
+
+def test_results_are_those_of_the_last_checkpoint(finished: Path) -> None:
+    model = build("small", (1, 8, 8), 10).eval()
+    model.load_state_dict(_weights(finished))
+    test = load_images("digits").test
+    with torch.no_grad():
+        correct = model(test.images[:40]).argmax(dim=1) == test.labels[:40]
+    assert correct.sum() > 8
+    assert _results(finished)["clean_accuracy"] == pytest.approx(correct.double().mean().item())
+
+
+def test_a_second_run_leaves_the_first_alone(finished: Path) -> None:
+    before = contents(finished)
+    (again,) = train_each([[*QUICK, f"hydra.run.dir='{finished}'"]], cwd=finished.parent)
+    assert again["exit"] == 1
+    assert f"error: {finished} already holds a run" in again["stderr"]
+    assert "hydra.run.dir" in again["stderr"]
+    assert "resume=" in again["stderr"]
+    assert contents(finished) == before
+
+
+def test_sweep(finished: Path, tmp_path: Path) -> None:
+    """Two jobs in one process; the second repeats the finished run exactly."""
+    same = ("epsilon=0.1", "seed=4", *QUICK)
+    cheap = ("hydra.sweep.dir=sweep", "data.limit_test=10", "evaluation.pgd_steps=0", "evaluation.bounds=[]")
+    done = train("-m", "method=bcp,gloro", *same, *cheap, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [_results(tmp_path / "sweep" / job)["method"] for job in ("0", "1")] == ["bcp", "gloro"]
+    assert _metrics(tmp_path / "sweep" / "0").keys() >= LOGGED
+    expected, repeated, other = _weights(finished), _weights(tmp_path / "sweep" / "1"), _weights(tmp_path / "sweep/0")
+    assert all(torch.equal(repeated[key], expected[key]) for key in expected)
+    assert not all(torch.equal(other[key], expected[key]) for key in expected)
+
+
+def test_wandb_offline_stays_offline(tmp_path: Path) -> None:
+    """Every address that could be called is a port that notices."""
+    quick = [*QUICK, "schedule.epochs=1", "data.limit_train=32", "logger=wandb", "hydra.run.dir=run"]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        here = f"http://127.0.0.1:{server.getsockname()[1]}"
+        addresses = dict.fromkeys(("WANDB_BASE_URL", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), here)
+        folders = {f"WANDB_{kind}_DIR": str(tmp_path / "home") for kind in ("CACHE", "CONFIG", "DATA", "ARTIFACT")}
+        done = train(*quick, cwd=tmp_path, WANDB_API_KEY="0" * 40, NO_PROXY="", no_proxy="", **addresses, **folders)
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
+    assert _metrics(tmp_path / "run").keys() >= LOGGED
