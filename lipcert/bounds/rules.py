@@ -66,12 +66,13 @@ class Walk:
 
 @dataclass(frozen=True)
 class Closing:
-    """An activation's output and what is constant in it.
+    """An activation's input box, its output and what is constant in it.
 
-    `varying`: outputs that vary. `rows`: inputs of the activation that any varying output depends on.
+    `box`: (lower, upper) before the activation; `center`, `lower`, `upper`: after it. `varying`: outputs that vary. `rows`: inputs of the activation that any varying output depends on.
     `linear`: neurons that equal their input all over the region. Masks are 0/1 or None for ones.
     """
 
+    box: tuple[Tensor, Tensor]
     center: Tensor
     lower: Tensor
     upper: Tensor
@@ -118,7 +119,7 @@ def _close(walk: Walk, name: str, layer: nn.Module, region: Region, closing: Clo
         masked = _masked_norms(walk, name, terms, closing.rows, like)
         norms = [torch.minimum(norm, cap) for norm, cap in zip(masked, whole, strict=True)]
     lipschitz = ball_lipschitz if norms is whole else _carry(terms, norms)
-    walk.activations.append(_summary(name, layer, region, closing, whole, norms))
+    walk.activations.append(_summary(name, layer, closing, whole, norms))
     source = Source(closing.center, closing.lower, closing.upper, lipschitz, varying)
     same = walk.bound in (Bound.GLOBAL, Bound.TIGHT)
     ball_source = source if same else Source(closing.center, closing.lower, closing.upper, ball_lipschitz, None)
@@ -127,11 +128,10 @@ def _close(walk: Walk, name: str, layer: nn.Module, region: Region, closing: Clo
 
 
 def _summary(
-    name: str, layer: nn.Module, region: Region, closing: Closing, whole: list[Tensor], norms: list[Tensor]
+    name: str, layer: nn.Module, closing: Closing, whole: list[Tensor], norms: list[Tensor]
 ) -> ActivationBounds:
-    lower, upper = region.box()
     return ActivationBounds(
-        name, layer, lower, upper, closing.lower, closing.upper, closing.varying, sum_of(whole), sum_of(norms)
+        name, layer, *closing.box, closing.lower, closing.upper, closing.varying, sum_of(whole), sum_of(norms)
     )
 
 
@@ -222,7 +222,7 @@ def _(layer: nn.ReLU, region: Region, walk: Walk, name: str) -> Region:
     lower, upper = region.box()
     varying = _mask(~(upper <= 0), upper)
     linear = _mask(lower >= 0, upper) if walk.bound is Bound.LINEAR_SPLIT else None
-    closing = Closing(region.center.relu(), lower.relu(), upper.relu(), varying, varying, linear)
+    closing = Closing((lower, upper), region.center.relu(), lower.relu(), upper.relu(), varying, varying, linear)
     return _close(walk, name, layer, region, closing)
 
 
@@ -233,6 +233,7 @@ def _(layer: ClippedReLU, region: Region, walk: Walk, name: str) -> Region:
     varying = _mask(~((upper <= 0) | (lower >= threshold)), upper)
     linear = _mask((lower >= 0) & (upper <= threshold), upper) if walk.bound is Bound.LINEAR_SPLIT else None
     closing = Closing(
+        (lower, upper),
         clipped_relu(region.center, threshold),
         clipped_relu(lower, threshold),
         clipped_relu(upper, threshold),
@@ -246,7 +247,7 @@ def _(layer: ClippedReLU, region: Region, walk: Walk, name: str) -> Region:
 @apply_rule.register
 def _(layer: MaxMin, region: Region, walk: Walk, name: str) -> Region:
     lower, upper = region.box()
-    closing = Closing(max_min(region.center), max_min(lower), max_min(upper), None, None)
+    closing = Closing((lower, upper), max_min(region.center), max_min(lower), max_min(upper), None, None)
     return _close(walk, name, layer, region, closing)
 
 
@@ -266,6 +267,7 @@ def _(layer: ClippedMaxMin, region: Region, walk: Walk, name: str) -> Region:
         second_row = torch.where(first_leads, smaller, torch.where(second_leads, larger, either))
         rows = _mask(torch.cat((first_row, second_row), dim=1), upper)
     closing = Closing(
+        (lower, upper),
         clipped_max_min(region.center, layer.max, layer.min),
         clipped_max_min(lower, layer.max, layer.min),
         clipped_max_min(upper, layer.max, layer.min),

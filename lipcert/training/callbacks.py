@@ -50,15 +50,19 @@ class ProjectThresholds(pl.Callback):
 
 
 class RandomState(pl.Callback):
-    """Keeps the random state of Python, NumPy and torch in checkpoints, so that a resumed run goes on exactly."""
+    """Keeps the random state of Python, NumPy and torch in checkpoints, so that a resumed run goes on exactly.
+
+    Only tensors and plain values are stored, so that checkpoints load without unpickling arbitrary objects.
+    """
 
     def __init__(self) -> None:
         self._restored: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
+        name, keys, *rest = np.random.get_state()
         state = {
             "python": random.getstate(),
-            "numpy": np.random.get_state(),
+            "numpy": (str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
             "torch": torch.get_rng_state(),
         }
         if torch.cuda.is_available():
@@ -71,8 +75,10 @@ class RandomState(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._restored is None:
             return
-        random.setstate(self._restored["python"])
-        np.random.set_state(self._restored["numpy"])
+        version, internal, gauss = self._restored["python"]
+        random.setstate((version, tuple(internal), gauss))
+        name, keys, *rest = self._restored["numpy"]
+        np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
         torch.set_rng_state(self._restored["torch"].cpu())
         if torch.cuda.is_available() and "cuda" in self._restored:
             torch.cuda.set_rng_state_all([state.cpu() for state in self._restored["cuda"]])

@@ -123,6 +123,19 @@ def build_trainer(config: DictConfig) -> pl.Trainer:
     )
 
 
+def quieten_lightning() -> None:
+    """Silence what Lightning says of every run and what does not apply here."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # images lie in memory
+        "Experiment logs directory .* exists and is not empty.*",  # `run_directory` has made sure of it
+        ".*treespec, LeafSpec.*",  # torch deprecates what Lightning calls
+        "Total length of `list` across ranks is zero.*",  # no validation split
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
 def peak_memory_mb() -> float:
     """Return the most memory this process has held: on the GPU if it used one, else in all."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
@@ -133,7 +146,7 @@ def peak_memory_mb() -> float:
 
 def load_weights(module: RobustClassifier, folder: Path, which: str) -> None:
     """Load the checkpoint that is to be evaluated, `last` or `best`."""
-    checkpoint = torch.load(folder / "checkpoints" / f"{which}.ckpt", map_location="cpu", weights_only=False)
+    checkpoint = torch.load(folder / "checkpoints" / f"{which}.ckpt", map_location="cpu", weights_only=True)
     module.load_state_dict(checkpoint["state_dict"])
 
 
@@ -146,7 +159,7 @@ def run(config: DictConfig) -> float:
     if config.evaluation.checkpoint not in ("last", "best"):
         raise ValueError(f"Expected `evaluation.checkpoint` to be last or best, got {config.evaluation.checkpoint!r}.")
     bounds = [str(Bound(name)) for name in config.evaluation.bounds]
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")  # images lie in memory
+    quieten_lightning()
     pl.seed_everything(config.seed, verbose=False)
     data = ImageDataModule(batch_size=config.batch_size, seed=config.seed, **config.data)
     module = build_module(config, data)
@@ -154,7 +167,7 @@ def run(config: DictConfig) -> float:
     write_configuration(folder, config)
     started = time.perf_counter()
     first_epoch = 0 if config.resume is None else _epochs_done(config.resume)
-    trainer.fit(module, data, ckpt_path=config.resume, weights_only=False)
+    trainer.fit(module, data, ckpt_path=config.resume, weights_only=True)
     seconds = time.perf_counter() - started
     if not trainer.is_global_zero:
         return float("nan")
@@ -186,12 +199,13 @@ def run(config: DictConfig) -> float:
         "lipcert_version": __version__,
     }
     write_json(folder / "results.json", results)
+    logger.info("results: %s", results)
     _report(results, folder)
     return float(results["certified_accuracy"])
 
 
 def _epochs_done(checkpoint: str) -> int:
-    return int(torch.load(checkpoint, map_location="cpu", weights_only=False)["epoch"]) + 1
+    return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"]) + 1
 
 
 def _report(results: dict[str, Any], folder: Path) -> None:
