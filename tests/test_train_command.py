@@ -37,18 +37,36 @@ RESULTS = {
 }
 
 
+RUN = (*QUICK, "epsilon=0.1", "seed=4")
+CHEAP = ("data.limit_test=10", "evaluation.pgd_steps=0", "evaluation.bounds=[]")
+STOP = ("+callbacks.stop._target_=tests.training.fits.StopAfter", "+callbacks.stop.epoch=0")
+
+
 @pytest.fixture(scope="module", name="finished")
 def fixture_finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run."""
     folder = tmp_path_factory.mktemp("runs") / "first run"
-    done = train(*QUICK, "epsilon=0.1", "seed=4", f"hydra.run.dir='{folder}'", cwd=folder.parent)
+    done = train(*RUN, f"hydra.run.dir='{folder}'", cwd=folder.parent)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in folder.parent.iterdir()] == ["first run"]
     return folder
 
 
-def _weights(folder: Path, which: str = "last") -> dict[str, torch.Tensor]:
-    checkpoint = torch.load(folder / "checkpoints" / f"{which}.ckpt", weights_only=False)
+@pytest.fixture(scope="module", name="later")
+def fixture_later(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """Three more runs in one process: into the finished one's folder, stopped after an epoch, and resumed."""
+    folder = tmp_path_factory.mktemp("later")
+    again = [*RUN, f"hydra.run.dir='{finished}'"]
+    stopped = [*RUN, *CHEAP, *STOP, "hydra.run.dir=stopped"]
+    resumed = [*RUN, *CHEAP, "resume=stopped/checkpoints/last.ckpt", "hydra.run.dir=resumed"]
+    before = contents(finished)
+    outcomes = train_each([again, stopped, resumed], cwd=folder)
+    outcomes[0]["unchanged"] = contents(finished) == before
+    return folder, outcomes
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     return {key[6:]: value for key, value in checkpoint["state_dict"].items() if key.startswith("model.")}
 
 
@@ -116,21 +134,30 @@ def test_results_are_those_of_the_last_checkpoint(finished: Path) -> None:
     assert _results(finished)["clean_accuracy"] == pytest.approx(correct.double().mean().item())
 
 
-def test_a_second_run_leaves_the_first_alone(finished: Path) -> None:
-    before = contents(finished)
-    (again,) = train_each([[*QUICK, f"hydra.run.dir='{finished}'"]], cwd=finished.parent)
+def test_a_second_run_leaves_the_first_alone(finished: Path, later: tuple[Path, list[dict[str, Any]]]) -> None:
+    again = later[1][0]
     assert again["exit"] == 1
     assert f"error: {finished} already holds a run" in again["stderr"]
     assert "hydra.run.dir" in again["stderr"]
     assert "resume=" in again["stderr"]
-    assert contents(finished) == before
+    assert again["unchanged"]
+
+
+def test_a_run_that_stopped_goes_on_exactly(finished: Path, later: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, (_, stopped, resumed) = later
+    assert stopped["exit"] == 0, stopped["stderr"]
+    assert resumed["exit"] == 0, resumed["stderr"]
+    assert set(_metrics(folder / "stopped")["epoch"]) == {0}
+    assert set(_metrics(folder / "resumed")["epoch"]) == {1, 2}
+    assert _metrics(folder / "resumed")["train/loss"] == _metrics(finished)["train/loss"][1:]
+    halfway, ours, expected = (_weights(each) for each in (folder / "stopped", folder / "resumed", finished))
+    assert [key for key in expected if not torch.equal(ours[key], expected[key])] == []
+    assert not torch.equal(halfway["0.weight"], expected["0.weight"])
 
 
 def test_sweep(finished: Path, tmp_path: Path) -> None:
     """Two jobs in one process; the second repeats the finished run exactly."""
-    same = ("epsilon=0.1", "seed=4", *QUICK)
-    cheap = ("hydra.sweep.dir=sweep", "data.limit_test=10", "evaluation.pgd_steps=0", "evaluation.bounds=[]")
-    done = train("-m", "method=bcp,gloro", *same, *cheap, cwd=tmp_path)
+    done = train("-m", "method=bcp,gloro", "hydra.sweep.dir=sweep", *RUN, *CHEAP, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [_results(tmp_path / "sweep" / job)["method"] for job in ("0", "1")] == ["bcp", "gloro"]
     assert _metrics(tmp_path / "sweep" / "0").keys() >= LOGGED

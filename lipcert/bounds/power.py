@@ -24,7 +24,9 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def _lengths(vectors: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(vectors.flatten(1), dim=1)
+    """Return l2 lengths of a batch, (B,), accumulated in float32 at least."""
+    accumulated = torch.promote_types(vectors.dtype, torch.float32)
+    return torch.linalg.vector_norm(vectors.flatten(1), dim=1, dtype=accumulated)
 
 
 def _inverse(lengths: Tensor, dimensions: int) -> Tensor:
@@ -88,8 +90,9 @@ def estimate_norm(linear_map: LinearMap, vector: Tensor, rows: Tensor | None = N
     """
     image = linear_map.apply(vector)
     left = image.detach() if rows is None else image.detach() * rows
-    unit = left * _inverse(_lengths(left), left.dim())
-    return (image * unit).flatten(1).sum(dim=1) * _inverse(_lengths(vector), 1)
+    lengths = _lengths(left)
+    unit = left * _inverse(lengths, left.dim()).to(left)
+    return (image * unit).flatten(1).sum(dim=1, dtype=lengths.dtype) * _inverse(_lengths(vector), 1)
 
 
 def has_fast_bfloat16() -> bool:
@@ -105,8 +108,8 @@ class PowerNorms(nn.Module):
 
     Args:
         iterations: power steps a call. The vectors are buffers: they follow the checkpoint.
-        precision: of the steps an image: "float32", "bfloat16", or "auto": the latter where the processor has it.
-            The norm itself and its gradient are always computed in the model's own precision.
+        precision: of the products M u and M^T v an image: "float32", "bfloat16", or "auto": the latter where the
+            processor has it. Lengths are accumulated in float32; whole norms are always in the model's precision.
 
     Memory does not grow with the data set.
 
@@ -161,16 +164,15 @@ class PowerNorms(nn.Module):
         else:
             _, vector = self._vector(name, linear_map, like)
             vector = vector + ALIVE * vector.numel() ** -0.5
-        right = self._iterate(linear_map, vector, rows, columns, like.shape[0])
-        return estimate_norm(linear_map, right, rows)
+        return self._masked_estimate(linear_map, vector, rows, columns, like.shape[0])
 
-    def _iterate(
+    def _masked_estimate(
         self, linear_map: LinearMap, vector: Tensor, rows: Tensor | None, columns: Tensor | None, batch: int
     ) -> Tensor:
-        """Iterate from the shared `vector` to each image's right singular vector, (B, *input_shape).
+        """Iterate from the shared `vector` to each image's right singular vector; return the norms, (B,).
 
         Krylov steps for dense maps, power steps for others; in bfloat16 where that is faster: a relative error of
-        2^-8 in the vector changes the norm it yields by its square.
+        2^-8 in the vector changes the norm it yields by its square, and errors of single products average out.
         """
         dense = len(linear_map.output_shape) == 1
         iterate, steps = (krylov_iteration, DENSE_STEPS) if dense else (power_iteration, 1)
@@ -181,4 +183,4 @@ class PowerNorms(nn.Module):
         start = start if rows is None else start * rows
         with torch.autocast(vector.device.type, torch.bfloat16, enabled=low):
             right = iterate(linear_map.restricted(rows, columns), start, steps * self.iterations)
-        return right.to(vector.dtype)
+            return estimate_norm(linear_map, right.to(dtype), rows).to(vector.dtype)

@@ -113,7 +113,7 @@ def test_no_mask_leaves_an_estimate_dead() -> None:
     layer = nn.Linear(4, 4, bias=False)
     layer.weight.data = torch.diag(torch.tensor([5.0, 3.0, 2.0, 1.0]))
     linear_map = _map(layer, (4,))
-    norms = PowerNorms(3)
+    norms = PowerNorms(3, "float32")
     like = torch.zeros(3, 4)
     for _ in range(50):
         norms.whole("layer", linear_map, like)

@@ -55,7 +55,7 @@ def trainer(folder: Path, *callbacks: pl.Callback, project: bool = True) -> pl.T
             ScheduleCallback(),
             *([ProjectThresholds()] if project else []),
             RandomState(),
-            ModelCheckpoint(folder, save_last=True),
+            ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False),
         ],
         logger=False,
         enable_progress_bar=False,

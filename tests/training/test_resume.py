@@ -28,7 +28,7 @@ def _fit(folder: Path, activation: str, seed: int, *callbacks: pl.Callback, resu
     pl.seed_everything(seed, verbose=False)
     module = classifier(activation, seed=seed)
     fitted = trainer(folder, *callbacks)
-    fitted.fit(module, digits(), ckpt_path=resume, weights_only=False)
+    fitted.fit(module, digits(), ckpt_path=resume, weights_only=True)
     return fitted, module
 
 
@@ -62,7 +62,7 @@ def test_resumed_training_is_bit_identical(tmp_path: Path, activation: str) -> N
     assert weights.keys() == wanted.keys()
     assert {"norms.vector_1", "norms.vector_6"} <= weights.keys()
     assert [key for key in wanted if not torch.equal(weights[key], wanted[key])] == []
-    halfway = torch.load(checkpoint, weights_only=False)["state_dict"]
+    halfway = torch.load(checkpoint, weights_only=True)["state_dict"]
     assert [key for key in wanted if torch.equal(halfway[key], wanted[key])] == [], "everything went on changing"
 
     states = [_flat(each.optimizers[0].state_dict()) for each in (resumed, whole)]
@@ -80,6 +80,6 @@ def test_evaluation_loads_every_weight(tmp_path: Path) -> None:
     """The checkpoint of a run restores a fresh module completely."""
     _, module = _fit(tmp_path, "clipped_relu", 0, StopAfter(0))
     fresh = classifier(seed=5)
-    fresh.load_state_dict(torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"])
+    fresh.load_state_dict(torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"])
     images = digits().test.images[:20]
     assert torch.equal(fresh(images), module(images))
