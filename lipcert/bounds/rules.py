@@ -34,6 +34,10 @@ class Bound(StrEnum):
     TIGHT = "tight"
     LINEAR_SPLIT = "linear_split"
 
+    @classmethod
+    def _missing_(cls, value: object) -> Bound:
+        raise ValueError(f"Expected a bound, one of {[str(bound) for bound in cls]}, got {value!r}.")
+
 
 @dataclass(frozen=True)
 class ActivationBounds:
@@ -68,8 +72,9 @@ class Walk:
 class Closing:
     """An activation's input box, its output and what is constant in it.
 
-    `box`: (lower, upper) before the activation; `center`, `lower`, `upper`: after it. `varying`: outputs that vary. `rows`: inputs of the activation that any varying output depends on.
-    `linear`: neurons that equal their input all over the region. Masks are 0/1 or None for ones.
+    `box`: (lower, upper) before the activation. `center`, `lower`, `upper`: after it. `varying`: outputs that vary.
+    `rows`: inputs of the activation that any varying output depends on. `linear`: neurons that equal their input
+    all over the region. Masks are 0/1, or None for ones.
     """
 
     box: tuple[Tensor, Tensor]

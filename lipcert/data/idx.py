@@ -33,9 +33,11 @@ def read_idx(path: Path) -> Tensor:
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] != UNSIGNED_BYTE:
         raise CorruptDataError(f"{path} is not an idx file of unsigned bytes.")
     header = 4 + 4 * content[3]
+    if len(content) < header:
+        raise CorruptDataError(f"{path} is truncated: its header needs {header} bytes, it has {len(content)}.")
     shape = tuple(int(size) for size in np.frombuffer(content[4:header], dtype=">u4"))
     expected = header + math.prod(shape)
-    if len(content) != expected or len(shape) != content[3]:
+    if len(content) != expected:
         raise CorruptDataError(
             f"{path} is truncated or damaged: expected {expected} bytes for shape {shape}, got {len(content)}."
         )

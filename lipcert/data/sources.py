@@ -35,7 +35,7 @@ def _load_idx(name: str, root: Path | None, extra: tuple[Path, ...] = ()) -> Ima
     if folder is None and root is None:
         folder = _download_idx(name, top, folders)
     if folder is None:
-        raise _missing(name, folders)
+        raise _missing(name, folders, tried_download=root is None)
     return Images(read_split(folder, "train"), read_split(folder, "test"), 10)
 
 
@@ -49,11 +49,11 @@ def _download_idx(name: str, top: Path, folders: list[Path]) -> Path | None:
     return find_idx_folder(folders)
 
 
-def _missing(name: str, folders: list[Path]) -> MissingDataError:
+def _missing(name: str, folders: list[Path], tried_download: bool = True) -> MissingDataError:
     looked = ", ".join(str(folder) for folder in folders)
     hint = " On Debian or Ubuntu: apt install dataset-fashion-mnist." if name == "FashionMNIST" else ""
     return MissingDataError(
-        f"{name} was not found; looked in {looked}, and a download was not possible. "
+        f"{name} was not found; looked in {looked}{', and a download was not possible' if tried_download else ''}. "
         f"Put its files into a folder and type data.root=FOLDER.{hint}"
     )
 
@@ -70,7 +70,7 @@ def _load_cifar10(root: Path | None) -> Images:
         except (OSError, RuntimeError) as error:
             if (top / CIFAR10.base_folder).is_dir():
                 raise CorruptDataError(f"{top / CIFAR10.base_folder} is incomplete or damaged: {error}") from error
-            raise _missing("CIFAR10", [top / CIFAR10.base_folder]) from error
+            raise _missing("CIFAR10", [top / CIFAR10.base_folder], tried_download=root is None) from error
         images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
         splits.append(Split(images, torch.tensor(data.targets)))
     return Images(splits[0], splits[1], 10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -103,12 +104,14 @@ class ClippedMaxMin(nn.Module):
     The parameters `max` and `min` have shape (1, C/2, ...).
 
     Raises:
-        ValueError: if C is odd.
+        ValueError: if C is odd or a threshold is NaN.
     """
 
     def __init__(self, shape: Sequence[int], max: float = 1.0, min: float = -1.0) -> None:
         super().__init__()
         _require_even_channels(shape, "ClippedMaxMin")
+        if math.isnan(max) or math.isnan(min):
+            raise ValueError(f"Expected numbers for `max` and `min`, got {max} and {min}.")
         half = (1, shape[0] // 2, *shape[1:])
         self.max = nn.Parameter(torch.full(half, float(max)))
         self.min = nn.Parameter(torch.full(half, float(min)))

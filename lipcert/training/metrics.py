@@ -42,7 +42,8 @@ class CertifiedAccuracy(Metric):
         """Certify a batch: images (B, ...) in [0, 1], labels (B,)."""
         if self._certifier is None:
             norms = LanczosNorms(self.steps, failure_probability=FAILURE_PROBABILITY)
-            self._certifier = Certifier(self._model[0].eval(), self.bound, norms)
+            self._certifier = Certifier(self._model[0], self.bound, norms)
+            self._certifier.model.eval()  # the copy; the network keeps its mode
         certificate = self._certifier(images, labels, self.epsilon)
         self.certified += certificate.certified.sum().to(self.certified)
         self.total += labels.numel()

@@ -32,6 +32,12 @@ def bound_statistics(analysis: Analysis) -> dict[str, Tensor]:
     return statistics
 
 
+def check_description(saved: object, expected: dict[str, Any]) -> None:
+    """Raise ValueError unless a checkpoint describes the same data, model and activation."""
+    if saved != expected:
+        raise ValueError(f"The checkpoint holds {saved}, but this run trains {expected}.")
+
+
 class RobustClassifier(pl.LightningModule):
     """Wraps a network with a training method, norm estimates and certified validation.
 
@@ -105,7 +111,9 @@ class RobustClassifier(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         images, labels = batch
         objective = self.objective(images, labels)
-        self.log("train/loss", objective.loss.detach(), on_step=False, on_epoch=True, batch_size=len(labels))
+        self.log(
+            "train/loss", objective.loss.detach(), on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True
+        )
         if batch_index % self.statistics_every == 0:
             self._log_bounds(objective.analysis, images)
         return objective.loss
@@ -116,7 +124,7 @@ class RobustClassifier(pl.LightningModule):
         if analysis is None:
             epsilon = self.schedule.epsilon_train
             analysis = analyze(self.model, images, epsilon, Bound.LOCAL, self.norms, self.clip_input)
-        self.log_dict(bound_statistics(analysis), on_step=False, on_epoch=True, batch_size=len(images))
+        self.log_dict(bound_statistics(analysis), on_step=False, on_epoch=True, batch_size=len(images), sync_dist=True)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         images, labels = batch
@@ -133,6 +141,4 @@ class RobustClassifier(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another architecture with a sentence rather than a list of tensors."""
-        saved, expected = checkpoint.get("lipcert"), self.description
-        if saved != expected:
-            raise ValueError(f"The checkpoint holds {saved}, but this run trains {expected}.")
+        check_description(checkpoint.get("lipcert"), self.description)

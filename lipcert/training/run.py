@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import resource
 import sys
 import time
 import warnings
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from lipcert.bounds import Bound, check_epsilon
 from lipcert.commands import write_json, write_text
+from lipcert.config import DataConfig
 from lipcert.data import ImageDataModule
 from lipcert.losses import Sparsity
 from lipcert.nn import build
 from lipcert.training.evaluation import EvaluationSettings, evaluate
-from lipcert.training.module import RobustClassifier
+from lipcert.training.module import RobustClassifier, check_description
 from lipcert.training.schedules import Schedule
 from lipcert.version import __version__
 
@@ -78,10 +81,49 @@ def describe(config: DictConfig) -> dict[str, Any]:
     return {"data": config.data.name, "model": config.model.name, "activation": config.model.activation}
 
 
-def check_resume(path: str | None) -> None:
-    """Raise FileNotFoundError for a checkpoint that is not there."""
-    if path is not None and not Path(path).is_file():
+def epochs_done(path: str | None, description: dict[str, Any], epochs: int) -> int:
+    """Return how many epochs a checkpoint has behind it, 0 for none.
+
+    Raises:
+        FileNotFoundError, ValueError: for a checkpoint that is missing, damaged, of another network or finished.
+    """
+    if path is None:
+        return 0
+    if not Path(path).is_file():
         raise FileNotFoundError(f"resume={path}: no such checkpoint.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        done = int(checkpoint["epoch"]) + 1
+        saved, _, _ = checkpoint["lipcert"], checkpoint["state_dict"], checkpoint["pytorch-lightning_version"]
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"resume={path} is damaged or no checkpoint of lipcert ({reason}).") from error
+    check_description(saved, description)
+    if done >= epochs:
+        raise ValueError(f"resume={path} has {done} epochs behind it; give more, schedule.epochs={done + 1} for one.")
+    return done
+
+
+def check_settings(config: DictConfig) -> None:
+    """Raise ValueError for settings that would only fail once training is under way or over."""
+    evaluation = config.evaluation
+    if evaluation.checkpoint not in ("last", "best"):
+        raise ValueError(f"Expected `evaluation.checkpoint` to be last or best, got {evaluation.checkpoint!r}.")
+    for name, least in (("batch_size", 1), ("lanczos_steps", 1), ("lipschitz_images", 1), ("pgd_steps", 0)):
+        if evaluation[name] < least:
+            raise ValueError(f"Expected `evaluation.{name}` >= {least}, got {evaluation[name]}.")
+    if "16" in config.trainer.precision:
+        raise ValueError(
+            f"`trainer.precision`={config.trainer.precision} trains in half precision; bounds need 32-true."
+        )
+    if config.sparsity.weight and not config.model.activation.startswith("clipped"):
+        raise ValueError(
+            f"`sparsity.weight`={config.sparsity.weight} needs clipped activations, not {config.model.activation}: "
+            "set model.activation=clipped_relu or clipped_maxmin, or sparsity.weight=0."
+        )
+    unknown = set(config.data) - {each.name for each in fields(DataConfig)}
+    if unknown:
+        raise ValueError(f"Unknown keys in `data`: {', '.join(sorted(map(str, unknown)))}.")
 
 
 def build_module(config: DictConfig, data: ImageDataModule) -> RobustClassifier:
@@ -131,6 +173,7 @@ def quieten_lightning() -> None:
         ".*does not have many workers.*",  # images lie in memory
         "Experiment logs directory .* exists and is not empty.*",  # `run_directory` has made sure of it
         ".*treespec, LeafSpec.*",  # torch deprecates what Lightning calls
+        "The dirpath has changed.*",  # a resumed run has a folder of its own
         "Total length of `list` across ranks is zero.*",  # no validation split
     ):
         warnings.filterwarnings("ignore", message)
@@ -155,9 +198,8 @@ def run(config: DictConfig) -> float:
     folder = run_directory()
     check_epsilon(config.epsilon)
     check_devices(config.trainer.devices, config.trainer.accelerator)
-    check_resume(config.resume)
-    if config.evaluation.checkpoint not in ("last", "best"):
-        raise ValueError(f"Expected `evaluation.checkpoint` to be last or best, got {config.evaluation.checkpoint!r}.")
+    check_settings(config)
+    first_epoch = epochs_done(config.resume, describe(config), config.schedule.epochs)
     bounds = [str(Bound(name)) for name in config.evaluation.bounds]
     quieten_lightning()
     pl.seed_everything(config.seed, verbose=False)
@@ -166,7 +208,6 @@ def run(config: DictConfig) -> float:
     trainer = build_trainer(config)
     write_configuration(folder, config)
     started = time.perf_counter()
-    first_epoch = 0 if config.resume is None else _epochs_done(config.resume)
     trainer.fit(module, data, ckpt_path=config.resume, weights_only=True)
     seconds = time.perf_counter() - started
     if not trainer.is_global_zero:
@@ -202,10 +243,6 @@ def run(config: DictConfig) -> float:
     logger.info("results: %s", results)
     _report(results, folder)
     return float(results["certified_accuracy"])
-
-
-def _epochs_done(checkpoint: str) -> int:
-    return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"]) + 1
 
 
 def _report(results: dict[str, Any], folder: Path) -> None:

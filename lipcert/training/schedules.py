@@ -5,6 +5,7 @@ Progress t is counted in epochs and grows within an epoch, step by step.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -58,9 +59,9 @@ class Schedule:
             )
         if not self.decay_epoch >= 0:
             raise ValueError(f"Expected `schedule.decay_epoch` >= 0, got {self.decay_epoch}.")
-        if not (self.initial_lr > 0 and self.final_lr > 0):
-            raise ValueError(f"Expected learning rates > 0, got {self.initial_lr} and {self.final_lr}.")
-        if not (self.epsilon_train > 0 and self.epsilon_train < float("inf")):
+        if not (0 < self.initial_lr < math.inf and 0 < self.final_lr < math.inf):
+            raise ValueError(f"Expected learning rates > 0 and finite, got {self.initial_lr} and {self.final_lr}.")
+        if not 0 < self.epsilon_train < math.inf:
             raise ValueError(f"Expected `schedule.epsilon_train` > 0 and finite, got {self.epsilon_train}.")
 
     def epsilon(self, progress: float) -> float:

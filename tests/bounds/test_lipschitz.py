@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,7 @@ def test_toy_example_is_nine_root_three_and_one() -> None:
 def _random_model(seed: int, kind: int, widths: list[int]) -> tuple[nn.Sequential, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     layers: list[nn.Module] = []
-    for before, after in zip(widths[:-2], widths[1:-1], strict=True):
+    for before, after in pairwise(widths[:-1]):
         activation = (
             nn.ReLU(),
             ClippedReLU((after,), 0.5),
