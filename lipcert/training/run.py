@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
-import pickle
 import resource
 import sys
 import time
 import warnings
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,34 +18,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from lipcert.bounds import Bound, check_epsilon
 from lipcert.commands import write_json, write_text
-from lipcert.config import DataConfig
 from lipcert.data import ImageDataModule
 from lipcert.losses import Sparsity
 from lipcert.nn import build
+from lipcert.training.checks import check_devices, check_run_directory, check_settings, epochs_done
 from lipcert.training.evaluation import EvaluationSettings, evaluate
-from lipcert.training.module import RobustClassifier, check_description
+from lipcert.training.module import RobustClassifier
 from lipcert.training.schedules import Schedule
 from lipcert.version import __version__
 
 logger = logging.getLogger(__name__)
-
-
-def run_directory() -> Path:
-    """Return the run's directory, after making sure that it can be written and holds no earlier run.
-
-    Raises:
-        FileExistsError, PermissionError: saying which directory and what to do.
-    """
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    for name in ("results.json", "metrics.csv", "checkpoints"):
-        if (folder / name).exists():
-            raise FileExistsError(
-                f"{folder} already holds a run ({name}); choose another hydra.run.dir, or go on in a new one "
-                f"with resume={folder / 'checkpoints' / 'last.ckpt'}."
-            )
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"The run directory {folder} cannot be written; choose another hydra.run.dir.")
-    return folder
 
 
 def write_configuration(folder: Path, config: DictConfig) -> None:
@@ -63,67 +42,9 @@ def write_configuration(folder: Path, config: DictConfig) -> None:
     )
 
 
-def check_devices(devices: int, accelerator: str) -> None:
-    """Raise ValueError when more devices are asked for than there are."""
-    cuda = torch.cuda.device_count() if accelerator in ("auto", "gpu", "cuda") else 0
-    available = cuda or os.cpu_count() or 1
-    kind = "GPUs" if cuda else "CPU cores"
-    if accelerator in ("gpu", "cuda") and not cuda:
-        raise ValueError(
-            f"`trainer.accelerator`={accelerator}, but this machine has no GPU; use trainer.accelerator=cpu."
-        )
-    if not 1 <= devices <= available:
-        raise ValueError(f"Expected 1 <= `trainer.devices` <= {available} ({kind} here), got {devices}.")
-
-
 def describe(config: DictConfig) -> dict[str, Any]:
     """Return what a checkpoint says of itself."""
     return {"data": config.data.name, "model": config.model.name, "activation": config.model.activation}
-
-
-def epochs_done(path: str | None, description: dict[str, Any], epochs: int) -> int:
-    """Return how many epochs a checkpoint has behind it, 0 for none.
-
-    Raises:
-        FileNotFoundError, ValueError: for a checkpoint that is missing, damaged, of another network or finished.
-    """
-    if path is None:
-        return 0
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"resume={path}: no such checkpoint.")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        done = int(checkpoint["epoch"]) + 1
-        saved, _, _ = checkpoint["lipcert"], checkpoint["state_dict"], checkpoint["pytorch-lightning_version"]
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"resume={path} is damaged or no checkpoint of lipcert ({reason}).") from error
-    check_description(saved, description)
-    if done >= epochs:
-        raise ValueError(f"resume={path} has {done} epochs behind it; give more, schedule.epochs={done + 1} for one.")
-    return done
-
-
-def check_settings(config: DictConfig) -> None:
-    """Raise ValueError for settings that would only fail once training is under way or over."""
-    evaluation = config.evaluation
-    if evaluation.checkpoint not in ("last", "best"):
-        raise ValueError(f"Expected `evaluation.checkpoint` to be last or best, got {evaluation.checkpoint!r}.")
-    for name, least in (("batch_size", 1), ("lanczos_steps", 1), ("lipschitz_images", 1), ("pgd_steps", 0)):
-        if evaluation[name] < least:
-            raise ValueError(f"Expected `evaluation.{name}` >= {least}, got {evaluation[name]}.")
-    if "16" in config.trainer.precision:
-        raise ValueError(
-            f"`trainer.precision`={config.trainer.precision} trains in half precision; bounds need 32-true."
-        )
-    if config.sparsity.weight and not config.model.activation.startswith("clipped"):
-        raise ValueError(
-            f"`sparsity.weight`={config.sparsity.weight} needs clipped activations, not {config.model.activation}: "
-            "set model.activation=clipped_relu or clipped_maxmin, or sparsity.weight=0."
-        )
-    unknown = set(config.data) - {each.name for each in fields(DataConfig)}
-    if unknown:
-        raise ValueError(f"Unknown keys in `data`: {', '.join(sorted(map(str, unknown)))}.")
 
 
 def build_module(config: DictConfig, data: ImageDataModule) -> RobustClassifier:
@@ -171,7 +92,7 @@ def quieten_lightning() -> None:
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",  # images lie in memory
-        "Experiment logs directory .* exists and is not empty.*",  # `run_directory` has made sure of it
+        "Experiment logs directory .* exists and is not empty.*",  # `check_run_directory` has made sure of it
         ".*treespec, LeafSpec.*",  # torch deprecates what Lightning calls
         "The dirpath has changed.*",  # a resumed run has a folder of its own
         "Total length of `list` across ranks is zero.*",  # no validation split
@@ -195,7 +116,8 @@ def load_weights(module: RobustClassifier, folder: Path, which: str) -> None:
 
 def run(config: DictConfig) -> float:
     """Train, evaluate and write `results.json`; return the certified accuracy."""
-    folder = run_directory()
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    check_run_directory(folder)
     check_epsilon(config.epsilon)
     check_devices(config.trainer.devices, config.trainer.accelerator)
     check_settings(config)
