@@ -26,6 +26,11 @@ class Analysis:
         return self.region.center
 
     @property
+    def global_lipschitz(self) -> Tensor:
+        """The same with unmasked norms throughout, (1,), whatever the bound."""
+        return torch.stack([term.source.product for term in self.region.ball_terms]).amax(dim=0)
+
+    @property
     def lipschitz(self) -> Tensor:
         """Bound on the Lipschitz constant up to the last activation, (B,) or (1,): the paper's L(x).
 
@@ -70,7 +75,8 @@ def analyze(
     if clip_input:
         reach = radius.view(-1, *(1 for _ in images.shape[1:]))
         lower, upper = (images - reach).clamp_min(0), (images + reach).clamp_max(1)
-    source = Source(images, lower, upper, torch.ones(1, dtype=images.dtype, device=images.device), None)
+    one = torch.ones(1, dtype=images.dtype, device=images.device)
+    source = Source(images, lower, upper, one, one, None)
     walk = Walk(Bound(bound), norms)
     region = walk_layer(model, open_region(source, source, radius, mask_ball=False), walk, "")
     return Analysis(region, tuple(walk.activations))
@@ -125,7 +131,7 @@ def lipschitz_to_logits(analysis: Analysis, norms: Norms, whole: bool) -> Tensor
     """
     constants = []
     for index, term in enumerate(analysis.region.lipschitz_terms):
-        name = f"output/{index}"
+        name = f"..output..{index}"  # no module is called so
         like = analysis.region.center
         norm = None
         if not term.map.per_image:

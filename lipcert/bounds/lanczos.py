@@ -16,11 +16,13 @@ import math
 import secrets
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lipcert.bounds.errors import NonFiniteBoundError
 from lipcert.bounds.linear_map import LinearMap
+from lipcert.bounds.operators import Shape
 from lipcert.bounds.region import per_image
 
 BREAKDOWN = 1e-14
@@ -28,6 +30,10 @@ BREAKDOWN = 1e-14
 
 ROUNDING = 1e-9
 """Relative allowance on a norm for the float64 arithmetic of the recurrence and of the operator."""
+
+
+SMALLEST_NORM = 1e-60
+"""No norm is bounded below this: squares of smaller ones would underflow in the recurrence."""
 
 
 class Tridiagonal(NamedTuple):
@@ -38,9 +44,12 @@ class Tridiagonal(NamedTuple):
     start_square: Tensor
 
 
-def fresh_generator() -> torch.Generator:
-    """Return a random generator seeded by the operating system: nobody who chose the weights knew the seed."""
-    return torch.Generator().manual_seed(secrets.randbits(63))
+def fresh_generator() -> np.random.Generator:
+    """Return a generator keyed by 128 random bits of the operating system.
+
+    Nobody who chose the weights could know the start vectors, nor make weights that suit a share of all keys.
+    """
+    return np.random.Generator(np.random.Philox(key=secrets.randbits(128)))
 
 
 def _dot(first: Tensor, second: Tensor) -> Tensor:
@@ -128,7 +137,7 @@ def norm_upper_bound(
     failure_probability: float,
     rows: Tensor | None = None,
     columns: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: np.random.Generator | None = None,
 ) -> Tensor:
     """Return an *upper bound* on the norm of diag(rows) M diag(columns), shape (B,), float64.
 
@@ -141,7 +150,7 @@ def norm_upper_bound(
         steps: Lanczos steps, >= 1.
         failure_probability: δ in (0, 1).
         rows, columns: 0/1 masks (B, *shape), None for ones.
-        generator: source of randomness, on the CPU.
+        generator: source of randomness.
 
     Raises:
         ValueError: for parameters out of range or a dtype other than float64.
@@ -159,17 +168,20 @@ def norm_upper_bound(
     on_input = math.prod(linear_map.input_shape) <= math.prod(linear_map.output_shape)
     shape, mask = (linear_map.input_shape, columns) if on_input else (linear_map.output_shape, rows)
     generator = fresh_generator() if generator is None else generator
-    start = torch.randn(like.shape[0], *shape, dtype=torch.float64, generator=generator).to(like.device)
+    start = torch.from_numpy(generator.standard_normal((like.shape[0], *shape))).to(like.device)
     start = start if mask is None else start * mask
     side = masked if on_input else masked.transpose()
     tridiagonal = lanczos(side, start, steps)
     if not (tridiagonal.diagonal.isfinite().all() and tridiagonal.off_diagonal.isfinite().all()):
         raise NonFiniteBoundError("a layer's operator yields NaN or infinity; check its weights.")
-    return _largest_eigenvalue_bound(tridiagonal, failure_probability).sqrt() * (1 + ROUNDING)
+    bound = _largest_eigenvalue_bound(tridiagonal, failure_probability).sqrt() * (1 + ROUNDING)
+    return bound.clamp_min(SMALLEST_NORM)
 
 
 class LanczosNorms:
-    """Norm *upper bounds* for certificates; counts the norms it bounded, for the union bound.
+    """Norm *upper bounds* for certificates of one model; counts the norms it bounded, for the union bound.
+
+    Global norms are kept under the layer's name: a second model, or changed weights, need an object of their own.
 
     Args:
         steps: Lanczos steps of a norm an image.
@@ -183,14 +195,14 @@ class LanczosNorms:
         steps: int = 40,
         whole_steps: int = 120,
         failure_probability: float = 1e-9,
-        generator: torch.Generator | None = None,
+        generator: np.random.Generator | None = None,
     ) -> None:
         self.steps = steps
         self.whole_steps = whole_steps
         self.failure_probability = failure_probability
         self.generator = fresh_generator() if generator is None else generator
         self.bounded = 0
-        self._whole: dict[str, Tensor] = {}
+        self._whole: dict[tuple[str, Shape, Shape], Tensor] = {}
 
     @property
     def union_failure_probability(self) -> float:
@@ -204,9 +216,10 @@ class LanczosNorms:
         return norm_upper_bound(linear_map, like, steps, self.failure_probability, rows, columns, self.generator)
 
     def whole(self, name: str, linear_map: LinearMap, like: Tensor) -> Tensor:
-        if name not in self._whole:
-            self._whole[name] = self._bound(linear_map, like[:1], self.whole_steps)
-        return self._whole[name]
+        key = (name, linear_map.input_shape, linear_map.output_shape)
+        if key not in self._whole:
+            self._whole[key] = self._bound(linear_map, like[:1], self.whole_steps)
+        return self._whole[key]
 
     def masked(
         self,

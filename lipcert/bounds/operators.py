@@ -26,17 +26,14 @@ class Operator:
 
     `orthogonal_rows`: the rows of A are mutually orthogonal (a scaling, a permutation, ...), so the norm of
     a row of W A follows from the norms of the rows of A alone. `elementwise`: every row of A has one entry.
+    `per_image`: A differs from image to image.
     """
 
     input_shape: Shape
     output_shape: Shape
     orthogonal_rows: bool = field(default=False, kw_only=True)
     elementwise: bool = field(default=False, kw_only=True)
-
-    @property
-    def per_image(self) -> bool:
-        """Whether A differs from image to image."""
-        return False
+    per_image: bool = field(default=False, kw_only=True)
 
     def apply(self, inputs: Tensor) -> Tensor:
         """Return A h, without the bias."""
@@ -158,10 +155,6 @@ class Scaling(Operator):
     scale: Tensor
     shift: Tensor | None
 
-    @property
-    def per_image(self) -> bool:
-        return self.scale.dim() > len(self.input_shape) and self.scale.shape[0] > 1
-
     def apply(self, inputs: Tensor) -> Tensor:
         return inputs * self.scale
 
@@ -183,9 +176,9 @@ class Scaling(Operator):
         return scale if scale.dim() > len(self.output_shape) else scale.expand(1, *self.output_shape)
 
 
-def scaling(shape: Shape, scale: Tensor, shift: Tensor | None = None) -> Scaling:
+def scaling(shape: Shape, scale: Tensor, shift: Tensor | None = None, per_image: bool = False) -> Scaling:
     """Return the operator h -> scale * h + shift on (B, *shape)."""
-    return Scaling(shape, shape, scale, shift, orthogonal_rows=True, elementwise=True)
+    return Scaling(shape, shape, scale, shift, orthogonal_rows=True, elementwise=True, per_image=per_image)
 
 
 @dataclass(frozen=True)
@@ -324,7 +317,9 @@ def _(layer: nn.BatchNorm1d | nn.BatchNorm2d, input_shape: Shape) -> Operator:
 def _(layer: nn.AvgPool2d, input_shape: Shape) -> Operator:
     kernel, stride = _pair(layer.kernel_size), _pair(layer.stride)
     summing = nn.AvgPool2d(kernel, stride, _pair(layer.padding), layer.ceil_mode, divisor_override=1)
-    ones = torch.ones(1, *input_shape)
+    if layer.divisor_override is not None and layer.divisor_override <= 0:
+        raise UnsupportedLayerError(f"AvgPool2d with divisor_override={layer.divisor_override} is not an average.")
+    ones = torch.ones(1, *input_shape, dtype=torch.float64)
     count = summing(ones)
     divisor = count / layer(ones)
     disjoint = stride[0] >= kernel[0] and stride[1] >= kernel[1]

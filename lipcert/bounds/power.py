@@ -128,7 +128,7 @@ class PowerNorms(nn.Module):
 
     def _vector(self, name: str, linear_map: LinearMap, like: Tensor) -> tuple[str, Tensor]:
         """Return the stored left singular vector (1, *output_shape), found anew at the first call."""
-        key = "vector_" + name.replace(".", "_").replace("/", "_")
+        key = "vector_" + name.replace("%", "%25").replace(".", "%2E")  # buffers cannot have dots
         if not hasattr(self, key):
             start = torch.randn(1, *linear_map.output_shape, dtype=like.dtype, device=like.device)
             with torch.no_grad():

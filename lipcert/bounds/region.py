@@ -24,13 +24,15 @@ class Source:
     """The set at the input or at an activation's output: center, box and Lipschitz constant from the image.
 
     `lower`, `upper`: (B, *shape), or None where the ball says all. `lipschitz`: (B,) or (1,); the radius of
-    the ball is epsilon times it. `varying`: (B, *shape) with entries 0 or 1, or None where everything varies.
+    the ball is epsilon times it. `product`: (1,), the same with unmasked norms throughout.
+    `varying`: (B, *shape) with entries 0 or 1, or None where everything varies.
     """
 
     center: Tensor
     lower: Tensor | None
     upper: Tensor | None
     lipschitz: Tensor
+    product: Tensor
     varying: Tensor | None
 
 
@@ -58,13 +60,17 @@ class RowNorms:
     values: Tensor | None
     orthogonal: bool
 
-    def after(self, operator: Operator) -> RowNorms | None:
-        """Return the row norms after `operator`, None where they do not follow from these."""
+    def after(self, operator: Operator, like: Tensor) -> RowNorms | None:
+        """Return the row norms after `operator`, None where they do not follow from these.
+
+        `like` gives the dtype and device.
+        """
         if not (self.orthogonal or operator.elementwise):
             return None
         orthogonal = self.orthogonal and operator.orthogonal_rows
         if self.values is None:
-            return RowNorms(operator.row_norms(), orthogonal)
+            norms = operator.row_norms()
+            return RowNorms(None if norms is None else norms.to(like), orthogonal)
         squares = operator.squared().apply(self.values.square())
         return RowNorms(squares.clamp_min(SMALLEST_SQUARE).sqrt(), orthogonal)
 
@@ -82,7 +88,7 @@ class BallTerm(Term):
     rows: RowNorms | None
 
     def after(self, operator: Operator) -> BallTerm:
-        rows = None if self.rows is None else self.rows.after(operator)
+        rows = None if self.rows is None else self.rows.after(operator, self.source.center)
         return BallTerm(self.map.after(operator), self.source, rows)
 
     def plus(self, other: Term) -> BallTerm:
@@ -184,7 +190,7 @@ def affine(region: Region, operator: Operator) -> Region:
 def mask_terms(terms: tuple[Term, ...], mask: Tensor) -> tuple[Term, ...]:
     """Multiply every term's output with `mask` (B, *shape)."""
     shape = tuple(mask.shape[1:])
-    return tuple(term.after(scaling(shape, mask)) for term in terms)
+    return tuple(term.after(scaling(shape, mask, per_image=True)) for term in terms)
 
 
 def add(first: Region, second: Region) -> Region:

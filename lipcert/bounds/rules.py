@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import singledispatch
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as module_state
+from torch.nn.utils.parametrize import is_parametrized
 
 from lipcert.bounds.errors import UnsupportedLayerError
 from lipcert.bounds.norms import Norms
@@ -98,7 +99,7 @@ def _whole_norms(walk: Walk, name: str, terms: tuple[Term, ...], like: Tensor) -
 
 
 def _term_name(name: str, index: int, terms: tuple[Term, ...]) -> str:
-    return name if len(terms) == 1 else f"{name}/{index}"
+    return name if len(terms) == 1 else f"{name}..{index}"  # no module is called so
 
 
 def _carry(terms: tuple[Term, ...], norms: list[Tensor]) -> Tensor:
@@ -109,6 +110,11 @@ def _carry(terms: tuple[Term, ...], norms: list[Tensor]) -> Tensor:
 def _close(walk: Walk, name: str, layer: nn.Module, region: Region, closing: Closing) -> Region:
     """Multiply Lipschitz constants with norms and open the region at the activation's output."""
     like, terms = region.center, region.lipschitz_terms
+    if closing.center.shape != like.shape:
+        raise UnsupportedLayerError(
+            f"Layer {name!r}: a {type(layer).__name__} for another shape broadcasts {tuple(like.shape[1:])} "
+            f"to {tuple(closing.center.shape[1:])}; its shape must be that of its input."
+        )
     whole = _whole_norms(walk, name, region.ball_terms, like)
     ball_lipschitz = _carry(region.ball_terms, whole)
     varying, norms = closing.varying, whole
@@ -124,10 +130,11 @@ def _close(walk: Walk, name: str, layer: nn.Module, region: Region, closing: Clo
         masked = _masked_norms(walk, name, terms, closing.rows, like)
         norms = [torch.minimum(norm, cap) for norm, cap in zip(masked, whole, strict=True)]
     lipschitz = ball_lipschitz if norms is whole else _carry(terms, norms)
+    product = sum_of([t.source.product * norm for t, norm in zip(region.ball_terms, whole, strict=True)])
     walk.activations.append(_summary(name, layer, closing, whole, norms))
-    source = Source(closing.center, closing.lower, closing.upper, lipschitz, varying)
+    source = Source(closing.center, closing.lower, closing.upper, lipschitz, product, varying)
     same = walk.bound in (Bound.GLOBAL, Bound.TIGHT)
-    ball_source = source if same else Source(closing.center, closing.lower, closing.upper, ball_lipschitz, None)
+    ball_source = source if same else replace(source, lipschitz=ball_lipschitz, varying=None)
     opened = open_region(source, ball_source, region.epsilon, mask_ball=walk.bound is Bound.TIGHT)
     return replace(opened, lipschitz_terms=(*opened.lipschitz_terms, *split)) if split else opened
 
@@ -153,23 +160,35 @@ def apply_rule(layer: nn.Module, region: Region, walk: Walk, name: str) -> Regio
     )
 
 
-def _forward_of(layer_type: type) -> Any:
-    return getattr(layer_type, "forward", None)
+INERT = {"__init__", "__module__", "__doc__", "__qualname__", "__annotations__", "__parameters__", "__orig_bases__"}
+"""What a subclass may define without changing what its layer computes."""
 
 
 def refuse_altered(layer: nn.Module, name: str) -> None:
     """Refuse a layer that may compute something else than its type says.
 
     Raises:
-        UnsupportedLayerError: for a forward hook, or a `forward` of its own in a subclass or instance.
+        UnsupportedLayerError: for a forward hook, a method of its own in a subclass or instance, or a
+            parametrization in train mode (it may change the weight at each use).
     """
     place = f"Layer {name or 'model'!r} ({type(layer).__name__})"
     if any((layer._forward_hooks, layer._forward_pre_hooks)):
         raise UnsupportedLayerError(f"{place} has a forward hook, which a bound cannot follow; remove it.")
-    owner = next((cls for cls in type(layer).__mro__ if cls is not object and cls in apply_rule.registry), None)
-    if owner is not None and ("forward" in vars(layer) or _forward_of(type(layer)) is not _forward_of(owner)):
+    if any((module_state._global_forward_hooks, module_state._global_forward_pre_hooks)):
+        raise UnsupportedLayerError("A global forward hook is registered, which a bound cannot follow; remove it.")
+    parametrized = is_parametrized(layer)
+    if parametrized and layer.training:
+        raise UnsupportedLayerError(f"{place} has a parametrization in train mode; call model.eval() first.")
+    own_class, *rest = type(layer).__mro__
+    classes = rest if parametrized else [own_class, *rest]
+    owner = next((cls for cls in classes if cls is not object and cls in apply_rule.registry), None)
+    if owner is None:
+        return  # `apply_rule` refuses it by name
+    altered = [key for cls in classes[: classes.index(owner)] for key in vars(cls) if key not in INERT]
+    altered += [key for key in vars(layer) if callable(getattr(type(layer), key, None))]
+    if altered:
         raise UnsupportedLayerError(
-            f"{place} has a `forward` of its own, so the rule of {owner.__name__} does not hold for it."
+            f"{place} has a `{altered[0]}` of its own, so the rule of {owner.__name__} need not hold for it."
         )
 
 
@@ -193,6 +212,11 @@ def _(layer: nn.Sequential, region: Region, walk: Walk, name: str) -> Region:
 
 @apply_rule.register
 def _(layer: Residual, region: Region, walk: Walk, name: str) -> Region:
+    if any(getattr(module, "inplace", False) for module in layer.modules()):
+        raise UnsupportedLayerError(
+            f"Layer {name!r}: an activation inside a Residual works in place and may overwrite what the "
+            "shortcut reads; build it with inplace=False."
+        )
     branch = walk_layer(layer.branch, region, walk, _join(name, "branch"))
     shortcut = walk_layer(layer.shortcut, region, walk, _join(name, "shortcut"))
     if branch.shape != shortcut.shape:

@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from lipcert.bounds.lanczos import SMALLEST_NORM
+
 
 def check_images(images: Tensor) -> None:
     """Raise ValueError unless images are a non-empty float batch with pixels in [0, 1]."""
@@ -22,7 +24,7 @@ def check_images(images: Tensor) -> None:
 
 def check_labels(labels: Tensor, num_images: int, num_classes: int) -> None:
     """Raise ValueError unless labels are integers in [0, num_classes), one an image."""
-    if labels.shape != (num_images,) or labels.is_floating_point():
+    if labels.shape != (num_images,) or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(f"Expected {num_images} integer labels, got shape {tuple(labels.shape)} of {labels.dtype}.")
     if bool(((labels < 0) | (labels >= num_classes)).any()):
         row = int(((labels < 0) | (labels >= num_classes)).nonzero()[0])
@@ -30,14 +32,16 @@ def check_labels(labels: Tensor, num_images: int, num_classes: int) -> None:
 
 
 def double_copy(model: nn.Module) -> nn.Module:
-    """Return a float64 copy of `model` in eval mode; the original is untouched.
+    """Return a float64 copy of `model`, in the same mode; the original is untouched.
 
     Raises:
-        ValueError: for half precision or non-finite weights, naming the parameter.
+        ValueError: for half precision, non-finite or vanishing weights, naming the parameter.
     """
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.dtype in (torch.float16, torch.bfloat16):
             raise ValueError(f"`{name}` is in half precision ({tensor.dtype}), which certificates do not cover.")
         if not bool(tensor.isfinite().all()):
             raise ValueError(f"`{name}` has NaN or infinite entries; nothing can be certified with it.")
+        if tensor.is_floating_point() and bool(((tensor != 0) & (tensor.abs() < SMALLEST_NORM)).any()):
+            raise ValueError(f"`{name}` has entries below {SMALLEST_NORM}, whose squares vanish; set them to 0.")
     return copy.deepcopy(model).double().requires_grad_(False)

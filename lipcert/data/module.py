@@ -86,7 +86,9 @@ class ImageDataModule(pl.LightningDataModule):
         world_size, rank = self._ranks()
         if self.batch_size % world_size:
             raise ValueError(f"`batch_size`={self.batch_size} cannot be split over {world_size} devices.")
-        sampler = DistributedSampler(split, world_size, rank, shuffle=shuffle, seed=self.seed)  # type: ignore[arg-type, var-annotated]
+        sampler: Any = range(rank, len(split), world_size)  # each image once, whatever the number of devices
+        if shuffle:
+            sampler = DistributedSampler(split, world_size, rank, shuffle=True, seed=self.seed)  # type: ignore[arg-type]
         return DataLoader(
             split,  # type: ignore[arg-type]
             batch_size=self.batch_size // world_size,

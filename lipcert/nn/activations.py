@@ -117,4 +117,5 @@ class ClippedMaxMin(nn.Module):
         self.min = nn.Parameter(torch.full(half, float(min)))
 
     def forward(self, inputs: Tensor) -> Tensor:
+        _require_even_channels(inputs.shape[1:], "ClippedMaxMin")
         return clipped_max_min(inputs, self.max, self.min)

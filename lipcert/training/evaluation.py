@@ -64,9 +64,15 @@ def certify_in_turn(
     """
 
     def certified_by(bound: str, rows: Tensor) -> Certificate:
-        norms = LanczosNorms(settings.lanczos_steps, failure_probability=FAILURE_PROBABILITY)
         return certify(
-            model, images[rows], labels[rows], epsilon, bound, settings.batch_size, settings.clip_input, norms
+            model,
+            images[rows],
+            labels[rows],
+            epsilon,
+            bound,
+            settings.batch_size,
+            settings.clip_input,
+            settings.lanczos_steps,
         )
 
     whole = certified_by("global", torch.arange(len(labels)))
@@ -91,6 +97,7 @@ class LipschitzMeans:
     whole: float
     local: float
     varying: dict[str, float]
+    failure_probability: float
 
 
 def lipschitz_means(model: nn.Module, images: Tensor, epsilon: float, bound: Bound, batch_size: int) -> LipschitzMeans:
@@ -105,12 +112,12 @@ def lipschitz_means(model: nn.Module, images: Tensor, epsilon: float, bound: Bou
         for batch in images.double().split(batch_size):
             analysis = analyze(double, batch, epsilon, masked, norms)
             local.append(analysis.lipschitz.expand(len(batch)))
-            whole = analyze(double, batch[:1], epsilon, Bound.GLOBAL, norms).lipschitz.item()
+            whole = analysis.global_lipschitz.item()
             for each in analysis.activations:
                 fraction = torch.ones(len(batch)) if each.varying is None else each.varying.flatten(1).mean(dim=1)
                 varying.setdefault(each.name, []).append(fraction)
     fractions = {name: torch.cat(values).double().mean().item() for name, values in varying.items()}
-    return LipschitzMeans(whole, torch.cat(local).mean().item(), fractions)
+    return LipschitzMeans(whole, torch.cat(local).mean().item(), fractions, norms.union_failure_probability)
 
 
 def evaluate(
@@ -136,7 +143,7 @@ def evaluate(
         "pgd_accuracy": None if robust is None else _fraction(robust),
         "certified_accuracy": certified[str(bound)],
         "certified_accuracy_by_bound": certified,
-        "failure_probability": cascade.failure_probability,
+        "failure_probability": cascade.failure_probability + means.failure_probability,
         "global_lipschitz": means.whole,
         "local_lipschitz_mean": means.local,
         "lipschitz_images": len(averaged),

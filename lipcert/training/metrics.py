@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lipcert.bounds import Bound, LanczosNorms
+from lipcert.bounds import Bound
 from lipcert.certificates import Certifier
-from lipcert.certificates.certify import FAILURE_PROBABILITY
 
 
 class CertifiedAccuracy(Metric):
@@ -41,8 +40,7 @@ class CertifiedAccuracy(Metric):
     def update(self, images: Tensor, labels: Tensor) -> None:
         """Certify a batch: images (B, ...) in [0, 1], labels (B,)."""
         if self._certifier is None:
-            norms = LanczosNorms(self.steps, failure_probability=FAILURE_PROBABILITY)
-            self._certifier = Certifier(self._model[0], self.bound, norms)
+            self._certifier = Certifier(self._model[0], self.bound, self.steps)
             self._certifier.model.eval()  # the copy; the network keeps its mode
         certificate = self._certifier(images, labels, self.epsilon)
         self.certified += certificate.certified.sum().to(self.certified)

@@ -47,6 +47,19 @@ def describe(config: DictConfig) -> dict[str, Any]:
     return {"data": config.data.name, "model": config.model.name, "activation": config.model.activation}
 
 
+def describe_training(config: DictConfig) -> dict[str, Any]:
+    """Return what must not change when a run is resumed."""
+    target = str(config.method.get("_target_", "")).rsplit(".", 1)[-1]
+    return {
+        **describe(config),
+        "method": target,
+        "bound": config.bound.name,
+        "epsilon": config.epsilon,
+        "batch_size": config.batch_size,
+        "seed": config.seed,
+    }
+
+
 def build_module(config: DictConfig, data: ImageDataModule) -> RobustClassifier:
     """Build the network and its Lightning module."""
     network = build(
@@ -65,7 +78,7 @@ def build_module(config: DictConfig, data: ImageDataModule) -> RobustClassifier:
         precision=config.bound.precision,
         sparsity=Sparsity(config.sparsity.weight, config.sparsity.threshold_weight),
         clip_input=config.bound.clip_input,
-        description=describe(config),
+        description=describe_training(config),
     )
 
 
@@ -121,7 +134,7 @@ def run(config: DictConfig) -> float:
     check_epsilon(config.epsilon)
     check_devices(config.trainer.devices, config.trainer.accelerator)
     check_settings(config)
-    first_epoch = epochs_done(config.resume, describe(config), config.schedule.epochs)
+    first_epoch = epochs_done(config.resume, describe_training(config), config.schedule.epochs)
     bounds = [str(Bound(name)) for name in config.evaluation.bounds]
     quieten_lightning()
     pl.seed_everything(config.seed, verbose=False)

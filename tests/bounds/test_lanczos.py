@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from lipcert.bounds import LanczosNorms, NonFiniteBoundError, norm_upper_bound
+from lipcert.bounds.lanczos import SMALLEST_NORM, fresh_generator
 from lipcert.bounds.linear_map import LinearMap, identity_map
 from lipcert.bounds.operators import operator
 from tests.oracles import map_matrix
@@ -16,6 +18,11 @@ from tests.oracles import map_matrix
 
 def _seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def _start(seed: int) -> np.random.Generator:
+    """A seeded source of start vectors."""
+    return np.random.default_rng(seed)
 
 
 def _dense_map(matrix: Tensor) -> LinearMap:
@@ -50,7 +57,7 @@ def test_masked_convolutions_are_bounded_from_above(name: str, steps: int) -> No
     rows = (torch.rand(40, *linear_map.output_shape, generator=generator) < 0.6).double()
     columns = (torch.rand(40, *shape, generator=generator) < 0.6).double()
     with torch.no_grad():
-        bound = norm_upper_bound(linear_map, _like(40), steps, 1e-9, rows, columns, generator)
+        bound = norm_upper_bound(linear_map, _like(40), steps, 1e-9, rows, columns, _start(1))
         exact = _exact(linear_map, rows, columns)
     assert (bound >= exact).all()
     if steps == 60:
@@ -63,7 +70,7 @@ def test_failure_rate_is_the_stated_one(steps: int) -> None:
     draws, delta = 3000, 0.2
     matrix = torch.randn(30, 40, generator=_seeded(3), dtype=torch.float64)
     exact = torch.linalg.matrix_norm(matrix, 2)
-    bound = norm_upper_bound(_dense_map(matrix), _like(draws), steps, delta, generator=_seeded(4))
+    bound = norm_upper_bound(_dense_map(matrix), _like(draws), steps, delta, generator=_start(4))
     failures = (bound < exact).double().mean().item()
     deviation = math.sqrt(delta * (1 - delta) / draws)
     assert failures <= delta + 4 * deviation
@@ -75,7 +82,7 @@ def test_failure_rate_falls_with_delta() -> None:
     matrix = torch.randn(20, 20, generator=_seeded(5), dtype=torch.float64)
     exact = torch.linalg.matrix_norm(matrix, 2)
     for delta in (0.05, 0.01):
-        bound = norm_upper_bound(_dense_map(matrix), _like(3000), 4, delta, generator=_seeded(6))
+        bound = norm_upper_bound(_dense_map(matrix), _like(3000), 4, delta, generator=_start(6))
         assert (bound < exact).double().mean().item() <= delta + 4 * math.sqrt(delta / 3000)
 
 
@@ -94,7 +101,7 @@ def test_difficult_spectra(kind: str, scale: float) -> None:
     }[kind].double()
     matrix = torch.diag(values) if kind in ("identity", "one entry") else left @ torch.diag(values) @ right
     matrix = matrix * scale
-    bound = norm_upper_bound(_dense_map(matrix), _like(50), 40, 1e-9, generator=generator)
+    bound = norm_upper_bound(_dense_map(matrix), _like(50), 40, 1e-9, generator=_start(2))
     exact = torch.linalg.matrix_norm(matrix / scale, 2) * scale
     assert (bound >= exact * (1 - 1e-12)).all()
     assert (bound <= exact * 1.001).all()
@@ -105,9 +112,9 @@ def test_zero_operators_and_empty_masks_have_norm_zero() -> None:
     rows = torch.tensor([[0.0] * 4, [1.0] * 4], dtype=torch.float64)
     columns = torch.ones(2, 6, dtype=torch.float64)
     bound = norm_upper_bound(linear_map, _like(2), 10, 1e-9, rows, columns)
-    assert bound[0] == 0
+    assert bound[0] == SMALLEST_NORM
     assert bound[1] > 0
-    assert norm_upper_bound(_dense_map(torch.zeros(4, 6)), _like(1), 10, 1e-9).item() == 0
+    assert norm_upper_bound(_dense_map(torch.zeros(4, 6)), _like(1), 10, 1e-9).item() == SMALLEST_NORM
 
 
 def test_one_step_bounds_nothing_but_is_sound() -> None:
@@ -149,7 +156,7 @@ def test_start_vectors_are_fresh() -> None:
 
 
 def test_norms_count_for_the_union_bound_and_keep_global_norms() -> None:
-    norms = LanczosNorms(steps=10, failure_probability=1e-6, generator=_seeded())
+    norms = LanczosNorms(steps=10, failure_probability=1e-6, generator=_start(0))
     linear_map = _dense_map(torch.randn(5, 6, generator=_seeded(1)))
     first = norms.whole("layer", linear_map, _like(7))
     assert torch.equal(first, norms.whole("layer", linear_map, _like(7)))
@@ -157,3 +164,27 @@ def test_norms_count_for_the_union_bound_and_keep_global_norms() -> None:
     norms.masked("layer", linear_map, None, None, _like(7))
     assert norms.bounded == 8
     assert norms.union_failure_probability == pytest.approx(8e-6)
+
+
+def test_norms_are_kept_by_shape_too() -> None:
+    """One convolution has another norm on larger images."""
+    norms = LanczosNorms()
+    layer = nn.Conv2d(1, 1, 4, 2, 1).double()
+    kept = [
+        norms.whole("0", identity_map(shape).after(operator(layer, shape)), _like(1)).item()
+        for shape in ((1, 4, 4), (1, 9, 9))
+    ]
+    assert kept[0] != kept[1]
+
+
+def test_vanishing_norms_stay_above_the_truth() -> None:
+    matrix = torch.randn(60, 60, generator=_seeded(9), dtype=torch.float64)
+    exact = torch.linalg.matrix_norm(matrix, 2)
+    for scale in (1e-59, 1e-70, 1e-82, 1e-100, 1e-170, 1e-300):
+        assert norm_upper_bound(_dense_map(matrix * scale), _like(1), 20, 1e-9).item() >= exact * scale * (1 - 1e-12)
+
+
+def test_start_vectors_have_more_than_64_bits_of_key() -> None:
+    key = fresh_generator().bit_generator.state["state"]["key"]
+    assert len(key) == 2
+    assert all(int(word) > 0 for word in key)
