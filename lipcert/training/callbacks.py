@@ -1,13 +1,16 @@
-"""Callbacks: schedules, projections, random state."""
+"""Callbacks: schedules, projections, random state, the best checkpoint."""
 
 from __future__ import annotations
 
 import random
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from lipcert.nn.architectures import project_thresholds
 from lipcert.training.module import RobustClassifier
@@ -82,6 +85,25 @@ class RandomState(pl.Callback):
         torch.set_rng_state(self._restored["torch"].cpu())
         if torch.cuda.is_available() and "cuda" in self._restored:
             torch.cuda.set_rng_state_all([state.cpu() for state in self._restored["cuda"]])
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """A ModelCheckpoint that a resumed run, in a folder of its own, takes over with its score and its file."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        score, old = state_dict.get("best_model_score"), Path(state_dict.get("best_model_path") or "")
+        if self.dirpath is None or str(self.dirpath) == str(state_dict.get("dirpath")):
+            return  # the same run in its own folder
+        if score is None or not old.is_file():
+            self.best_model_path, self.best_model_score = "", None
+            return
+        new = Path(self.dirpath) / old.name
+        new.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(old, new)
+        self.best_model_path = self.kth_best_model_path = str(new)
+        self.best_model_score = self.kth_value = score
+        self.best_k_models = {str(new): score}
 
 
 def _robust(module: pl.LightningModule) -> RobustClassifier:
