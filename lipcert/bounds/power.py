@@ -14,7 +14,7 @@ START_STEPS = 30
 ALIVE = 1e-3
 """Share of a constant in each start vector, so that no mask leaves it zero."""
 
-DENSE_STEPS = 2
+DENSE_STEPS = 3
 """Krylov steps of a dense map for each power step of a convolution: they are cheap there, and needed."""
 
 EXHAUSTED = 1e-2
