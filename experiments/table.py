@@ -1,4 +1,6 @@
-"""Print a Markdown table of runs, read from their `results.json` alone: `python experiments/table.py FOLDER`.
+"""Write the table of the runs below FOLDER into its README, from their `results.json` alone.
+
+Usage: `python experiments/table.py FOLDER`.
 
 Runs that differ in their seed alone share a row: means, and the standard deviation where there are several.
 `FOLDER/timing/` may hold runs made one at a time on an otherwise idle machine; seconds an epoch come from them only.
@@ -76,7 +78,17 @@ def table(folder: Path) -> str:
     return "\n".join(lines)
 
 
+BEGIN, END = "<!-- table -->", "<!-- end of table -->"
+
+
+def update(readme: Path, text: str) -> None:
+    """Replace what stands between the markers of a README."""
+    before, rest = readme.read_text().split(BEGIN)
+    _, after = rest.split(END)
+    readme.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
-        sys.exit("usage: python experiments/table.py FOLDER")
-    sys.stdout.write(table(Path(sys.argv[1])) + "\n")
+    if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "README.md").is_file():
+        sys.exit("usage: python experiments/table.py FOLDER, with a README.md in it")
+    update(Path(sys.argv[1]) / "README.md", table(Path(sys.argv[1])))

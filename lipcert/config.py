@@ -112,6 +112,7 @@ class BenchmarkConfig:
     epsilon: float = MISSING
     rounds: int = MISSING
     threads: int = MISSING
+    channels_last: bool = MISSING
     device: str = MISSING
     output: str = MISSING
 

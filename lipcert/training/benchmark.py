@@ -105,9 +105,9 @@ def run(config: DictConfig) -> None:
 def _rows(name: str, activation: str, config: DictConfig, device: torch.device) -> list[dict[str, Any]]:
     torch.manual_seed(0)
     model = build(name, tuple(config.image_shape), config.num_classes, activation)
-    model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images = torch.rand(config.batch_size, *config.image_shape, device=device)
-    images = images.to(memory_format=torch.channels_last)
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    images = torch.rand(config.batch_size, *config.image_shape, device=device).to(memory_format=layout)
     labels = torch.randint(config.num_classes, (config.batch_size,), device=device)
     _clip_half(model, images)
     steps = _steps(model, images, labels, config, list(config.bounds))

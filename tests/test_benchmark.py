@@ -1,0 +1,37 @@
+"""The benchmark measures what it says, and writes it where it says. (Its figures are not asserted.)"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from lipcert.benchmark import main
+
+
+def test_rows_of_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "benchmark.json"
+    arguments = ["models=[small]", "activations=[clipped_relu,clipped_maxmin]", "batch_size=4", "rounds=1", "threads=1"]
+    monkeypatch.setattr(sys, "argv", ["benchmark", *arguments, "image_shape=[1,8,8]", f"output={output}"])
+    main()
+    content = json.loads(output.read_text())
+    rows = content["rows"]
+    assert [row["bound"] for row in rows] == ["plain", "global", "local", "tight"] * 2
+    for row in rows:
+        assert set(row) == {
+            *("model", "activation", "bound", "iterations", "batch_size", "device", "seconds", "ratio_to_plain"),
+            "peak_memory_mb",
+        }
+        assert row["seconds"] > 0
+        plain = next(r for r in rows if r["bound"] == "plain" and r["activation"] == row["activation"])
+        assert row["ratio_to_plain"] == pytest.approx(row["seconds"] / plain["seconds"])
+
+
+def test_bad_settings_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark", "rounds=0"])
+    with pytest.raises(SystemExit) as exit_info:
+        main()
+    assert exit_info.value.code == 1
+    assert "`rounds`" in capsys.readouterr().err
