@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from lipcert.benchmark import main
 
 
 def test_rows_of_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "benchmark.json"
-    arguments = ["models=[small]", "activations=[clipped_relu,clipped_maxmin]", "batch_size=4", "rounds=1", "threads=1"]
+    arguments = ["models=[small]", "activations=[clipped_relu,clipped_maxmin]", "batch_size=4", "rounds=1"]
+    arguments.append(f"threads={torch.get_num_threads()}")
     monkeypatch.setattr(sys, "argv", ["benchmark", *arguments, "image_shape=[1,8,8]", f"output={output}"])
     main()
     content = json.loads(output.read_text())
