@@ -26,7 +26,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 def _lengths(vectors: Tensor) -> Tensor:
     """Return l2 lengths of a batch, (B,), accumulated in float32 at least."""
     accumulated = torch.promote_types(vectors.dtype, torch.float32)
-    return torch.linalg.vector_norm(vectors.flatten(1), dim=1, dtype=accumulated)
+    return torch.linalg.vector_norm(vectors, dim=tuple(range(1, vectors.dim())), dtype=accumulated)
 
 
 def _inverse(lengths: Tensor, dimensions: int) -> Tensor:
@@ -92,7 +92,8 @@ def estimate_norm(linear_map: LinearMap, vector: Tensor, rows: Tensor | None = N
     left = image.detach() if rows is None else image.detach() * rows
     lengths = _lengths(left)
     unit = left * _inverse(lengths, left.dim()).to(left)
-    return (image * unit).flatten(1).sum(dim=1, dtype=lengths.dtype) * _inverse(_lengths(vector), 1)
+    products = (image * unit).sum(dim=tuple(range(1, image.dim())), dtype=lengths.dtype)
+    return products * _inverse(_lengths(vector), 1)
 
 
 def has_fast_bfloat16() -> bool:
