@@ -175,7 +175,12 @@ def run(config: DictConfig) -> float:
         "lipcert_version": __version__,
     }
     write_json(folder / "results.json", results)
-    logger.info("results: %s", results)
+    logger.info(
+        "clean accuracy %.4f, certified accuracy %.4f by the %s bound",
+        results["clean_accuracy"],
+        results["certified_accuracy"],
+        results["bound"],
+    )
     _report(results, folder)
     return float(results["certified_accuracy"])
 
