@@ -60,7 +60,8 @@ def certify_in_turn(
 ) -> Cascade:
     """Certify with the global bound first; the others see only what it left undecided.
 
-    `local` and `tight` certify whatever `global` does (Theorem 1), and no bound certifies a wrong prediction.
+    `local` and `tight` certify whatever `global` does (Theorem 1); for `linear_split`, which need not, the flags are
+    those of it and `global` together. No bound certifies a wrong prediction.
     """
 
     def certified_by(bound: str, rows: Tensor) -> Certificate:
