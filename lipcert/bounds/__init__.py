@@ -5,26 +5,31 @@ from lipcert.bounds.analysis import (
     analyze,
     check_epsilon,
     lipschitz_to_logits,
+    logit_rounding,
     robust_margin,
     worst_increase,
     worst_logits,
 )
 from lipcert.bounds.errors import NonFiniteBoundError, UnsupportedLayerError
-from lipcert.bounds.lanczos import LanczosNorms, norm_upper_bound
+from lipcert.bounds.lanczos import norm_upper_bound
 from lipcert.bounds.power import PowerNorms
+from lipcert.bounds.rounding import Arithmetic
 from lipcert.bounds.rules import ActivationBounds, Bound
+from lipcert.bounds.upper import UpperNorms
 
 __all__ = [
     "ActivationBounds",
     "Analysis",
+    "Arithmetic",
     "Bound",
-    "LanczosNorms",
     "NonFiniteBoundError",
     "PowerNorms",
     "UnsupportedLayerError",
+    "UpperNorms",
     "analyze",
     "check_epsilon",
     "lipschitz_to_logits",
+    "logit_rounding",
     "norm_upper_bound",
     "robust_margin",
     "worst_increase",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from lipcert.bounds.linear_map import identity_map
 from lipcert.bounds.margins import support
 from lipcert.bounds.norms import Norms
-from lipcert.bounds.region import Region, Source, open_region, sum_of
+from lipcert.bounds.region import Region, Source, Term, open_region, sum_of
+from lipcert.bounds.rounding import Arithmetic, input_rounding
 from lipcert.bounds.rules import ActivationBounds, Bound, Walk, walk_layer
 
 
@@ -19,11 +21,19 @@ class Analysis:
 
     region: Region
     activations: tuple[ActivationBounds, ...]
+    bound: Bound
 
     @property
     def logits(self) -> Tensor:
         """Clean logits, (B, K): the region's center."""
         return self.region.center
+
+    @property
+    def families(self) -> list[tuple[Term, ...]]:
+        """Sets of terms, each of which alone bounds the logits; more than one for `liplt`."""
+        region = self.region
+        separate = self.bound is Bound.LIPLT and region.lipschitz_terms is not region.ball_terms
+        return [region.lipschitz_terms, region.ball_terms] if separate else [region.lipschitz_terms]
 
     @property
     def global_lipschitz(self) -> Tensor:
@@ -36,7 +46,8 @@ class Analysis:
 
         The largest when the last linear map starts from several activations.
         """
-        constants = [term.source.lipschitz for term in self.region.lipschitz_terms]
+        terms = self.region.ball_terms if self.bound is Bound.LIPLT else self.region.lipschitz_terms
+        constants = [term.source.lipschitz for term in terms]
         return torch.stack(torch.broadcast_tensors(*constants)).amax(dim=0)
 
 
@@ -54,6 +65,7 @@ def analyze(
     bound: Bound | str,
     norms: Norms,
     clip_input: bool = False,
+    arithmetic: Arithmetic | None = None,
 ) -> Analysis:
     """Bound everything `model` may do when each image moves by at most `epsilon` in l2.
 
@@ -64,6 +76,7 @@ def analyze(
         bound: one of `Bound`.
         norms: norm algorithm: estimates to train on, upper bounds to certify with.
         clip_input: intersect the input box with [0, 1].
+        arithmetic: also bound how far the model executed in it is from the exact one; None to leave that out.
 
     Raises:
         UnsupportedLayerError: naming a layer that has no sound rule.
@@ -77,9 +90,12 @@ def analyze(
         lower, upper = (images - reach).clamp_min(0), (images + reach).clamp_max(1)
     one = torch.ones(1, dtype=images.dtype, device=images.device)
     source = Source(images, lower, upper, one, one, None)
-    walk = Walk(Bound(bound), norms)
-    region = walk_layer(model, open_region(source, source, radius, mask_ball=False), walk, "")
-    return Analysis(region, tuple(walk.activations))
+    walk = Walk(Bound(bound), norms, arithmetic)
+    opened = open_region(source, source, radius, mask_ball=False)
+    if arithmetic is not None:
+        opened = replace(opened, rounding=input_rounding(opened.size(), arithmetic))
+    region = walk_layer(model, opened, walk, "")
+    return Analysis(region, tuple(walk.activations), walk.bound)
 
 
 def worst_increase(analysis: Analysis, labels: Tensor, box: bool = True, rounds: int = 100) -> Tensor:
@@ -93,10 +109,15 @@ def worst_increase(analysis: Analysis, labels: Tensor, box: bool = True, rounds:
         box: keep the box; False leaves the ball alone, as GloRo does.
         rounds: Newton rounds at most, see `support`.
     """
-    region = analysis.region
+    gains = [_increase(terms, analysis.region, labels, box, rounds) for terms in analysis.families]
+    return gains[0] if len(gains) == 1 else torch.minimum(*gains)
+
+
+def _increase(terms: tuple[Term, ...], region: Region, labels: Tensor, box: bool, rounds: int) -> Tensor:
+    """Return the sum over `terms` of their largest contributions, (B, K)."""
     batch = torch.arange(labels.shape[0], device=labels.device)
     total = []
-    for term in region.lipschitz_terms:
+    for term in terms:
         source = term.source
         matrix = term.map.matrix(region.center)
         label_rows = matrix[0, labels] if matrix.shape[0] == 1 else matrix[batch, labels]
@@ -108,6 +129,27 @@ def worst_increase(analysis: Analysis, labels: Tensor, box: bool = True, rounds:
         radius = (region.epsilon * source.lipschitz).expand(labels.shape[0])
         total.append(support(directions, radius, lower, upper, rounds))
     return sum_of(total)
+
+
+def logit_rounding(analysis: Analysis, labels: Tensor) -> Tensor:
+    """Return how far executed z_j - z_y may be from exact ones, (B, K); 0 for the label.
+
+    Source: `lipcert.bounds.rounding`; errors that earlier layers bring along reach z_j - z_y through row j minus row y.
+
+    Raises:
+        ValueError: for an analysis made without an arithmetic.
+    """
+    region = analysis.region
+    rounding = region.rounding
+    if rounding is None:
+        raise ValueError("Expected an analysis made with an arithmetic.")
+    pair = rounding.entries + rounding.entries.gather(1, labels.unsqueeze(1))
+    if region.last is not None and rounding.fresh is not None and rounding.inherited is not None:
+        matrix = identity_map(region.last.input_shape).after(region.last).matrix(region.center)[0]
+        lengths = torch.linalg.vector_norm(matrix - matrix[labels].unsqueeze(1), dim=-1)
+        fresh = rounding.fresh + rounding.fresh.gather(1, labels.unsqueeze(1))
+        pair = torch.minimum(pair, fresh + lengths * rounding.inherited.unsqueeze(1))
+    return pair.scatter(1, labels.unsqueeze(1), 0.0)
 
 
 def worst_logits(analysis: Analysis, labels: Tensor, box: bool = True, rounds: int = 100) -> Tensor:
@@ -129,15 +171,16 @@ def lipschitz_to_logits(analysis: Analysis, norms: Norms, whole: bool) -> Tensor
 
     `whole`: the last layer's norm unmasked; otherwise masked by its varying inputs and capped by that norm.
     """
-    constants = []
-    for index, term in enumerate(analysis.region.lipschitz_terms):
-        name = f"..output..{index}"  # no module is called so
-        like = analysis.region.center
-        norm = None
-        if not term.map.per_image:
-            norm = norms.whole(name, term.map, like)
-        if not whole or norm is None:
-            masked = norms.masked(name, term.map, None, term.source.varying, like)
-            norm = masked if norm is None else torch.minimum(masked, norm)
-        constants.append(term.source.lipschitz * norm)
-    return sum_of(constants)
+    like = analysis.region.center
+    totals = []
+    for family, terms in enumerate(analysis.families):
+        constants = []
+        for index, term in enumerate(terms):
+            name = f"..output..{family}..{index}"  # no module is called so
+            norm = None if term.map.per_image else norms.whole(name, term.map, like)
+            if not whole or norm is None:
+                masked = norms.masked(name, term.map, None, term.source.varying, like)
+                norm = masked if norm is None else torch.minimum(masked, norm)
+            constants.append(term.source.lipschitz * norm)
+        totals.append(sum_of(constants))
+    return totals[0] if len(totals) == 1 else torch.minimum(*totals)

@@ -1,13 +1,19 @@
-"""Upper bounds on spectral norms that hold with a stated probability: Lanczos from a Gaussian start.
+"""Upper bounds on spectral norms that hold with a stated probability, rounding included: Lanczos from Gaussian starts.
 
-Let A = MᵀM (or MMᵀ), λ1 its largest eigenvalue with unit eigenvector v1, g ~ N(0, I) drawn independently of M.
-Lanczos from g gives a tridiagonal T with orthonormal polynomials π_0 = 1, π_1, ... and Lanczos vectors
-q_j = π_j(A) g/‖g‖. As ⟨q_j, v1⟩ = π_j(λ1) ⟨g, v1⟩/‖g‖ and the q_j are orthonormal,
+Let A = MᵀM (or MMᵀ), λ its largest eigenvalue with unit eigenvector v, g ~ N(0, I) drawn independently of M. Lanczos
+from q_0 = g/‖g‖ yields numbers α_j, β_j and vectors q_j of length 1 that satisfy, as computed in floats,
 
-    ⟨g, v1⟩² Σ_j π_j(λ1)² ≤ ‖g‖².
+    A q_j = β_(j-1) q_(j-1) + α_j q_j + β_j q_(j+1) + f_j,     ‖f_j‖ ≤ η.
 
-⟨g, v1⟩ is a standard normal, so |⟨g, v1⟩| > τ with probability at least 1 - τ √(2/π) = 1 - δ, and then
-λ1 lies below the λ at which Σ_j π_j(λ)² reaches ‖g‖²/τ² (the sum grows with λ above T's spectrum).
+Only this enters: neither that the q_j are orthogonal, which rounding destroys, nor that α and β are accurate. With
+c_j = ⟨q_j, v⟩, and π_j the solution of the recurrence β_j π_(j+1) = (λ - α_j) π_j - β_(j-1) π_(j-1) from π_0 = 1,
+D_j = β_j π_j π_(j+1) (c_(j+1)/π_(j+1) - c_j/π_j) obeys D_j = D_(j-1) - ⟨f_j, v⟩ π_j, so that while every π is positive
+
+    1 ≥ |c_j| ≥ π_j(λ) (|c_0| - N_j(λ)),     N_(j+1) = N_j + η (π_0 + ... + π_j) / (β_j π_j π_(j+1)).
+
+|⟨g, v⟩| exceeds τ with probability 1 - τ √(2/π), so |c_0| > τ/‖g‖; hence λ lies below any λ' above T's spectrum at
+which some π_j(λ') (τ/‖g‖ - N_j(λ')) exceeds 1. Two independent starts and the larger of their bounds fail together
+with probability δ = τ² · 2/π: a τ that is large against η.
 """
 
 from __future__ import annotations
@@ -20,20 +26,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lipcert.bounds.bracket import ROUNDING, Bracket, enclose
 from lipcert.bounds.errors import NonFiniteBoundError
-from lipcert.bounds.linear_map import LinearMap
-from lipcert.bounds.operators import Shape
+from lipcert.bounds.linear_map import LinearMap, largest_absolute
 from lipcert.bounds.region import per_image
 
 BREAKDOWN = 1e-14
 """An off-diagonal entry of T below this, relative to A's norm, is rounding: the Krylov space is exhausted."""
 
-ROUNDING = 1e-9
-"""Relative allowance on a norm for the float64 arithmetic of the recurrence and of the operator."""
+STARTS = 2
+"""Independent starts of each norm: the square root of δ is large against rounding, δ itself need not be."""
 
+SMALLEST_EXCESS, LARGEST_EXCESS = 1e-13, 1e18
+"""Between which an eigenvalue bound's relative distance from T's top eigenvalue is sought."""
 
-SMALLEST_NORM = 1e-60
-"""No norm is bounded below this: squares of smaller ones would underflow in the recurrence."""
+LONGEST_VECTOR = 1e-9
+"""Logarithm that no computed Lanczos vector's length exceeds."""
 
 
 class Tridiagonal(NamedTuple):
@@ -76,61 +84,73 @@ def lanczos(linear_map: LinearMap, start: Tensor, steps: int) -> Tridiagonal:
     return Tridiagonal(torch.stack(diagonal, 1), torch.stack(off_diagonal, 1), square)
 
 
-def _exceeds(tridiagonal: Tridiagonal, points: Tensor, log_target: Tensor) -> Tensor:
-    """Whether λ is above T's spectrum with Σ π_j(λ)² at least the target; `points`: (B, P).
+def _exceeds(tridiagonal: Tridiagonal, points: Tensor, component: Tensor, residual: Tensor) -> Tensor:
+    """Whether each λ lies above T's spectrum and refutes an eigenvalue there; `points`: (B, P).
 
-    Above the spectrum every π_j is positive (Sturm). Magnitudes are kept in logarithms.
+    `component`: |c_0| at least, `residual`: η; both (B, 1). Magnitudes of π are kept in logarithms.
     """
-    value, previous = torch.ones_like(points), torch.zeros_like(points)
-    log_scale, log_sum = torch.zeros_like(points), torch.zeros_like(points)
+    value, previous = torch.ones_like(points), torch.zeros_like(points)  # π_j and π_(j-1), both over exp(log_scale)
+    log_scale, noise = torch.zeros_like(points), torch.zeros_like(points)
+    summed = torch.ones_like(points)  # (π_0 + ... + π_j) / π_j
     above = torch.ones_like(points, dtype=torch.bool)
+    refuted = torch.zeros_like(above)
     running = torch.ones_like(points[:, :1], dtype=torch.bool)
     coupling = torch.zeros_like(points[:, :1])
     for alpha, beta in zip(tridiagonal.diagonal.T, tridiagonal.off_diagonal.T, strict=True):
         exhausted = beta[:, None] <= BREAKDOWN
         beta_safe = beta[:, None].clamp_min(BREAKDOWN)
-        following = ((points - alpha[:, None]) * value - coupling * previous) / beta_safe
-        above &= (following > 0) | ~running
-        magnitude = following.abs().clamp_min(1e-300)
-        term = 2 * (magnitude.log() + log_scale)
-        log_sum = torch.where(running, torch.logaddexp(log_sum, term), log_sum)
-        previous, value = value / magnitude, following / magnitude
-        log_scale = log_scale + magnitude.log()
+        product = (points - alpha[:, None]) * value - coupling * previous  # β_j π_(j+1)
+        above &= (product > 0) | ~running
+        magnitude = (product / beta_safe).clamp_min(1e-300)
+        noise = noise + residual * summed * (-log_scale).exp() / product.clamp_min(1e-300)
+        summed = summed * value / magnitude + 1
+        log_following = magnitude.log() + log_scale
+        reaches = log_following + (component - noise).clamp_min(1e-300).log() > LONGEST_VECTOR
+        refuted |= reaches & above & running
+        previous, value, log_scale = value / magnitude, torch.ones_like(value), log_following
         coupling = beta_safe
         running = running & ~exhausted
-    return above & (log_sum >= log_target[:, None])
+    return above & refuted
 
 
-def _largest_eigenvalue_bound(tridiagonal: Tridiagonal, failure_probability: float) -> Tensor:
-    """Return an upper bound on λ1, (B,): the root of Σ π_j(λ)² = ‖g‖²/τ², found from above."""
+def _top_ritz_value(tridiagonal: Tridiagonal) -> Tensor:
+    """Return T's largest eigenvalue up to rounding, (B,)."""
+    couplings = tridiagonal.off_diagonal[:, :-1]
+    matrix = tridiagonal.diagonal.diag_embed() + couplings.diag_embed(1) + couplings.diag_embed(-1)
+    return torch.linalg.eigvalsh(matrix)[:, -1]
+
+
+def _largest_eigenvalue(tridiagonal: Tridiagonal, tau: float, residual: Tensor) -> Bracket:
+    """Return bounds on λ, the upper one infinite where rounding hides it; `residual`: η, (B,) or (1,)."""
     scale = tridiagonal.diagonal.amax(dim=1)
     zero = scale <= 0
     unit = torch.where(zero, 1, scale)
     relative = Tridiagonal(
         tridiagonal.diagonal / unit[:, None], tridiagonal.off_diagonal / unit[:, None], tridiagonal.start_square
     )
-    tau = failure_probability * math.sqrt(math.pi / 2)
-    log_target = tridiagonal.start_square.clamp_min(1e-300).log() - 2 * math.log(tau)
-    # Bracket by powers of two, then shrink the bracket 32-fold a round; `high` stays on the safe side.
-    powers = torch.exp2(torch.arange(60, dtype=scale.dtype, device=scale.device)).expand(scale.shape[0], -1)
-    reached = _exceeds(relative, powers, log_target)
-    first = reached.to(torch.int8).argmax(dim=1, keepdim=True)
-    high = torch.where(reached.any(dim=1, keepdim=True), powers.gather(1, first), torch.inf)
-    low = torch.where(first > 0, high / 2, torch.ones_like(high))
-    fractions = torch.linspace(0, 1, 33, dtype=scale.dtype, device=scale.device)[1:]
-    finite = high.isfinite()
-    for _ in range(7):
-        points = torch.where(finite, low + (high - low) * fractions, 1.0)
-        reached = _exceeds(relative, points, log_target)
+    component = (tau / tridiagonal.start_square.clamp_min(1e-300).sqrt()).clamp_max(1)[:, None]
+    relative_residual = (residual / unit)[:, None]
+
+    def exceeds(points: Tensor) -> Tensor:
+        return _exceeds(relative, points, component, relative_residual)
+
+    # λ = top (1 + excess), the excess bracketed on a logarithmic grid, then twice again inside the bracket found.
+    top = _top_ritz_value(relative)[:, None]
+    low, high = torch.full_like(top, SMALLEST_EXCESS), torch.full_like(top, LARGEST_EXCESS)
+    fractions = torch.linspace(0, 1, 49, dtype=scale.dtype, device=scale.device)
+    found = exceeds(top * (1 + high))
+    for _ in range(3):
+        excesses = low * (high / low) ** fractions
+        reached = exceeds(top * (1 + excesses))
         reached[:, -1] = True
         first = reached.to(torch.int8).argmax(dim=1, keepdim=True)
-        previous = torch.where(first > 0, points.gather(1, (first - 1).clamp_min(0)), low)
-        low, high = torch.where(finite, previous, low), torch.where(finite, points.gather(1, first), high)
-    return torch.where(zero, 0, high[:, 0] * unit)
+        low, high = excesses.gather(1, (first - 1).clamp_min(0)), excesses.gather(1, first)
+    bound = torch.where(found, top * (1 + high), torch.inf)
+    return Bracket(torch.where(zero, 0, top[:, 0] * unit), torch.where(zero, torch.inf, bound[:, 0] * unit))
 
 
 @torch.no_grad()
-def norm_upper_bound(
+def norm_bracket(
     linear_map: LinearMap,
     like: Tensor,
     steps: int,
@@ -138,16 +158,17 @@ def norm_upper_bound(
     rows: Tensor | None = None,
     columns: Tensor | None = None,
     generator: np.random.Generator | None = None,
-) -> Tensor:
-    """Return an *upper bound* on the norm of diag(rows) M diag(columns), shape (B,), float64.
+) -> Bracket:
+    """Return a lower and an *upper bound* on the norm of diag(rows) M diag(columns), float64.
 
-    Each entry holds with probability at least 1 - `failure_probability` over the start vector, which is drawn
-    fresh (from the operating system's randomness unless `generator` is given).
+    Each upper bound holds with probability at least 1 - `failure_probability` over two start vectors, which are drawn
+    fresh (from the operating system's randomness unless `generator` is given), float64 arithmetic included. It never
+    exceeds `largest_absolute`.
 
     Args:
         linear_map: M, in float64.
         like: float64 tensor (B, ...) that gives B and the device.
-        steps: Lanczos steps, >= 1.
+        steps: Lanczos steps from each start, >= 1.
         failure_probability: δ in (0, 1).
         rows, columns: 0/1 masks (B, *shape), None for ones.
         generator: source of randomness.
@@ -156,7 +177,7 @@ def norm_upper_bound(
         ValueError: for parameters out of range or a dtype other than float64.
         NonFiniteBoundError: if the operator yields NaN or infinity.
 
-    Source: design notes, section 1; the inequality is the one above.
+    Source: the inequality is the one above; without rounding, section 1 of the design.
     """
     if steps < 1:
         raise ValueError(f"Expected `steps` >= 1, got {steps}.")
@@ -168,65 +189,32 @@ def norm_upper_bound(
     on_input = math.prod(linear_map.input_shape) <= math.prod(linear_map.output_shape)
     shape, mask = (linear_map.input_shape, columns) if on_input else (linear_map.output_shape, rows)
     generator = fresh_generator() if generator is None else generator
-    start = torch.from_numpy(generator.standard_normal((like.shape[0], *shape))).to(like.device)
-    start = start if mask is None else start * mask
     side = masked if on_input else masked.transpose()
-    tridiagonal = lanczos(side, start, steps)
-    if not (tridiagonal.diagonal.isfinite().all() and tridiagonal.off_diagonal.isfinite().all()):
-        raise NonFiniteBoundError("a layer's operator yields NaN or infinity; check its weights.")
-    bound = _largest_eigenvalue_bound(tridiagonal, failure_probability).sqrt() * (1 + ROUNDING)
-    return bound.clamp_min(SMALLEST_NORM)
+    unit = torch.finfo(torch.float64).eps
+    largest = largest_absolute(linear_map, like) * (1 + ROUNDING)
+    operations = sum(linear_map.roundings) + 16  # of A's application and of the recurrence
+    residual = operations * unit * largest.square()
+    tau = math.sqrt(failure_probability * math.pi / 2) * (1 - ROUNDING)
+    brackets = []
+    for _ in range(STARTS):
+        start = torch.from_numpy(generator.standard_normal((like.shape[0], *shape))).to(like.device)
+        tridiagonal = lanczos(side, start if mask is None else start * mask, steps)
+        if not (tridiagonal.diagonal.isfinite().all() and tridiagonal.off_diagonal.isfinite().all()):
+            raise NonFiniteBoundError("a layer's operator yields NaN or infinity; check its weights.")
+        brackets.append(_largest_eigenvalue(tridiagonal, tau, residual))
+    lower = torch.maximum(*(each.lower for each in brackets)).clamp_min(0).sqrt() * (1 - ROUNDING)
+    upper = torch.maximum(*(each.upper for each in brackets)).sqrt() * (1 + ROUNDING)
+    return enclose(linear_map, like, rows, columns, lower, torch.minimum(upper, largest))
 
 
-class LanczosNorms:
-    """Norm *upper bounds* for certificates of one model; counts the norms it bounded, for the union bound.
-
-    Global norms are kept under the layer's name: a second model, or changed weights, need an object of their own.
-
-    Args:
-        steps: Lanczos steps of a norm an image.
-        whole_steps: Lanczos steps of a global norm, bounded once and kept.
-        failure_probability: δ of each norm.
-        generator: source of randomness; the operating system's when None.
-    """
-
-    def __init__(
-        self,
-        steps: int = 40,
-        whole_steps: int = 120,
-        failure_probability: float = 1e-9,
-        generator: np.random.Generator | None = None,
-    ) -> None:
-        self.steps = steps
-        self.whole_steps = whole_steps
-        self.failure_probability = failure_probability
-        self.generator = fresh_generator() if generator is None else generator
-        self.bounded = 0
-        self._whole: dict[tuple[str, Shape, Shape], Tensor] = {}
-
-    @property
-    def union_failure_probability(self) -> float:
-        """Probability that any norm bounded so far is wrong, by the union bound."""
-        return min(1.0, self.bounded * self.failure_probability)
-
-    def _bound(
-        self, linear_map: LinearMap, like: Tensor, steps: int, rows: Tensor | None = None, columns: Tensor | None = None
-    ) -> Tensor:
-        self.bounded += like.shape[0]
-        return norm_upper_bound(linear_map, like, steps, self.failure_probability, rows, columns, self.generator)
-
-    def whole(self, name: str, linear_map: LinearMap, like: Tensor) -> Tensor:
-        key = (name, linear_map.input_shape, linear_map.output_shape)
-        if key not in self._whole:
-            self._whole[key] = self._bound(linear_map, like[:1], self.whole_steps)
-        return self._whole[key]
-
-    def masked(
-        self,
-        name: str,
-        linear_map: LinearMap,
-        rows: Tensor | None,
-        columns: Tensor | None,
-        like: Tensor,
-    ) -> Tensor:
-        return self._bound(linear_map, like, self.steps, rows, columns)
+def norm_upper_bound(
+    linear_map: LinearMap,
+    like: Tensor,
+    steps: int,
+    failure_probability: float,
+    rows: Tensor | None = None,
+    columns: Tensor | None = None,
+    generator: np.random.Generator | None = None,
+) -> Tensor:
+    """Return the upper side of `norm_bracket`, (B,)."""
+    return norm_bracket(linear_map, like, steps, failure_probability, rows, columns, generator).upper

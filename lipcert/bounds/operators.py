@@ -19,6 +19,12 @@ from lipcert.nn import Normalize
 
 Shape = tuple[int, ...]
 
+SMALLEST_VARIANCE = 1e-30
+"""Reciprocal roots of smaller variances are left to chance in float32."""
+
+SCALING_OPERATIONS = 12
+"""Rounded operations of an elementwise layer, at most: batch norm with an inexact reciprocal root."""
+
 
 @dataclass(frozen=True)
 class Operator:
@@ -55,6 +61,14 @@ class Operator:
         """Return the operator of A squared entry by entry."""
         raise NotImplementedError
 
+    def products(self) -> tuple[int, int]:
+        """Return how many rounded operations make one entry of A h + b, and one entry of Aᵀ v, at most."""
+        raise NotImplementedError
+
+    def magnitude(self, size: Tensor) -> Tensor:
+        """Return |A| m + |b|, (B, *output_shape), to which the rounding of A h + b is relative; |h| <= `size`."""
+        raise NotImplementedError
+
     def row_norms(self) -> Tensor | None:
         """Return an upper bound on the l2 norm of every row of A, shape (1, *output_shape), or None for ones.
 
@@ -85,6 +99,12 @@ class Dense(Operator):
 
     def squared(self) -> Operator:
         return replace(self, weight=self.weight.square(), bias=None)
+
+    def products(self) -> tuple[int, int]:
+        return self.weight.shape[1] + 1, self.weight.shape[0]
+
+    def magnitude(self, size: Tensor) -> Tensor:
+        return F.linear(size, self.weight.abs(), None if self.bias is None else self.bias.abs())
 
     def row_norms(self) -> Tensor:
         return self.weight.norm(dim=1).expand(1, *self.output_shape)
@@ -142,6 +162,14 @@ class Convolution(Operator):
     def squared(self) -> Operator:
         return replace(self, weight=self.weight.square(), bias=None)
 
+    def products(self) -> tuple[int, int]:
+        outputs, inputs_in_group, height, width = self.weight.shape
+        return inputs_in_group * height * width + 1, outputs // self.groups * height * width
+
+    def magnitude(self, size: Tensor) -> Tensor:
+        absolute = replace(self, weight=self.weight.abs(), bias=None if self.bias is None else self.bias.abs())
+        return absolute.affine(size)
+
     def row_norms(self) -> Tensor:
         kernel_norms = self.weight.flatten(1).norm(dim=1).view(-1, 1, 1)
         absolute_sums = self.absolute().apply(self.weight.new_ones(1, *self.input_shape))
@@ -150,10 +178,14 @@ class Convolution(Operator):
 
 @dataclass(frozen=True)
 class Scaling(Operator):
-    """Elementwise scale and shift; both broadcastable to (1 or B, *shape)."""
+    """Elementwise scale and shift; both broadcastable to (1 or B, *shape).
+
+    `shift_size`: sum of the absolute values that the shift is made of, where it is a sum; |shift| when None.
+    """
 
     scale: Tensor
     shift: Tensor | None
+    shift_size: Tensor | None = None
 
     def apply(self, inputs: Tensor) -> Tensor:
         return inputs * self.scale
@@ -166,19 +198,34 @@ class Scaling(Operator):
         return outputs * self.scale
 
     def absolute(self) -> Operator:
-        return replace(self, scale=self.scale.abs(), shift=None)
+        return replace(self, scale=self.scale.abs(), shift=None, shift_size=None)
 
     def squared(self) -> Operator:
-        return replace(self, scale=self.scale.square(), shift=None)
+        return replace(self, scale=self.scale.square(), shift=None, shift_size=None)
+
+    def products(self) -> tuple[int, int]:
+        return SCALING_OPERATIONS, 1
+
+    def magnitude(self, size: Tensor) -> Tensor:
+        scaled = size * self.scale.abs()
+        if self.shift_size is not None:
+            return scaled + self.shift_size
+        return scaled if self.shift is None else scaled + self.shift.abs()
 
     def row_norms(self) -> Tensor:
         scale = self.scale.abs()
         return scale if scale.dim() > len(self.output_shape) else scale.expand(1, *self.output_shape)
 
 
-def scaling(shape: Shape, scale: Tensor, shift: Tensor | None = None, per_image: bool = False) -> Scaling:
+def scaling(
+    shape: Shape,
+    scale: Tensor,
+    shift: Tensor | None = None,
+    shift_size: Tensor | None = None,
+    per_image: bool = False,
+) -> Scaling:
     """Return the operator h -> scale * h + shift on (B, *shape)."""
-    return Scaling(shape, shape, scale, shift, orthogonal_rows=True, elementwise=True, per_image=per_image)
+    return Scaling(shape, shape, scale, shift, shift_size, orthogonal_rows=True, elementwise=True, per_image=per_image)
 
 
 @dataclass(frozen=True)
@@ -199,6 +246,12 @@ class Reshape(Operator):
 
     def squared(self) -> Operator:
         return self
+
+    def products(self) -> tuple[int, int]:
+        return 0, 0
+
+    def magnitude(self, size: Tensor) -> Tensor:
+        return self.apply(size)
 
     def row_norms(self) -> None:
         return None
@@ -235,6 +288,13 @@ class AveragePool(Operator):
 
     def squared(self) -> Operator:
         return replace(self, entries_squared=True)
+
+    def products(self) -> tuple[int, int]:
+        window = int(self.count.max().item())
+        return window + 1, window
+
+    def magnitude(self, size: Tensor) -> Tensor:
+        return self.apply(size)
 
     def row_norms(self) -> Tensor:
         return self.count.sqrt() / self.divisor
@@ -305,12 +365,19 @@ def _(layer: nn.BatchNorm1d | nn.BatchNorm2d, input_shape: Shape) -> Operator:
         raise UnsupportedLayerError(
             "batch norm is affine in eval mode with running statistics only; call model.eval() first."
         )
+    variance = layer.running_var + layer.eps
+    if not bool((variance > SMALLEST_VARIANCE).all() and (layer.running_var >= 0).all()):
+        raise UnsupportedLayerError(
+            f"batch norm needs variances above {SMALLEST_VARIANCE}, got {float(variance.min())}."
+        )
     per_channel = (-1, *(1 for _ in input_shape[1:]))
-    scale = (layer.running_var + layer.eps).rsqrt()
+    scale = variance.rsqrt()
     scale = scale if layer.weight is None else scale * layer.weight
     shift = -layer.running_mean * scale
-    shift = shift if layer.bias is None else shift + layer.bias
-    return scaling(input_shape, scale.view(per_channel), shift.view(per_channel))
+    shift_size = shift.abs()
+    if layer.bias is not None:
+        shift, shift_size = shift + layer.bias, shift_size + layer.bias.abs()
+    return scaling(input_shape, scale.view(per_channel), shift.view(per_channel), shift_size.view(per_channel))
 
 
 @operator.register

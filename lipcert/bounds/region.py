@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from lipcert.bounds.linear_map import LinearMap, identity_map
 from lipcert.bounds.operators import Operator, scaling
+from lipcert.bounds.rounding import Reach, Rounding
 from lipcert.nn.selection import maximum, minimum
 
 SMALLEST_SQUARE = 1e-30
@@ -118,6 +120,8 @@ class Region:
         ball_terms: sources whose radius bounds the neurons.
         lipschitz_terms: sources whose Lipschitz constants reach the margins; for `global` and `tight` the same.
         epsilon: (B,) or (1,), l2 radius in pixels of [0, 1].
+        rounding: how far executed values may be from exact ones; None where nobody asks (training).
+        last: the affine layer that `rounding` is just behind, if any.
     """
 
     center: Tensor
@@ -126,6 +130,8 @@ class Region:
     ball_terms: tuple[BallTerm, ...]
     lipschitz_terms: tuple[Term, ...]
     epsilon: Tensor
+    rounding: Rounding | None = None
+    last: Operator | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -138,6 +144,25 @@ class Region:
             return self.lower, self.upper
         deviation = sum_of([term.deviation(self.epsilon) for term in self.ball_terms])
         return self.center - deviation, self.center + deviation
+
+    def size(self) -> Tensor:
+        """Return the largest absolute value of every neuron, (B, *shape)."""
+        lower, upper = self.box()
+        return torch.maximum(lower.abs(), upper.abs())
+
+    def reach(self) -> Reach:
+        """Return where the values lie, as rounding asks for it."""
+        center = self.center.abs()
+        radius = None
+        if all(term.map.roundings == (0, 0) for term in self.ball_terms):  # nothing but reshapes since
+            radius = sum_of([self.epsilon * term.source.lipschitz for term in self.ball_terms])
+        return Reach(center, (self.size() - center).clamp_min(0), radius)
+
+    def rounded(self, rounding: Rounding, share: float) -> Region:
+        """Return the region with this `rounding`, its box wider by the analysis's `share` of it."""
+        lower, upper = self.box()
+        slack = share * rounding.entries
+        return replace(self, lower=lower - slack, upper=upper + slack, rounding=rounding, last=None)
 
 
 def per_image(values: Tensor, dimensions: int) -> Tensor:

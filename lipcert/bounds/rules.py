@@ -16,9 +16,11 @@ from torch.nn.modules import module as module_state
 from torch.nn.utils.parametrize import is_parametrized
 
 from lipcert.bounds.errors import UnsupportedLayerError
+from lipcert.bounds.linear_map import identity_map
 from lipcert.bounds.norms import Norms
 from lipcert.bounds.operators import operator
 from lipcert.bounds.region import Region, Source, Term, add, affine, mask_terms, open_region, sum_of
+from lipcert.bounds.rounding import Arithmetic, Rounding, after_affine
 from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin, Normalize, Residual
 from lipcert.nn.activations import clipped_max_min, clipped_relu, max_min, split_pairs
 
@@ -28,12 +30,25 @@ class Bound(StrEnum):
 
     GLOBAL: no masks (BCP, GloRo). LOCAL: the paper's masks, box pass with the global radius. TIGHT: masks that
     know MaxMin's order, box pass with the local radius. LINEAR_SPLIT: linear neurons kept apart (appendix A.2).
+    LIPLT: `tight`, and at every layer the smaller of its radius and that of the loop transformation, by which a
+    neuron is a linear one of slope 0, 1/2 or 1 plus a remainder of half the Lipschitz constant (Fazlyab et al. 2023).
     """
 
     GLOBAL = "global"
     LOCAL = "local"
     TIGHT = "tight"
     LINEAR_SPLIT = "linear_split"
+    LIPLT = "liplt"
+
+    @property
+    def splits(self) -> bool:
+        """Whether linear neurons are told apart from those that bend."""
+        return self in (Bound.LINEAR_SPLIT, Bound.LIPLT)
+
+    @property
+    def tightens(self) -> bool:
+        """Whether the box pass uses the local radius, masked row norms and masks that know MaxMin's order."""
+        return self in (Bound.TIGHT, Bound.LIPLT)
 
     @classmethod
     def _missing_(cls, value: object) -> Bound:
@@ -62,10 +77,14 @@ class ActivationBounds:
 
 @dataclass
 class Walk:
-    """What a walk through a model carries along: the bound, the norm algorithm, the activations met."""
+    """What a walk through a model carries along: the bound, the norm algorithm, the activations met.
+
+    `arithmetic`: what the model is executed in, None for exact real numbers.
+    """
 
     bound: Bound
     norms: Norms
+    arithmetic: Arithmetic | None = None
     activations: list[ActivationBounds] = field(default_factory=list)
 
 
@@ -75,7 +94,8 @@ class Closing:
 
     `box`: (lower, upper) before the activation. `center`, `lower`, `upper`: after it. `varying`: outputs that vary.
     `rows`: inputs of the activation that any varying output depends on. `linear`: neurons that equal their input
-    all over the region. Masks are 0/1, or None for ones.
+    all over the region. Masks are 0/1, or None for ones. `remainder`: for elementwise activations, how the range of
+    σ(z) - z/2 over the box follows. `rounding`: of the output.
     """
 
     box: tuple[Tensor, Tensor]
@@ -85,6 +105,8 @@ class Closing:
     varying: Tensor | None
     rows: Tensor | None
     linear: Tensor | None = None
+    remainder: tuple[Tensor, Tensor] | None = None
+    rounding: Rounding | None = None
 
 
 def _masked_norms(walk: Walk, name: str, terms: tuple[Term, ...], rows: Tensor | None, like: Tensor) -> list[Tensor]:
@@ -118,6 +140,7 @@ def _close(walk: Walk, name: str, layer: nn.Module, region: Region, closing: Clo
     whole = _whole_norms(walk, name, region.ball_terms, like)
     ball_lipschitz = _carry(region.ball_terms, whole)
     varying, norms = closing.varying, whole
+    product = sum_of([t.source.product * norm for t, norm in zip(region.ball_terms, whole, strict=True)])
     split: tuple[Term, ...] = ()
     if walk.bound is Bound.GLOBAL:
         varying = None
@@ -127,16 +150,48 @@ def _close(walk: Walk, name: str, layer: nn.Module, region: Region, closing: Clo
         norms = _masked_norms(walk, name, terms, None if closing.rows is None else varying, like)
         split = mask_terms(terms, linear)
     else:
-        masked = _masked_norms(walk, name, terms, closing.rows, like)
+        capped = terms if walk.bound is not Bound.LIPLT else region.ball_terms
+        masked = _masked_norms(walk, name, capped, closing.rows, like)
         norms = [torch.minimum(norm, cap) for norm, cap in zip(masked, whole, strict=True)]
-    lipschitz = ball_lipschitz if norms is whole else _carry(terms, norms)
-    product = sum_of([t.source.product * norm for t, norm in zip(region.ball_terms, whole, strict=True)])
     walk.activations.append(_summary(name, layer, closing, whole, norms))
+    if walk.bound is Bound.LIPLT:
+        return _close_with_remainder(walk, name, region, closing, _carry(region.ball_terms, norms), product)
+    lipschitz = ball_lipschitz if norms is whole else _carry(terms, norms)
     source = Source(closing.center, closing.lower, closing.upper, lipschitz, product, varying)
     same = walk.bound in (Bound.GLOBAL, Bound.TIGHT)
     ball_source = source if same else replace(source, lipschitz=ball_lipschitz, varying=None)
     opened = open_region(source, ball_source, region.epsilon, mask_ball=walk.bound is Bound.TIGHT)
+    opened = replace(opened, rounding=closing.rounding)
     return replace(opened, lipschitz_terms=(*opened.lipschitz_terms, *split)) if split else opened
+
+
+def _close_with_remainder(
+    walk: Walk, name: str, region: Region, closing: Closing, tight: Tensor, product: Tensor
+) -> Region:
+    """Close by the loop transformation: σ(z') - σ(z) = D (z' - z) + r, D of slopes 0, 1/2, 1 and |r| <= |z' - z| / 2.
+
+    `tight`: Lipschitz constant of the varying outputs by the product of masked norms. Where an activation is not
+    elementwise D is 0 and r all of σ(z') - σ(z).
+    """
+    like, terms = region.center, region.lipschitz_terms
+
+    def behind(kind: str, rows: Tensor | None) -> Tensor:
+        return _carry(terms, _masked_norms(walk, f"{name}..{kind}", terms, rows, like))
+
+    first = terms is region.ball_terms  # both then say the same
+    outputs = tight if first else torch.minimum(tight, behind("outputs", closing.rows))
+    source = Source(closing.center, closing.lower, closing.upper, outputs, product, closing.varying)
+    opened = open_region(source, source, region.epsilon, mask_ball=True)
+    opened = replace(opened, rounding=closing.rounding)
+    if closing.linear is None or closing.varying is None or closing.remainder is None:
+        return opened
+    unstable = closing.varying * (1 - closing.linear)
+    remainder = torch.minimum(tight, behind("remainder", unstable)) / 2
+    lower, upper = (unstable * each for each in closing.remainder)
+    kept = Source(torch.zeros_like(like), lower, upper, remainder, product, unstable)
+    linear_part = mask_terms(terms, closing.linear + unstable / 2)
+    identity = open_region(kept, kept, region.epsilon, mask_ball=True).lipschitz_terms
+    return replace(opened, lipschitz_terms=(*identity, *linear_part))
 
 
 def _summary(
@@ -223,7 +278,12 @@ def _(layer: Residual, region: Region, walk: Walk, name: str) -> Region:
         raise UnsupportedLayerError(
             f"Layer {name!r}: branch and shortcut yield shapes {branch.shape} and {shortcut.shape}; they must agree."
         )
-    return add(branch, shortcut)
+    total = add(branch, shortcut)
+    if walk.arithmetic is None or branch.rounding is None or shortcut.rounding is None:
+        return total
+    size = branch.size() + branch.rounding.entries + shortcut.size() + shortcut.rounding.entries
+    rounding = branch.rounding.plus(shortcut.rounding, size, walk.arithmetic)
+    return total.rounded(rounding, walk.arithmetic.analysis)
 
 
 @apply_rule.register(nn.Linear)
@@ -239,19 +299,61 @@ def _(layer: nn.Module, region: Region, walk: Walk, name: str) -> Region:
         affine_map = operator(layer, region.shape)
     except UnsupportedLayerError as error:
         raise UnsupportedLayerError(f"Layer {name!r}: {error}") from None
-    return affine(region, affine_map)
+    moved = affine(region, affine_map)
+    if walk.arithmetic is None or region.rounding is None:
+        return moved
+    norm = None
+    if affine_map.products()[0] and bool((region.rounding.length > 0).any()):
+        norm = walk.norms.whole(f"{name}..layer", identity_map(region.shape).after(affine_map), region.center)
+    rounding = after_affine(region.rounding, affine_map, region.reach(), norm, walk.arithmetic)
+    return replace(moved.rounded(rounding, walk.arithmetic.analysis), last=affine_map)
 
 
 def _mask(condition: Tensor, like: Tensor) -> Tensor:
     return condition.to(like.dtype)
 
 
+def _remainder(region: Region, threshold: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the range of σ(z') - σ(z) - (z' - z)/2 over the box, z the center; σ is min(max(·, 0), threshold).
+
+    The function is piecewise linear: its extremes are at the ends of the box or at the kinks inside.
+    """
+
+    def bent(values: Tensor) -> Tensor:
+        output = values.relu() if threshold is None else clipped_relu(values, threshold)
+        return output - values / 2
+
+    lower, upper = region.box()
+    kinks = [torch.zeros_like(upper)] if threshold is None else [torch.zeros_like(upper), threshold.expand_as(upper)]
+    candidates = [bent(each.clamp(lower, upper)) for each in (lower, upper, *kinks)]
+    stacked = torch.stack(candidates) - bent(region.center)
+    return stacked.amin(dim=0), stacked.amax(dim=0)
+
+
+def _of_pairs(rounding: Rounding | None) -> Rounding | None:
+    """Return the error behind MaxMin: an output's is at most the larger of its pair."""
+    if rounding is None:
+        return None
+    larger = torch.maximum(*split_pairs(rounding.entries))
+    return replace(rounding, entries=torch.cat((larger, larger), dim=1))
+
+
 @apply_rule.register
 def _(layer: nn.ReLU, region: Region, walk: Walk, name: str) -> Region:
     lower, upper = region.box()
     varying = _mask(~(upper <= 0), upper)
-    linear = _mask(lower >= 0, upper) if walk.bound is Bound.LINEAR_SPLIT else None
-    closing = Closing((lower, upper), region.center.relu(), lower.relu(), upper.relu(), varying, varying, linear)
+    linear = _mask(lower >= 0, upper) if walk.bound.splits else None
+    closing = Closing(
+        (lower, upper),
+        region.center.relu(),
+        lower.relu(),
+        upper.relu(),
+        varying,
+        varying,
+        linear,
+        _remainder(region, None) if walk.bound is Bound.LIPLT else None,
+        region.rounding,
+    )
     return _close(walk, name, layer, region, closing)
 
 
@@ -260,7 +362,7 @@ def _(layer: ClippedReLU, region: Region, walk: Walk, name: str) -> Region:
     lower, upper = region.box()
     threshold = layer.threshold
     varying = _mask(~((upper <= 0) | (lower >= threshold)), upper)
-    linear = _mask((lower >= 0) & (upper <= threshold), upper) if walk.bound is Bound.LINEAR_SPLIT else None
+    linear = _mask((lower >= 0) & (upper <= threshold), upper) if walk.bound.splits else None
     closing = Closing(
         (lower, upper),
         clipped_relu(region.center, threshold),
@@ -269,6 +371,8 @@ def _(layer: ClippedReLU, region: Region, walk: Walk, name: str) -> Region:
         varying,
         varying,
         linear,
+        _remainder(region, threshold) if walk.bound is Bound.LIPLT else None,
+        region.rounding,
     )
     return _close(walk, name, layer, region, closing)
 
@@ -276,7 +380,15 @@ def _(layer: ClippedReLU, region: Region, walk: Walk, name: str) -> Region:
 @apply_rule.register
 def _(layer: MaxMin, region: Region, walk: Walk, name: str) -> Region:
     lower, upper = region.box()
-    closing = Closing((lower, upper), max_min(region.center), max_min(lower), max_min(upper), None, None)
+    closing = Closing(
+        (lower, upper),
+        max_min(region.center),
+        max_min(lower),
+        max_min(upper),
+        None,
+        None,
+        rounding=_of_pairs(region.rounding),
+    )
     return _close(walk, name, layer, region, closing)
 
 
@@ -288,7 +400,7 @@ def _(layer: ClippedMaxMin, region: Region, walk: Walk, name: str) -> Region:
     larger = ~(torch.maximum(first_lower, second_lower) >= layer.max)
     smaller = ~(torch.minimum(first_upper, second_upper) <= layer.min)
     rows = None
-    if walk.bound is Bound.TIGHT:
+    if walk.bound.tightens:
         # An input pair matters while one of its outputs varies; where its order is decided, each input alone.
         first_leads, second_leads = first_lower >= second_upper, second_lower >= first_upper
         either = larger | smaller
@@ -302,5 +414,6 @@ def _(layer: ClippedMaxMin, region: Region, walk: Walk, name: str) -> Region:
         clipped_max_min(upper, layer.max, layer.min),
         _mask(torch.cat((larger, smaller), dim=1), upper),
         rows,
+        rounding=_of_pairs(region.rounding),
     )
     return _close(walk, name, layer, region, closing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds import Bound, LanczosNorms, analyze, check_epsilon, lipschitz_to_logits
+from lipcert.bounds import Bound, UpperNorms, analyze, check_epsilon, lipschitz_to_logits
 from lipcert.certificates.certify import FAILURE_PROBABILITY
 from lipcert.certificates.validation import check_images, double_copy
 
@@ -37,7 +37,7 @@ def local_lipschitz(
     """
     check_epsilon(epsilon)
     double = double_copy(model)
-    norms = LanczosNorms(failure_probability=FAILURE_PROBABILITY)
+    norms = UpperNorms(failure_probability=FAILURE_PROBABILITY)
     bounds = []
     for batch in images.double().split(batch_size):
         analysis = analyze(double, batch, epsilon, bound, norms)

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds.lanczos import SMALLEST_NORM
+from lipcert.bounds.bracket import SMALLEST_NORM
 
 
 def check_images(images: Tensor) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.attacks import pgd_robust
-from lipcert.bounds import Bound, LanczosNorms, analyze
+from lipcert.bounds import Bound, UpperNorms, analyze
 from lipcert.certificates import Certificate, certify
 from lipcert.certificates.certify import FAILURE_PROBABILITY
 from lipcert.certificates.validation import double_copy
@@ -105,7 +105,7 @@ def lipschitz_means(model: nn.Module, images: Tensor, epsilon: float, bound: Bou
     """Return mean Lipschitz bounds up to the last activation; `local` stands in where `bound` is `global`."""
     masked = Bound.LOCAL if bound is Bound.GLOBAL else bound
     double = double_copy(model)
-    norms = LanczosNorms(failure_probability=FAILURE_PROBABILITY)
+    norms = UpperNorms(failure_probability=FAILURE_PROBABILITY)
     local: list[Tensor] = []
     varying: dict[str, list[Tensor]] = {}
     whole = 1.0

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipcert.bounds import Analysis, LanczosNorms, analyze, robust_margin, worst_increase, worst_logits
+from lipcert.bounds import Analysis, UpperNorms, analyze, robust_margin, worst_increase, worst_logits
 from lipcert.losses import bcp_loss, gloro_logits
 from lipcert.nn import ClippedMaxMin, ClippedReLU
 from tests.oracles import ExactNorms
@@ -189,7 +189,7 @@ def test_gradients_point_the_same_way(golden: Golden, method: str) -> None:
 
 def test_lanczos_reproduces_local_norms_from_above(golden: Golden) -> None:
     with torch.no_grad():
-        analysis = analyze(golden.model, golden.images, golden.epsilon, "local", LanczosNorms(steps=60))
+        analysis = analyze(golden.model, golden.images, golden.epsilon, "local", UpperNorms(steps=60))
     norms = torch.stack([bounds.masked_norm for bounds in analysis.activations], dim=1)
     assert (norms >= golden["local_norms_exact"]).all()
     torch.testing.assert_close(norms, golden["local_norms_exact"], rtol=1e-3, atol=0)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds import LanczosNorms, NonFiniteBoundError, norm_upper_bound
-from lipcert.bounds.lanczos import SMALLEST_NORM, fresh_generator
+from lipcert.bounds import NonFiniteBoundError, UpperNorms, norm_upper_bound
+from lipcert.bounds.bracket import SMALLEST_NORM
+from lipcert.bounds.lanczos import fresh_generator
 from lipcert.bounds.linear_map import LinearMap, identity_map
 from lipcert.bounds.operators import operator
 from tests.oracles import map_matrix
@@ -74,8 +75,8 @@ def test_failure_rate_is_the_stated_one(steps: int) -> None:
     failures = (bound < exact).double().mean().item()
     deviation = math.sqrt(delta * (1 - delta) / draws)
     assert failures <= delta + 4 * deviation
-    if steps == 12:  # most of v1 lies in the Krylov space, so the inequality is nearly an equality
-        assert failures >= delta - 4 * deviation
+    if steps == 12:  # most of v1 lies in the Krylov space, so one of its components is not far below 1
+        assert failures >= delta / 4
 
 
 def test_failure_rate_falls_with_delta() -> None:
@@ -151,24 +152,26 @@ def test_start_vectors_are_fresh() -> None:
     results = []
     for _ in range(2):
         torch.manual_seed(0)
-        results.append(norm_upper_bound(linear_map, _like(1), 3, 1e-9).item())
+        results.append(norm_upper_bound(linear_map, _like(1), 8, 1e-9).item())
     assert results[0] != results[1]
 
 
-def test_norms_count_for_the_union_bound_and_keep_global_norms() -> None:
-    norms = LanczosNorms(steps=10, failure_probability=1e-6, generator=_start(0))
-    linear_map = _dense_map(torch.randn(5, 6, generator=_seeded(1)))
-    first = norms.whole("layer", linear_map, _like(7))
-    assert torch.equal(first, norms.whole("layer", linear_map, _like(7)))
+def test_norms_that_may_fail_count_for_the_union_bound_and_global_ones_are_kept() -> None:
+    norms = UpperNorms(steps=10, failure_probability=1e-6, generator=_start(0))
+    large = _dense_map(torch.randn(150, 160, generator=_seeded(1)))
+    first = norms.whole("layer", large, _like(7))
+    assert torch.equal(first, norms.whole("layer", large, _like(7)))
     assert norms.bounded == 1
-    norms.masked("layer", linear_map, None, None, _like(7))
+    norms.masked("layer", large, None, None, _like(7))
     assert norms.bounded == 8
     assert norms.union_failure_probability == pytest.approx(8e-6)
+    norms.masked("small", _dense_map(torch.randn(5, 160, generator=_seeded(1))), None, None, _like(7))
+    assert norms.bounded == 8  # exact
 
 
 def test_norms_are_kept_by_shape_too() -> None:
     """One convolution has another norm on larger images."""
-    norms = LanczosNorms()
+    norms = UpperNorms()
     layer = nn.Conv2d(1, 1, 4, 2, 1).double()
     kept = [
         norms.whole("0", identity_map(shape).after(operator(layer, shape)), _like(1)).item()

@@ -104,6 +104,7 @@ def _double_matrix(linear_map: LinearMap) -> Tensor:
         lambda outputs: linear_map.adjoint(outputs.float()).double(),
         linear_map.input_shape,
         linear_map.output_shape,
+        linear_map.absolute,
     )
     return map_matrix(single, 1)
 

@@ -1,0 +1,137 @@
+"""How far a network executed in floating point can be from the one its weights describe.
+
+An executed affine layer returns W h + b with an error of at most γ(n) (|W||h| + |b|) + (2n + 1) tiny (1 + max |h|) an
+entry, in any order of summation, fused or not: γ(n) = n u / (1 - n u), u the unit roundoff, n the rounded operations of
+one entry, tiny the smallest normal number (products and weights below it may be flushed to zero). Errors of earlier
+layers pass through |W| entry by entry, or through the spectral norm of W in l2, whichever is smaller. Activations select
+among exact numbers: they add no error and, being 1-Lipschitz, enlarge none. Source: Higham, Accuracy and Stability of
+Numerical Algorithms, section 3.1. It does not hold for TF32, Winograd or FFT convolutions.
+
+The same recursion covers the float64 arithmetic of the bounds themselves: their error is a fixed share of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lipcert.bounds.operators import Operator, Shape
+
+ANALYSIS_OPERATIONS = 16
+"""Roundings of float64 that the bounds take where the network takes one of its own (box, center, offsets, ...)."""
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """The floating point arithmetic a network is executed in.
+
+    `unit`: unit roundoff u of the network plus that of the analysis. `analysis`: the analysis's share of it. `tiny`:
+    smallest normal number. `largest`: largest finite number. `input_unit`: u where images have to be rounded first.
+    """
+
+    unit: float
+    analysis: float
+    tiny: float
+    largest: float
+    input_unit: float = 0.0
+
+    @classmethod
+    def of(cls, dtype: torch.dtype, images: torch.dtype) -> Arithmetic:
+        """Return the arithmetic of a network in `dtype`, float32 or float64, fed with images in another."""
+        executed, analysis = torch.finfo(dtype), ANALYSIS_OPERATIONS * torch.finfo(torch.float64).eps / 2
+        unit = executed.eps / 2 + analysis
+        rounded = torch.finfo(images).eps < executed.eps
+        return cls(unit, analysis / unit, executed.tiny, executed.max, executed.eps / 2 if rounded else 0.0)
+
+    def gamma(self, operations: int) -> float:
+        """Return γ(n), infinite where n u reaches 1."""
+        relative = operations * self.unit
+        return relative / (1 - relative) if relative < 1 else float("inf")
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Where the inputs of an affine layer lie: |h| <= |center| + deviation entrywise, ‖h - center‖ <= radius.
+
+    `center`, `deviation`: (B, *shape), both >= 0; `radius`: (B,) or (1,), None where it is not known.
+    """
+
+    center: Tensor
+    deviation: Tensor
+    radius: Tensor | None
+
+    @property
+    def size(self) -> Tensor:
+        """Largest absolute values, (B, *shape)."""
+        return self.center + self.deviation
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """Bounds on executed minus exact values of one layer: `entries` (B, *shape), and `length` (B,) in l2.
+
+    `fresh`: the part of `entries` that the last affine layer adds, to what its inputs bring along: their `length` as
+    `inherited`. None where there is no such layer.
+    """
+
+    entries: Tensor
+    length: Tensor
+    fresh: Tensor | None = None
+    inherited: Tensor | None = None
+
+    @classmethod
+    def of(cls, entries: Tensor, length: Tensor | None = None) -> Rounding:
+        """Return the bound with the smaller of `length` and the entries' own l2 norm."""
+        own = entries.flatten(1).norm(dim=1)
+        return cls(entries, own if length is None else torch.minimum(length, own))
+
+    def plus(self, other: Rounding, size: Tensor, arithmetic: Arithmetic) -> Rounding:
+        """Return the bound for a sum of two values; `size`: the sum of their sizes, errors included."""
+        fresh = arithmetic.gamma(1) * size
+        length = self.length + other.length + fresh.flatten(1).norm(dim=1)
+        return Rounding.of(self.entries + other.entries + fresh, length)
+
+
+def input_rounding(size: Tensor, arithmetic: Arithmetic) -> Rounding:
+    """Return the error of images that the network's own precision rounds; |pixels| <= `size`, (B, ...)."""
+    return Rounding.of(arithmetic.input_unit * size)
+
+
+def _scaled_rows(rows: Tensor | None, lengths: Tensor, shape: Shape) -> Tensor:
+    """Return row norms times one length an image, broadcastable to (B, *shape)."""
+    lengths = lengths.view(-1, *(1 for _ in shape))
+    return lengths if rows is None else rows.to(lengths) * lengths
+
+
+def after_affine(
+    rounding: Rounding, operator: Operator, reach: Reach, norm: Tensor | None, arithmetic: Arithmetic
+) -> Rounding:
+    """Return the error behind an affine layer.
+
+    Args:
+        rounding: the error before it.
+        reach: where its exact inputs lie.
+        norm: upper bound on the layer's spectral norm, (1,); None for no inherited error.
+        arithmetic: what the network is executed in.
+
+    Entries are infinite where an intermediate result could overflow.
+    """
+    operations, _ = operator.products()
+    if operations == 0:
+        return Rounding(operator.apply(rounding.entries), rounding.length)
+    shape, rows, absolute = operator.output_shape, operator.row_norms(), operator.absolute()
+    moved = absolute.apply(reach.deviation)
+    if reach.radius is not None:
+        moved = torch.minimum(moved, _scaled_rows(rows, reach.radius, shape))
+    magnitude = operator.magnitude(reach.center + rounding.entries) + moved
+    largest_input = (reach.size + rounding.entries).flatten(1).amax(dim=1).view(-1, *(1 for _ in shape))
+    fits = torch.maximum(magnitude, largest_input) < arithmetic.largest / 8
+    vanished = (2 * operations + 1) * arithmetic.tiny * (1 + largest_input)
+    fresh = torch.where(fits, arithmetic.gamma(operations) * magnitude + vanished, torch.inf)
+    if norm is None:
+        return replace(Rounding.of(fresh), fresh=fresh, inherited=rounding.length)
+    through = torch.minimum(absolute.apply(rounding.entries), _scaled_rows(rows, rounding.length, shape))
+    total = Rounding.of(through + fresh, norm * rounding.length + fresh.flatten(1).norm(dim=1))
+    return replace(total, fresh=fresh, inherited=rounding.length)

@@ -1,0 +1,151 @@
+"""The cascade: bounds from the cheapest to the tightest, every image leaving as soon as it is decided."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from lipcert.bounds import Bound
+from lipcert.certificates.certify import EXECUTED, FAILURE_PROBABILITY, Certificate, Certifier
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One bound of the cascade.
+
+    Attributes:
+        name: what records call it.
+        bound: one of `Bound`.
+        lanczos_steps: of each norm an image.
+        within: enter only images whose radius proved so far reaches this share of epsilon; others are hopeless.
+        trial: after so many images of which it improved none, the stage is left out; None for never. It helps a
+            network or it does not: the loop transformation does nothing for one that was trained on products of norms.
+    """
+
+    name: str
+    bound: Bound
+    lanczos_steps: int
+    within: float = 0.0
+    trial: int | None = None
+
+
+@dataclass
+class Tally:
+    """How many images entered a stage, were certified by it or got a larger radius, and its seconds."""
+
+    entered: int = 0
+    certified: int = 0
+    seconds: float = 0.0
+    improved: int = 0
+
+
+IMPROVEMENT = 1.01
+"""By this factor a radius has to grow for a stage to have improved an image."""
+
+STAGES = (
+    Stage("global", Bound.GLOBAL, 20),
+    Stage("local", Bound.LOCAL, 20),
+    Stage("tight", Bound.TIGHT, 30),
+    Stage("tight-100", Bound.TIGHT, 100, within=0.85),
+    Stage("liplt", Bound.LIPLT, 30, within=0.5, trial=4),
+)
+
+
+class Cascade:
+    """Certifies batches stage by stage; global norms are bounded once, `tallies` add up over batches.
+
+    All stages hold together at the union bound over their norms, so an image keeps the best margin and the largest
+    radius of any stage it went through.
+
+    Args:
+        model: any tree of supported layers; put into eval mode by the caller.
+        stages: the cheapest first.
+        failure_probability: of each norm.
+        clip_input: intersect the input box with [0, 1].
+        arithmetic: `executed` or `exact`, see `Certificate`.
+
+    Raises:
+        ValueError: for no stages.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        stages: Sequence[Stage] = STAGES,
+        failure_probability: float = FAILURE_PROBABILITY,
+        clip_input: bool = False,
+        arithmetic: str = EXECUTED,
+    ) -> None:
+        if not stages:
+            raise ValueError("Expected at least one stage.")
+        self.stages = tuple(stages)
+        self.tallies = [Tally() for _ in stages]
+        self._certifier = Certifier(
+            model, failure_probability=failure_probability, clip_input=clip_input, arithmetic=arithmetic
+        )
+
+    @property
+    def norms_bounded(self) -> int:
+        """How many norms were bounded that may fail, for the union bound."""
+        return self._certifier.norms.bounded
+
+    def norm_brackets(self) -> dict[str, tuple[float, float]]:
+        """Return (lower, upper) bounds of the global norms of the maps that activations close, by activation."""
+        return {name: ends for name, ends in self._certifier.norms.brackets().items() if ".." not in name}
+
+    def _run(self, index: int, images: Tensor, labels: Tensor, epsilon: float | Tensor) -> Certificate:
+        """Run one stage and count it."""
+        started = time.perf_counter()
+        stage, tally = self.stages[index], self.tallies[index]
+        self._certifier.bound, self._certifier.norms.steps = stage.bound, stage.lanczos_steps
+        certificate = self._certifier(images, labels, epsilon)
+        tally.entered += len(labels)
+        tally.certified += int(certificate.certified.sum())
+        tally.seconds += time.perf_counter() - started
+        return replace(certificate, stage=torch.where(certificate.certified, index, -1))
+
+    def __call__(self, images: Tensor, labels: Tensor, epsilon: float | Tensor) -> Certificate:
+        """Certify one batch, images (B, ...) and labels (B,), at `epsilon`, one number or (B,).
+
+        Raises:
+            ValueError, UnsupportedLayerError: as `certify`.
+        """
+        best = self._run(0, images, labels, epsilon)
+        radii = torch.as_tensor(epsilon, dtype=torch.float64).cpu().expand(len(labels))
+        for index, stage in enumerate(self.stages[1:], start=1):
+            tally = self.tallies[index]
+            if stage.trial is not None and tally.entered >= stage.trial and not tally.improved:
+                continue
+            hopeful = best.correct(labels) & ~best.certified & (best.radius >= stage.within * radii)
+            rows = hopeful.nonzero()[:, 0]
+            if len(rows):
+                on_device = rows.to(images.device)
+                wanted = radii[rows].to(images.device)
+                found = self._run(index, images[on_device], labels[rows.to(labels.device)], wanted)
+                tally.improved += int((found.radius > IMPROVEMENT * best.radius[rows]).sum())
+                best = _merge(best, found, rows)
+        return replace(best, bound="cascade")
+
+
+def _merge(best: Certificate, found: Certificate, rows: Tensor) -> Certificate:
+    """Return `best` with what `found` improves for images `rows`: margin with its rounding, radius, L(x), the stage."""
+
+    def pick(name: str, better: Tensor) -> Tensor:
+        old, new = getattr(best, name), getattr(found, name)
+        return old.index_put((rows,), torch.where(better, new, old[rows]))
+
+    margin = found.margin > best.margin[rows]
+    return replace(
+        best,
+        certified=pick("certified", found.certified),
+        margin=pick("margin", margin),
+        rounding=pick("rounding", margin),
+        lipschitz=pick("lipschitz", found.lipschitz < best.lipschitz[rows]),
+        radius=pick("radius", found.radius > best.radius[rows]),
+        stage=pick("stage", found.certified),
+        failure_probability=found.failure_probability,
+    )
