@@ -117,6 +117,45 @@ class BenchmarkConfig:
     output: str = MISSING
 
 
+@dataclass
+class CertifyDataConfig:
+    name: str | None = None
+    root: str | None = None
+    limit_train: int | None = None
+    limit_test: int | None = None
+    validation: int = 0
+    crop_padding: int = 0
+
+
+@dataclass
+class CertifyModelConfig:
+    name: str | None = None
+    activation: str | None = None
+    threshold: float | None = None
+
+
+@dataclass
+class CertifyConfig:
+    """What `lipcert.certify` certifies; `epsilon` is one number or a list, checked where it is used."""
+
+    checkpoint: str | None = None
+    data: CertifyDataConfig = field(default_factory=CertifyDataConfig)
+    data_root: str | None = None
+    epsilon: Any = None
+    limit: int | None = None
+    model: CertifyModelConfig = field(default_factory=CertifyModelConfig)
+    activation: str | None = None
+    builder: str | None = None
+    clip_input: bool = False
+    stages: list[str] | None = None
+    failure_probability: float = MISSING
+    batch_size: int | None = None
+    memory_gb: float | None = None
+    device: str = "auto"
+    output: str | None = None
+    overwrite: bool = False
+
+
 def config_folder() -> str:
     """Return the folder of the configuration files: inside an installed package, else the repository's."""
     package = Path(__file__).resolve().parent
@@ -128,6 +167,7 @@ def register() -> None:
     """Make the schema and the resolvers known to Hydra and OmegaConf."""
     ConfigStore.instance().store(name="schema", node=TrainConfig)
     ConfigStore.instance().store(name="benchmark_schema", node=BenchmarkConfig)
+    ConfigStore.instance().store(name="certify_schema", node=CertifyConfig)
     OmegaConf.register_new_resolver("half", lambda number: float(number) / 2, replace=True)
     OmegaConf.register_new_resolver("times", lambda first, second: float(first) * float(second), replace=True)
     OmegaConf.register_new_resolver(

@@ -11,7 +11,7 @@ from lipcert.bounds.bracket import ROUNDING, Bracket, enclose
 from lipcert.bounds.errors import NonFiniteBoundError
 from lipcert.bounds.linear_map import LinearMap, largest_absolute
 
-EXACT_SIDE, EXACT_SIDE_PER_IMAGE = 128, 32
+EXACT_SIDE, EXACT_SIDE_PER_IMAGE = 128, 64
 """Maps with a side of so few entries, the same for all images or not, get exact norms."""
 
 

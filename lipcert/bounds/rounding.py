@@ -3,9 +3,9 @@
 An executed affine layer returns W h + b with an error of at most γ(n) (|W||h| + |b|) + (2n + 1) tiny (1 + max |h|) an
 entry, in any order of summation, fused or not: γ(n) = n u / (1 - n u), u the unit roundoff, n the rounded operations of
 one entry, tiny the smallest normal number (products and weights below it may be flushed to zero). Errors of earlier
-layers pass through |W| entry by entry, or through the spectral norm of W in l2, whichever is smaller. Activations select
-among exact numbers: they add no error and, being 1-Lipschitz, enlarge none. Source: Higham, Accuracy and Stability of
-Numerical Algorithms, section 3.1. It does not hold for TF32, Winograd or FFT convolutions.
+layers pass through |W| entry by entry, or through the spectral norm of W in l2, whichever is smaller. Activations
+select among exact numbers: they add no error and, being 1-Lipschitz, enlarge none. It does not hold for TF32, Winograd
+or FFT convolutions. Source: Higham, Accuracy and Stability of Numerical Algorithms, section 3.1.
 
 The same recursion covers the float64 arithmetic of the bounds themselves: their error is a fixed share of it.
 """

@@ -330,6 +330,18 @@ def _remainder(region: Region, threshold: Tensor | None) -> tuple[Tensor, Tensor
     return stacked.amin(dim=0), stacked.amax(dim=0)
 
 
+def _of_unclipped(region: Region, threshold: Tensor | None) -> Rounding | None:
+    """Return the error behind a ReLU: none where the executed input, too, stays outside (0, threshold)."""
+    rounding = region.rounding
+    if rounding is None:
+        return None
+    lower, upper = region.box()
+    clipped = upper + rounding.entries <= 0
+    if threshold is not None:
+        clipped = clipped | (lower - rounding.entries >= threshold)
+    return Rounding.of(torch.where(clipped, 0, rounding.entries), rounding.length)
+
+
 def _of_pairs(rounding: Rounding | None) -> Rounding | None:
     """Return the error behind MaxMin: an output's is at most the larger of its pair."""
     if rounding is None:
@@ -352,7 +364,7 @@ def _(layer: nn.ReLU, region: Region, walk: Walk, name: str) -> Region:
         varying,
         linear,
         _remainder(region, None) if walk.bound is Bound.LIPLT else None,
-        region.rounding,
+        _of_unclipped(region, None),
     )
     return _close(walk, name, layer, region, closing)
 
@@ -372,7 +384,7 @@ def _(layer: ClippedReLU, region: Region, walk: Walk, name: str) -> Region:
         varying,
         linear,
         _remainder(region, threshold) if walk.bound is Bound.LIPLT else None,
-        region.rounding,
+        _of_unclipped(region, threshold),
     )
     return _close(walk, name, layer, region, closing)
 

@@ -1,0 +1,39 @@
+"""The Hydra application behind `python -m lipcert.certify` and `lipcert-certify`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import hydra
+
+from lipcert.certification.arguments import with_lists
+from lipcert.commands import run_command
+from lipcert.config import config_folder, register
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+register()
+
+
+@hydra.main(version_base="1.3", config_path=config_folder(), config_name="certify")
+def certify(config: DictConfig) -> float:
+    """Run one job and return the certified accuracy at the largest epsilon."""
+    from lipcert.certification.run import run
+
+    return run(config)
+
+
+def main() -> None:
+    """Entry point of `lipcert-certify`."""
+    sys.argv[1:] = with_lists(sys.argv[1:])
+    try:
+        run_command(certify)
+    except KeyboardInterrupt:
+        sys.stderr.write("Stopped. The same command goes on behind the last finished batch.\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""How many images to bound at a time: what memory is free, and what one image needs of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lipcert.bounds.exact import EXACT_SIDE
+
+LARGEST_BATCH = {"cpu": 32, "cuda": 256}
+"""Larger batches save no time: float64 convolutions leave the caches of a CPU, and fill a GPU."""
+
+USABLE = 0.8
+"""Share of the free memory that is used, unless `memory_gb` says how much."""
+
+DOUBLE = 8
+"""Bytes of a number; bounds are computed in float64."""
+
+RETAINED = 8
+"""Tensors of a layer's size that a walk keeps for each layer: boxes before and after, center, masks."""
+
+TRANSIENT = 8
+"""Tensors of the largest layer's size that Lanczos holds at a time."""
+
+COLUMNS = 2
+"""Unfolded inputs of a convolution that exist at a time, for the map and for its adjoint."""
+
+MARGINS = 14
+"""Tensors (classes, entries of a layer) that exist at a time where every class meets every layer."""
+
+DENSE = 3
+"""Matrices (smallest, largest layer) that exist at a time where a norm is exact."""
+
+
+@dataclass
+class _Shapes:
+    """Numbers of one image's forward pass: entries of all layers' outputs, of the largest im2col, of the last input."""
+
+    activations: list[int] = field(default_factory=list)
+    columns: int = 0
+    features: int = 0
+
+
+@contextmanager
+def _recorded(model: nn.Module) -> Iterator[_Shapes]:
+    shapes = _Shapes()
+
+    def record(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if isinstance(output, Tensor):
+            shapes.activations.append(output[:1].numel())
+            shapes.features = inputs[0][:1].numel()
+        if isinstance(layer, nn.Conv2d) and isinstance(output, Tensor):
+            entries = inputs[0].shape[1] * math.prod(layer.kernel_size) * math.prod(output.shape[2:])
+            shapes.columns = max(shapes.columns, entries)
+
+    leaves = [layer for layer in model.modules() if not any(layer.children())]
+    handles = [layer.register_forward_hook(record) for layer in leaves]
+    try:
+        yield shapes
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def bytes_per_image(model: nn.Module, image_shape: Sequence[int], separate: bool = True) -> int:
+    """Return about how many bytes bounding one image needs, from the shapes of a forward pass.
+
+    `separate`: classes meet every layer in the margins (`liplt`, `linear_split`) rather than the last one alone.
+    """
+    like = next(model.parameters(), torch.zeros(()))
+    image = torch.zeros(1, *image_shape, dtype=like.dtype, device=like.device)
+    with _recorded(model) as shapes:
+        model(image)
+    sizes = [image.numel(), *shapes.activations]
+    largest = max(sizes)
+    iterated = TRANSIENT * largest + COLUMNS * shapes.columns
+    compared = MARGINS * sizes[-1] * (largest if separate else shapes.features)
+    exact = DENSE * max((size for size in sizes if size <= EXACT_SIDE), default=0) * largest
+    return DOUBLE * (RETAINED * sum(sizes) + max(iterated, compared, exact))
+
+
+def _number(path: Path) -> int | None:
+    """Return the number a file holds; None where there is no such file or number (cgroups say "max")."""
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _left_in(folder: Path, limit: str, usage: str, cache: str) -> int | None:
+    """Return what a control group leaves below its limit; file caches in its usage can be dropped."""
+    most, used = _number(folder / limit), _number(folder / usage)
+    if most is None or used is None:
+        return None
+    try:
+        statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        used -= int(statistics.get(cache, 0))
+    except (OSError, ValueError):
+        pass
+    return max(0, most - used)
+
+
+def _control_groups(proc: Path, cgroup: Path) -> Iterator[int]:
+    """Yield what each control group around this process leaves, versions 1 and 2."""
+    try:
+        lines = (proc / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, place = line.split(":", 2)
+        second = controllers == ""
+        if not second and "memory" not in controllers.split(","):
+            continue
+        root = cgroup if second else cgroup / "memory"
+        names = (
+            ("memory.max", "memory.current", "inactive_file")
+            if second
+            else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        )
+        folder = root / place.lstrip("/")
+        for each in (folder, *folder.parents):
+            if not each.is_relative_to(root):
+                break
+            left = _left_in(each, *names)
+            if left is not None:
+                yield left
+
+
+def free_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Return the bytes this process may still take on the CPU, None where the system does not tell (not Linux)."""
+    try:
+        lines = (proc / "meminfo").read_text().splitlines()
+        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, StopIteration):
+        return None
+    return min([available, *_control_groups(proc, cgroup)])
+
+
+def _usable(device: torch.device, memory_gb: float | None) -> float:
+    """Return the bytes that bounds may take; infinity where nobody knows."""
+    if memory_gb is not None:
+        if not 0 < memory_gb < math.inf:
+            raise ValueError(f"Expected `memory_gb` > 0 and finite, got {memory_gb}.")
+        return memory_gb * 2**30
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+    return math.inf if free is None else free * USABLE
+
+
+def choose_batch_size(
+    model: nn.Module,
+    image_shape: Sequence[int],
+    device: torch.device,
+    batch_size: int | None = None,
+    memory_gb: float | None = None,
+    separate: bool = True,
+) -> int:
+    """Return how many images to bound at a time: `batch_size` if given, else what fits and is fast.
+
+    Args:
+        model: in eval mode, on any device.
+        image_shape: (channels, height, width).
+        device: where the bounds are computed.
+        batch_size: >= 1, None to choose.
+        memory_gb: GiB that bounds may take, None for most of what is free.
+        separate: see `bytes_per_image`.
+
+    Raises:
+        ValueError: for settings out of range, or if not even one image fits.
+    """
+    if batch_size is not None:
+        if batch_size < 1:
+            raise ValueError(f"Expected `batch_size` >= 1, got {batch_size}.")
+        return batch_size
+    usable = _usable(device, memory_gb)
+    weights = 2 * DOUBLE * sum(tensor.numel() for tensor in model.parameters())  # a float64 copy, and squares of it
+    needed = bytes_per_image(model, image_shape, separate)
+    largest = LARGEST_BATCH[device.type]
+    fitting = largest if usable == math.inf else int((usable - weights) // needed)
+    if fitting < 1:
+        raise ValueError(
+            f"The bounds of one image need about {(weights + needed) / 2**30:.2g} GiB and {usable / 2**30:.2g} GiB are "
+            "free; end other programs, or type memory_gb=NUMBER or batch_size=1 if you know of more."
+        )
+    return min(fitting, largest)

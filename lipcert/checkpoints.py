@@ -1,0 +1,243 @@
+"""Networks from files: lipcert's checkpoints, state dicts of the published code, any `nn.Module` a user builds."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lipcert.nn import ACTIVATIONS, ARCHITECTURES, build
+
+WRAPPERS = ("module.", "_orig_mod.")
+"""What `DataParallel` and `torch.compile` put before every name."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file's tensors by name, and what it says of itself (empty unless lipcert wrote it)."""
+
+    path: Path
+    state_dict: dict[str, Tensor]
+    description: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network in eval mode, and what is known of it: model, activation, data, epsilon, ... or builder."""
+
+    model: nn.Module
+    description: dict[str, Any]
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint of lipcert, a state dict, or a dict that holds one under `state_dict`.
+
+    Raises:
+        FileNotFoundError: for a file that is not there.
+        ValueError: for one that is damaged, holds pickled objects or no state dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint={path}: no such file.")
+    content = _load(path)
+    description = content.get("lipcert") if isinstance(content, dict) else None
+    tensors = content["state_dict"] if isinstance(content, dict) and "state_dict" in content else content
+    if isinstance(tensors, list) and len(tensors) == 1:
+        tensors = tensors[0]
+    if (
+        not isinstance(tensors, Mapping)
+        or not tensors
+        or not all(isinstance(each, Tensor) for each in tensors.values())
+    ):
+        raise ValueError(f"checkpoint={path} holds no state dict (tensors by name); save model.state_dict() into it.")
+    if isinstance(description, dict):  # of lipcert's Lightning module, the network is one part
+        tensors = {name.removeprefix("model."): each for name, each in tensors.items() if name.startswith("model.")}
+    return Checkpoint(path, _unwrapped(tensors), description if isinstance(description, dict) else {})
+
+
+def _load(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols, on files that are none of torch
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
+            raise ValueError(
+                f"checkpoint={path} holds pickled Python objects, which could run any code; "
+                "load it where you trust it and save model.state_dict() instead."
+            ) from error
+        raise ValueError(f"checkpoint={path} is damaged or no checkpoint of torch.") from error
+    except PermissionError:
+        raise
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"checkpoint={path} is damaged or no checkpoint of torch ({reason}).") from error
+
+
+def _unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors without the wrappers' prefixes, where all of them carry one."""
+    names = {str(name): tensor for name, tensor in tensors.items()}
+    for prefix in WRAPPERS * 2:
+        if all(name.startswith(prefix) for name in names):
+            names = {name.removeprefix(prefix): tensor for name, tensor in names.items()}
+    return names
+
+
+def load_network(
+    path: str | Path,
+    image_shape: Sequence[int],
+    num_classes: int,
+    model: str | None = None,
+    activation: str | None = None,
+    builder: str | None = None,
+) -> LoadedNetwork:
+    """Load the network of a file, in the dtypes of its tensors.
+
+    Args:
+        path: file of `read_checkpoint`.
+        image_shape: (channels, height, width) of the images it is for.
+        num_classes: of the data, the number of logits.
+        model: a key of `ARCHITECTURES`; what the file says when None, else found by names and shapes.
+        activation: one of `ACTIVATIONS`, likewise.
+        builder: "package.module:function" that returns the network, in place of both.
+
+    Raises:
+        FileNotFoundError: for a file that is not there.
+        ValueError: saying what does not fit and what to type.
+    """
+    checkpoint = read_checkpoint(path)
+    shape = tuple(image_shape)
+    if builder is not None:
+        if model is not None or activation is not None:
+            raise ValueError("Expected builder= alone or model= and activation=, got both; leave one out.")
+        network, known = _built(builder), {"builder": builder}
+    else:
+        model = model or checkpoint.description.get("model")
+        activation = activation or checkpoint.description.get("activation")
+        model, activation = _architecture(checkpoint, shape, num_classes, model, activation)
+        with torch.device("meta"):
+            network = build(model, shape, num_classes, activation)
+        known = {"model": model, "activation": activation}
+    _check_fit(checkpoint, network)
+    network.load_state_dict(checkpoint.state_dict, strict=True, assign=True)
+    network.eval()
+    _check_logits(checkpoint, network, shape, num_classes)
+    return LoadedNetwork(network, {**checkpoint.description, **known})
+
+
+def _built(builder: str) -> nn.Module:
+    """Call "package.module:function", found as `python -m` finds it, the working directory included."""
+    module_name, colon, function_name = builder.partition(":")
+    if not (module_name and colon and function_name):
+        raise ValueError(f"Expected builder=package.module:function, got {builder!r}.")
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.insert(0, os.getcwd())
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"builder={builder} was not found: {error}.") from error
+    if not callable(function):
+        raise ValueError(f"Expected builder={builder} to be a function, got {type(function).__name__}.")
+    network = function()
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"Expected builder={builder} to return an nn.Module, got {type(network).__name__}.")
+    return network
+
+
+def _architecture(
+    checkpoint: Checkpoint, shape: tuple[int, ...], num_classes: int, model: str | None, activation: str | None
+) -> tuple[str, str]:
+    """Return the model and activation of a file: the given ones, else the only ones that fit."""
+    for name, value, known in (("model", model, tuple(ARCHITECTURES)), ("activation", activation, ACTIVATIONS)):
+        if value is not None and value not in known:
+            raise ValueError(f"Expected {name}= to be one of {', '.join(known)}, got {value!r}.")
+    models = [model] if model is not None else list(ARCHITECTURES)
+    activations = [activation] if activation is not None else list(ACTIVATIONS)
+    classes = next((len(each) for each in reversed(checkpoint.state_dict.values()) if each.dim() > 0), 0)
+    if classes not in (0, 1, num_classes) and _fitting(checkpoint, shape, classes, models, activations):
+        raise ValueError(_other_classes(checkpoint, classes, num_classes))
+    if model is not None and activation is not None:
+        return model, activation
+    fitting = _fitting(checkpoint, shape, num_classes, models, activations)
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        choices = " or ".join(f"model={each} activation={other}" for each, other in fitting)
+        raise ValueError(f"checkpoint={checkpoint.path} fits more than one network; type {choices}.")
+    named = [f"{key}={value}" for key, value in (("model", model), ("activation", activation)) if value is not None]
+    raise ValueError(
+        f"checkpoint={checkpoint.path} fits no network of lipcert for images of shape {shape}"
+        f"{' with ' + ' '.join(named) if named else ''}; type data=NAME for the data it was trained on, "
+        "model=NAME activation=NAME to see what differs, or builder=package.module:function for a network of your own."
+    )
+
+
+def _fitting(
+    checkpoint: Checkpoint, shape: tuple[int, ...], num_classes: int, models: list[str], activations: list[str]
+) -> list[tuple[str, str]]:
+    """Return the architectures whose names and shapes are those of the file."""
+    found = {name: tensor.shape for name, tensor in checkpoint.state_dict.items()}
+    fitting = []
+    for model in models:
+        for activation in activations:
+            try:
+                with torch.device("meta"):
+                    network = build(model, shape, num_classes, activation)
+            except ValueError:  # images too small for it
+                continue
+            if {name: tensor.shape for name, tensor in network.state_dict().items()} == found:
+                fitting.append((model, activation))
+    return fitting
+
+
+def _check_fit(checkpoint: Checkpoint, network: nn.Module) -> None:
+    """Raise ValueError naming the first tensor that differs."""
+    expected, found = network.state_dict(), checkpoint.state_dict
+    for name, tensor in expected.items():
+        if name not in found:
+            raise ValueError(f"checkpoint={checkpoint.path} has no {name!r}, which the network needs; {_HINT}")
+        if found[name].shape != tensor.shape:
+            raise ValueError(
+                f"checkpoint={checkpoint.path} has {name!r} of shape {tuple(found[name].shape)}, "
+                f"but the network needs {tuple(tensor.shape)}; {_HINT}"
+            )
+    for name in found:
+        if name not in expected:
+            raise ValueError(f"checkpoint={checkpoint.path} has {name!r}, which the network lacks; {_HINT}")
+
+
+_HINT = "give the data=, model= and activation= (or builder=) it was trained with."
+
+
+@torch.no_grad()
+def _check_logits(checkpoint: Checkpoint, network: nn.Module, shape: tuple[int, ...], num_classes: int) -> None:
+    """Raise ValueError unless the network maps images to one logit a class."""
+    dtype = next((each.dtype for each in network.parameters()), torch.float32)
+    try:
+        logits = network(torch.zeros(1, *shape, dtype=dtype))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"The network of {checkpoint.path} does not take images of shape {shape} ({reason})."
+        ) from error
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 1:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"Expected the network of {checkpoint.path} to return logits (B, K), got {got}.")
+    if logits.shape[1] != num_classes:
+        raise ValueError(_other_classes(checkpoint, logits.shape[1], num_classes))
+
+
+def _other_classes(checkpoint: Checkpoint, classes: int, num_classes: int) -> str:
+    return (
+        f"checkpoint={checkpoint.path} tells {classes} classes apart, the data has {num_classes}; "
+        "type data=NAME for the data it was trained on."
+    )

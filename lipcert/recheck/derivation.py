@@ -1,0 +1,358 @@
+"""Lower bounds of a network's margins over an l2 ball, derived anew for one image.
+
+Every change of a value is a sum over *sources*: the image, and outputs of earlier activations. Two families of maps
+lead from a source to a value. In the tight family activations in between are cut, so that only direct predecessors
+count and a source changes by at most epsilon T. In the decomposed family each activation is a linear part D plus a
+remainder (LipLT, Fazlyab et al. 2023); linear parts are kept in the map, and a source is a remainder of at most
+epsilon R.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from lipcert.recheck.activations import Masks, masks, output_range, remainder_range
+from lipcert.recheck.affine import Affine
+from lipcert.recheck.linear import LinearMap, linear_map, single_map
+from lipcert.recheck.maximum import maximum_over
+from lipcert.recheck.norms import Norms
+from lipcert.recheck.program import ActivationStep, AddStep, AffineStep, Program
+from lipcert.recheck.rounding import (
+    ARITHMETIC,
+    Error,
+    after_activation,
+    after_addition,
+    after_affine,
+    no_error,
+    of_differences,
+)
+
+SLACK = 1e-9
+"""Relative slack on radii and on maxima that covers arithmetic in float64."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Norms of the rows of J0 diag(varying) from one source, upper bounds unless `exact`.
+
+    `disjoint`: no input feeds two of the rows.
+    """
+
+    norms: Tensor
+    disjoint: bool
+    exact: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Reach:
+    """What is known of one value over the ball, all (1, ...).
+
+    `lower`, `upper`: a box that holds the value in real arithmetic; `center`: its value at the image.
+    `executed`, `own`: errors of the network's execution in its own dtype, and of ours in float64.
+    `rows`: for each direct predecessor among the sources, row norms of the map from there.
+    """
+
+    center: Tensor
+    lower: Tensor
+    upper: Tensor
+    executed: Error
+    own: Error
+    rows: dict[int, Rows]
+
+    @property
+    def magnitude(self) -> Tensor:
+        """The largest modulus, (1, ...)."""
+        return torch.maximum(self.lower.abs(), self.upper.abs())
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A source of change; masks and boxes (1, ...).
+
+    `tight`, `decomposed`: its changes are at most epsilon times these in l2. `varying`, `unstable`: where they live.
+    `change`, `remainder`: boxes of its whole change and of its remainder.
+    """
+
+    tight: float
+    decomposed: float
+    varying: Tensor
+    unstable: Tensor
+    change: tuple[Tensor, Tensor]
+    remainder: tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Margins:
+    """The least margins over all other classes: in real arithmetic, and as executed."""
+
+    real: float
+    executed: float
+
+
+@dataclass(eq=False)
+class Derivation:
+    """One pass through a program around one image; read `margins` after construction.
+
+    Args:
+        program: the network.
+        image: (*image shape).
+        epsilon: radius of the ball in pixels, >= 0.
+        clip_input: intersect the ball with [0, 1].
+        decomposed: use the decomposed family beside the tight one.
+        norms: computes spectral norms.
+
+    Raises:
+        ValueError: where the image does not fit, or leaves [0, 1] with `clip_input`.
+        ArithmeticError: where a value may overflow or a norm cannot be bounded.
+    """
+
+    program: Program
+    image: Tensor
+    epsilon: float
+    clip_input: bool
+    decomposed: bool
+    norms: Norms
+    sources: dict[int, Source] = field(default_factory=dict)
+    slopes: dict[int, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        with torch.no_grad():
+            reaches = [self._image()]
+            for step in self.program.steps:
+                if isinstance(step, AffineStep):
+                    reaches.append(self._affine(step, reaches[step.source]))
+                elif isinstance(step, AddStep):
+                    reaches.append(self._add(reaches[step.first], reaches[step.second]))
+                else:
+                    reaches.append(self._activation(step, reaches[step.source]))
+        self.reaches = reaches
+        self.logits = reaches[self.program.output]
+
+    def _image(self) -> Reach:
+        center = self.image.double()[None]
+        if tuple(center.shape[1:]) != self.program.shapes[0]:
+            raise ValueError(f"Expected an image {self.program.shapes[0]}, got {tuple(center.shape[1:])}.")
+        radius = self.epsilon * (1 + SLACK)
+        lower, upper = center - radius, center + radius
+        if self.clip_input:
+            if not bool(((center >= 0) & (center <= 1)).all()):
+                raise ValueError("Expected pixels in [0, 1].")
+            lower, upper = lower.clamp(min=0), upper.clamp(max=1)
+        ones = torch.ones_like(center)
+        change = (lower - center, upper - center)
+        self.sources[0] = Source(1.0, 1.0, ones, ones, change, change)
+        return Reach(center, lower, upper, no_error(center), no_error(center), {0: Rows(ones, True, True)})
+
+    def _affine(self, step: AffineStep, before: Reach) -> Reach:
+        affine = step.affine
+        middle, half = (before.lower + before.upper) / 2, (before.upper - before.lower) / 2
+        middle, half = affine.whole(middle), affine.absolute(half)
+        row_norms = affine.squared(torch.ones_like(before.center)).sqrt()
+        norm = self.norms.affine(step, self.program) if affine.operations else 1.0
+
+        def error(of: Error, dtype: torch.dtype) -> Error:
+            return after_affine(of, affine, products, row_norms, norm, ARITHMETIC[dtype])
+
+        rows = {source: _rows_after(affine, rows) for source, rows in before.rows.items()}
+        moved = self._moved(rows) + affine.absolute(before.own.entries)
+        products = torch.minimum(affine.magnitude(before.magnitude), affine.magnitude(before.center.abs()) + moved)
+        own = error(before.own, torch.float64)
+        widened = half * (1 + SLACK) + own.entries
+        return self._inside_ball(
+            Reach(
+                affine.whole(before.center),
+                middle - widened,
+                middle + widened,
+                error(before.executed, self.program.dtype),
+                own,
+                rows,
+            )
+        )
+
+    def _add(self, first: Reach, second: Reach) -> Reach:
+        magnitude = first.magnitude + second.magnitude
+        own = after_addition(first.own, second.own, magnitude, ARITHMETIC[torch.float64])
+        rows = dict(first.rows)
+        for source, other in second.rows.items():
+            rows[source] = Rows(rows[source].norms + other.norms, False, False) if source in rows else other
+        return self._inside_ball(
+            Reach(
+                first.center + second.center,
+                first.lower + second.lower - own.entries,
+                first.upper + second.upper + own.entries,
+                after_addition(first.executed, second.executed, magnitude, ARITHMETIC[self.program.dtype]),
+                own,
+                rows,
+            )
+        )
+
+    def _inside_ball(self, reach: Reach) -> Reach:
+        """Cut a box with what the sources can change each entry."""
+        half = reach.own.entries + self._moved(reach.rows)
+        lower = torch.maximum(reach.lower, reach.center - half)
+        upper = torch.minimum(reach.upper, reach.center + half)
+        return replace(reach, lower=lower, upper=upper)
+
+    def _written_out(self, value: int, before: Reach) -> Reach:
+        """Cut a box with exact row norms of both families, where they are cheap and not there already."""
+        if not all(rows.exact for rows in before.rows.values()):
+            tight = [(source, self.sources[source]) for source in before.rows]
+            moves = [(linear_map(self.program, s, value, {}), each.varying, each.tight) for s, each in tight]
+            before = self._cut(before, moves)
+        if self.decomposed and len(self.sources) > 1:
+            moves = [
+                (linear_map(self.program, source, value, self.slopes), each.unstable, each.decomposed)
+                for source, each in self.sources.items()
+            ]
+            before = self._cut(before, moves)
+        return before
+
+    def _cut(self, reach: Reach, moves: list[tuple[LinearMap | None, Tensor, float]]) -> Reach:
+        """Cut a box with the sum of what maps (J, columns, radius / epsilon) can move; as it is if one is too large."""
+        half = reach.own.entries.clone()
+        for there, columns, radius in moves:
+            if there is not None and radius > 0:
+                norms = self.norms.row_norms(there, columns)
+                if norms is None:
+                    return reach
+                half += norms * (radius * self.epsilon * (1 + SLACK))
+        lower = torch.maximum(reach.lower, reach.center - half)
+        upper = torch.minimum(reach.upper, reach.center + half)
+        return replace(reach, lower=lower, upper=upper)
+
+    def _moved(self, rows: dict[int, Rows]) -> Tensor:
+        """Return how far each entry can move; for rows behind a layer W, even |W| times the moduli of what moves."""
+        moves = [each.norms * (self.sources[source].tight * self.epsilon) for source, each in rows.items()]
+        return torch.stack(moves).sum(dim=0) * (1 + SLACK)
+
+    def _activation(self, step: ActivationStep, before: Reach) -> Reach:
+        before = self._written_out(step.source, before)
+        activation, lower, upper = step.activation, before.lower, before.upper
+        mask = masks(activation, lower, upper)
+        tight, decomposed = self._constants(step.source, before, mask)
+        if mask.slope is not None:
+            self.slopes[step.target] = mask.slope
+        own = before.own.entries
+        self.sources[step.target] = Source(
+            tight,
+            decomposed,
+            mask.varying,
+            mask.unstable,
+            _widened(output_range(activation, lower, upper, before.center), own),
+            _widened(remainder_range(activation, mask.slope, lower, upper, before.center), 2 * own),
+        )
+        return Reach(
+            activation(before.center),
+            activation(lower),
+            activation(upper),
+            after_activation(before.executed, activation, lower, upper),
+            after_activation(before.own, activation, lower, upper),
+            {step.target: Rows(mask.varying, True, True)},
+        )
+
+    def _constants(self, value: int, before: Reach, mask: Masks) -> tuple[float, float]:
+        """Return T and R of the activation fed by `value`; R is infinite without the decomposed family."""
+        if self.epsilon == 0:
+            return 0.0, 0.0
+        tight = self._sum_tight(value, before, mask.needed)
+        if not self.decomposed:
+            return tight, torch.inf
+        remainder = self._sum_tight(value, before, mask.needed_unstable)
+        remainder = self._sum_decomposed(value, mask.needed_unstable, remainder)
+        return self._sum_decomposed(value, mask.needed, tight), mask.remainder * remainder
+
+    def _sum_tight(self, value: int, before: Reach, rows: Tensor) -> float:
+        return sum(
+            min(
+                self.norms.whole(self.program, source, value).upper,
+                self._norm(linear_map(self.program, source, value, {}), rows, self.sources[source].varying),
+            )
+            * self.sources[source].tight
+            for source in before.rows
+        )
+
+    def _sum_decomposed(self, value: int, rows: Tensor, cap: float) -> float:
+        """Return the sum over all sources, or `cap` as soon as that is passed."""
+        total = 0.0
+        for number, source in self.sources.items():
+            if source.decomposed > 0:
+                there = linear_map(self.program, number, value, self.slopes)
+                total += self._norm(there, rows, source.unstable) * source.decomposed
+            if total >= cap:
+                return cap
+        return total
+
+    def _norm(self, there: LinearMap | None, rows: Tensor, columns: Tensor) -> float:
+        return 0.0 if there is None else self.norms.bracket(there, rows, columns).upper
+
+    def worst(self, label: int) -> Tensor:
+        """Return upper bounds of z_j - z_label over the ball for every class j, (classes,); 0 at the label."""
+        with torch.no_grad():
+            center, own = self.logits.center[0], self.logits.own.entries[0]
+            change = self._change(label, decomposed=False)
+            if self.decomposed:
+                change = torch.minimum(change, self._change(label, decomposed=True))
+            worst = center - center[label] + own + own[label] + change * (1 + SLACK)
+            worst[label] = 0.0
+            return worst
+
+    def _change(self, label: int, decomposed: bool) -> Tensor:
+        classes = self.logits.center.shape[1]
+        directions = _directions(classes, label)
+        total = torch.zeros(classes, dtype=torch.float64)
+        for number, source in self.sources.items():
+            there = linear_map(self.program, number, self.program.output, self.slopes if decomposed else {})
+            radius = self.epsilon * (source.decomposed if decomposed else source.tight)
+            if there is None or radius == 0:
+                continue
+            mask = source.unstable if decomposed else source.varying
+            lower, upper = source.remainder if decomposed else source.change
+            gradients = (there.adjoint(directions) * mask).flatten(1)
+            radius = radius * (1 + SLACK)
+            total += maximum_over(gradients, radius, lower.flatten(), upper.flatten())
+        return total
+
+    def margins(self, label: int) -> Margins:
+        """Return the least margin of `label` against all other classes, in real arithmetic and as executed."""
+        real = -self.worst(label)
+        executed = real - self._rounding(label)
+        others = torch.arange(len(real)) != label
+        return Margins(float(real[others].min()), float(executed[others].min()))
+
+    def _rounding(self, label: int) -> Tensor:
+        """Return what rounding can change of z_j - z_label for every j, (classes,)."""
+        error = self.logits.executed
+        last = self.program.steps[-1] if self.program.steps else None
+        if not isinstance(last, AffineStep) or last.target != self.program.output:
+            return error.entries[0] + error.entries[0, label]
+        single = single_map(last, self.program)
+        gradients = single.adjoint(_directions(len(error.entries[0]), label))
+        return of_differences(error, self.reaches[last.source].executed, gradients, label)
+
+    def may_predict(self, label: int) -> bool:
+        """Tell whether the executed network can predict `label` at the image: ties within rounding count."""
+        center = self.logits.center[0]
+        error = self.logits.executed.entries[0] + self.logits.own.entries[0]
+        return bool(center[label] + error[label] >= (center - error).max())
+
+
+def _directions(classes: int, label: int) -> Tensor:
+    """Return e_j - e_label for every class j, (classes, classes)."""
+    unit = torch.eye(classes, dtype=torch.float64)
+    return unit - unit[label]
+
+
+def _rows_after(affine: Affine, rows: Rows) -> Rows:
+    """Return row norms of W J: exact where no input feeds two rows of J, by the triangle inequality otherwise."""
+    if rows.disjoint:
+        return Rows(affine.squared(rows.norms.square()).sqrt(), affine.disjoint, True)
+    return Rows(affine.absolute(rows.norms), False, rows.exact and affine.monomial)
+
+
+def _widened(box: tuple[Tensor, Tensor], by: Tensor) -> tuple[Tensor, Tensor]:
+    """Widen a box around 0 so that it holds 0 and covers errors of float64."""
+    lower, upper = box
+    return (lower - by).clamp(max=0), (upper + by).clamp(min=0)

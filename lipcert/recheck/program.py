@@ -1,0 +1,135 @@
+"""A module tree as a straight-line program of affine layers, additions and activations."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin, Normalize, Residual
+from lipcert.recheck.activations import Activation, describe_activation
+from lipcert.recheck.affine import Affine, describe
+
+ACTIVATIONS = (nn.ReLU, ClippedReLU, MaxMin, ClippedMaxMin)
+AFFINE = (nn.Conv2d, nn.Linear, nn.Flatten, nn.AvgPool2d, nn.BatchNorm1d, nn.BatchNorm2d, Normalize)
+CONTAINERS = (nn.Sequential, Residual, nn.Identity)
+
+
+@dataclass(frozen=True, eq=False)
+class AffineStep:
+    """Value `target` = affine(value `source`)."""
+
+    source: int
+    target: int
+    affine: Affine
+
+
+@dataclass(frozen=True, eq=False)
+class AddStep:
+    """Value `target` = value `first` + value `second`."""
+
+    first: int
+    second: int
+    target: int
+
+
+@dataclass(frozen=True, eq=False)
+class ActivationStep:
+    """Value `target` = activation(value `source`)."""
+
+    source: int
+    target: int
+    activation: Activation
+
+
+Step = AffineStep | AddStep | ActivationStep
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Steps in order of execution; value 0 is the image, `output` the logits.
+
+    `shapes`: the shape of every value without the batch; `dtype`: the one in which the network executes.
+    """
+
+    steps: tuple[Step, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    output: int
+    dtype: torch.dtype
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """Return all values at `images`, (B, *image shape), in float64."""
+        values = [images.double()]
+        for step in self.steps:
+            if isinstance(step, AffineStep):
+                values.append(step.affine.whole(values[step.source]))
+            elif isinstance(step, AddStep):
+                values.append(values[step.first] + values[step.second])
+            else:
+                values.append(step.activation(values[step.source]))
+        return values
+
+
+def compile_program(model: nn.Module, image_shape: Sequence[int]) -> Program:
+    """Return the program of a network in eval mode.
+
+    Raises:
+        NotImplementedError: naming a layer that is not supported, carries a hook or a forward of its own.
+        ValueError: for weights that are not finite, of mixed or unsupported dtype, or shapes that do not fit.
+    """
+    for name, module in model.named_modules():
+        _require_supported(module, name)
+    dtype = _dtype(model)
+    steps: list[Step] = []
+    with torch.no_grad():
+        output = _append(steps, copy.deepcopy(model).double().eval(), "", 0)
+        values = Program(tuple(steps), (), output, dtype)(torch.zeros(1, *image_shape, dtype=torch.float64))
+    for step in steps:
+        if isinstance(step, AddStep) and values[step.first].shape != values[step.second].shape:
+            raise ValueError("A residual block adds a branch and a shortcut of different shapes.")
+    if values[output].dim() != 2:
+        raise ValueError(f"Expected logits (B, classes), got shape {tuple(values[output].shape)}.")
+    return Program(tuple(steps), tuple(tuple(value.shape[1:]) for value in values), output, dtype)
+
+
+def _append(steps: list[Step], module: nn.Module, name: str, source: int) -> int:
+    """Append a module's steps and return the number of its output value."""
+    if isinstance(module, nn.Sequential):
+        for child_name, child in module._modules.items():  # named_children would drop a layer used twice
+            assert child is not None
+            source = _append(steps, child, f"{name}.{child_name}" if name else child_name, source)
+        return source
+    if isinstance(module, Residual):
+        prefix = f"{name}." if name else ""
+        first = _append(steps, module.branch, f"{prefix}branch", source)
+        second = _append(steps, module.shortcut, f"{prefix}shortcut", source)
+        steps.append(AddStep(first, second, len(steps) + 1))
+    elif isinstance(module, nn.Identity):
+        return source
+    elif isinstance(module, ACTIVATIONS):
+        steps.append(ActivationStep(source, len(steps) + 1, describe_activation(module, name)))
+    else:
+        steps.append(AffineStep(source, len(steps) + 1, describe(module, name)))
+    return len(steps)
+
+
+def _require_supported(module: nn.Module, name: str) -> None:
+    if type(module) not in (*ACTIVATIONS, *AFFINE, *CONTAINERS):
+        raise NotImplementedError(f"Layer {name!r} ({type(module).__name__}) cannot be re-checked.")
+    if module.training:
+        raise NotImplementedError(f"Layer {name!r} is in training mode; call model.eval() first.")
+    if "forward" in module.__dict__ or module._forward_hooks or module._forward_pre_hooks:
+        raise NotImplementedError(f"Layer {name!r} carries a hook or a forward of its own; it cannot be re-checked.")
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
+    dtypes = {tensor.dtype for tensor in tensors}
+    if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
+        raise ValueError(f"Expected a network all in float32 or all in float64, got {sorted(map(str, dtypes))}.")
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        raise ValueError("The network has weights that are not finite.")
+    return dtypes.pop() if dtypes else torch.float32

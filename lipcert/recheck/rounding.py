@@ -1,0 +1,119 @@
+"""How far a network executed in floating point can be from the same network in real arithmetic.
+
+The usual model: every operation returns the exact result times 1 + d with |d| <= u, or is off by the smallest normal
+number; sums may be taken in any order. Source: Higham, Accuracy and Stability of Numerical Algorithms, chapter 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lipcert.recheck.activations import Activation
+from lipcert.recheck.affine import Affine
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """`unit`: unit roundoff u; `tiny`: the smallest normal number; `limit`: values above count as overflow."""
+
+    unit: float
+    tiny: float
+    limit: float
+
+
+ARITHMETIC = {
+    torch.float32: Arithmetic(2.0**-24, 2.0**-126, 1e38),
+    torch.float64: Arithmetic(2.0**-53, 2.0**-1022, 1e307),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Error:
+    """|executed - real| entrywise, (1, ...), and a bound of its l2 norm; `fresh`: the part of `entries` added last."""
+
+    entries: Tensor
+    norm: float
+    fresh: Tensor
+
+
+def no_error(like: Tensor) -> Error:
+    """Return the error of values that are exact."""
+    return Error(torch.zeros_like(like), 0.0, torch.zeros_like(like))
+
+
+def gamma(operations: int, unit: float) -> float:
+    """Return n u / (1 - n u).
+
+    Raises:
+        ArithmeticError: if n u >= 1.
+    """
+    if operations * unit >= 1:
+        raise ArithmeticError(f"{operations} operations are too many for a rounding bound.")
+    return operations * unit / (1 - operations * unit)
+
+
+def after_affine(
+    error: Error, affine: Affine, products: Tensor, row_norms: Tensor, norm: float, arithmetic: Arithmetic
+) -> Error:
+    """Return the error behind an affine layer.
+
+    Args:
+        error: of its inputs.
+        affine: the layer.
+        products: at least |W| |v| + offset for its inputs v in real arithmetic, (1, ...).
+        row_norms: of its matrix, (1, ...).
+        norm: upper bound of the spectral norm of its matrix.
+        arithmetic: in which it is executed.
+
+    Raises:
+        ArithmeticError: where a value may overflow.
+    """
+    carried = affine.absolute(error.entries)
+    if affine.operations == 0:
+        return Error(carried, error.norm, torch.zeros_like(carried))
+    carried = torch.minimum(carried, row_norms * error.norm)
+    # |W| |error| is at most row norm times l2 norm, too.
+    reach = products + carried
+    if not bool((reach <= arithmetic.limit).all()):
+        raise ArithmeticError(f"Layer {affine.name!r} may overflow.")
+    fresh = gamma(affine.operations, arithmetic.unit) * reach + (2 * affine.terms + 1) * arithmetic.tiny
+    entries = carried + fresh
+    return Error(entries, min(norm * error.norm + float(fresh.norm()), float(entries.norm())), fresh)
+
+
+def after_addition(first: Error, second: Error, magnitude: Tensor, arithmetic: Arithmetic) -> Error:
+    """Return the error of a sum; `magnitude`: the sum of the largest moduli of both terms, (1, ...)."""
+    fresh = arithmetic.unit * (magnitude + first.entries + second.entries)
+    entries = first.entries + second.entries + fresh
+    return Error(entries, min(first.norm + second.norm + float(fresh.norm()), float(entries.norm())), fresh)
+
+
+def after_activation(error: Error, activation: Activation, lower: Tensor, upper: Tensor) -> Error:
+    """Return the error behind an activation, exact in floats and 1-Lipschitz.
+
+    Outputs that are constant over the box [lower, upper] of the inputs widened by their error carry none.
+    """
+    entries = error.entries
+    if activation.paired:
+        first, second = entries.chunk(2, dim=1)
+        entries = torch.maximum(first, second).repeat(1, 2, *(1 for _ in entries.shape[2:]))
+    fixed = activation(lower - error.entries) == activation(upper + error.entries)
+    entries = torch.where(fixed, 0.0, entries)
+    return Error(entries, min(error.norm, float(entries.norm())), torch.zeros_like(entries))
+
+
+def of_differences(error: Error, before: Error, gradients: Tensor, label: int) -> Tensor:
+    """Return errors of z_j - z_label for every j, (classes,), where one affine layer leads to the logits z.
+
+    Args:
+        error: of the logits.
+        before: of that layer's inputs.
+        gradients: of z_j - z_label by those inputs, (classes, ...).
+        label: a class.
+    """
+    gradients, fresh = gradients.flatten(1), error.fresh[0]
+    carried = torch.minimum(gradients.abs() @ before.entries.flatten(), gradients.norm(dim=1) * before.norm)
+    return torch.minimum(error.entries[0] + error.entries[0, label], carried + fresh + fresh[label])

@@ -1,0 +1,47 @@
+"""Records of certificates: what is written of a certification, what it is about, how it is read back."""
+
+from lipcert.records.fingerprint import data_sha256, model_sha256
+from lipcert.records.format import (
+    FORMAT,
+    Arithmetic,
+    Contents,
+    Data,
+    FailureProbability,
+    Model,
+    NormBracket,
+    Record,
+    Row,
+    RowsFile,
+    StageTally,
+    Totals,
+)
+from lipcert.records.journal import JOURNAL_NAME, Batch, Journal, StageWork
+from lipcert.records.reading import read_record
+from lipcert.records.totals import totals
+from lipcert.records.writing import JSON_NAME, ROWS_NAME, write_record
+
+__all__ = [
+    "FORMAT",
+    "JOURNAL_NAME",
+    "JSON_NAME",
+    "ROWS_NAME",
+    "Arithmetic",
+    "Batch",
+    "Contents",
+    "Data",
+    "FailureProbability",
+    "Journal",
+    "Model",
+    "NormBracket",
+    "Record",
+    "Row",
+    "RowsFile",
+    "StageTally",
+    "StageWork",
+    "Totals",
+    "data_sha256",
+    "model_sha256",
+    "read_record",
+    "totals",
+    "write_record",
+]

@@ -1,0 +1,159 @@
+"""Batch sizes follow the memory there is; what is free is read from the system's files, control groups included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lipcert.certification import memory
+from lipcert.certification.memory import LARGEST_BATCH, bytes_per_image, choose_batch_size, free_memory
+from lipcert.nn import Residual, build
+
+CPU = torch.device("cpu")
+GIB = 2**30
+
+
+def _convolution(groups: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(4, 8, 3, padding=1, groups=groups), nn.ReLU(), nn.Flatten(), nn.Linear(800, 10))
+
+
+RETAINED = 8 * (400 + 3 * 800 + 10)
+"""Image 400, layers 800, 800, 800, 10 entries."""
+
+
+def test_margins_of_every_class_at_every_layer() -> None:
+    assert bytes_per_image(_convolution(), (4, 10, 10)) == 8 * (RETAINED + 14 * 10 * 800)
+    assert bytes_per_image(_convolution(), (4, 10, 10), separate=False) == 8 * (RETAINED + 14 * 10 * 800)
+    widened = nn.Sequential(*_convolution()[:4], nn.ReLU(), nn.Linear(10, 10))
+    larger = 8 * (RETAINED + 8 * 20 + 14 * 10 * 800)
+    smaller = 8 * (RETAINED + 8 * 20 + 3 * 10 * 800)  # an exact norm of 10 x 800 is the largest then
+    assert bytes_per_image(widened, (4, 10, 10)) == larger
+    assert bytes_per_image(widened, (4, 10, 10), separate=False) == smaller
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_unfolded_convolutions(groups: int) -> None:
+    """4 channels x 9 taps x 100 pixels; the single class has the other terms small."""
+    model = nn.Sequential(*_convolution(groups)[:3], nn.Linear(800, 1))
+    assert bytes_per_image(model, (4, 10, 10)) == 8 * (RETAINED - 8 * 9 + 8 * 800 + 2 * 3600)
+
+
+def test_branches_count_and_no_hook_stays() -> None:
+    inner, outer = _convolution()[:2], nn.Sequential(nn.Flatten(), nn.Linear(800, 10))
+    model = nn.Sequential(Residual(inner, nn.Conv2d(4, 8, 1)), outer)
+    alone = bytes_per_image(nn.Sequential(inner, outer), (4, 10, 10))
+    assert bytes_per_image(model, (4, 10, 10)) == alone + 8 * 8 * 800  # what the shortcut retains
+    assert not [layer for layer in model.modules() if layer._forward_hooks]
+
+
+def _chosen(model: nn.Module, images: float) -> int:
+    """Return the batch size where memory suffices for the weights and so many images."""
+    weights = 16 * sum(tensor.numel() for tensor in model.parameters())
+    needed = bytes_per_image(model, (4, 10, 10))
+    return choose_batch_size(model, (4, 10, 10), CPU, memory_gb=(weights + images * needed) / GIB)
+
+
+def test_as_many_as_fit() -> None:
+    assert [_chosen(_convolution(), images) for images in (1.01, 3.5, 31.9, 32.1, 5000)] == [1, 3, 31, 32, 32]
+
+
+def test_not_even_one_fits() -> None:
+    with pytest.raises(ValueError, match=r"one image need about .* GiB .* memory_gb="):
+        _chosen(_convolution(), 0.99)
+
+
+def test_larger_images_make_smaller_batches() -> None:
+    small, large = build("4c3f", (3, 32, 32), 10), build("4c3f", (3, 64, 64), 10)
+    sizes = [
+        choose_batch_size(model, shape, CPU, memory_gb=2)
+        for model, shape in ((small, (3, 32, 32)), (large, (3, 64, 64)))
+    ]
+    assert LARGEST_BATCH["cpu"] == sizes[0] > sizes[1] >= 1
+
+
+def test_given_batch_size_wins() -> None:
+    assert choose_batch_size(_convolution(), (4, 10, 10), CPU, batch_size=500, memory_gb=1e-9) == 500
+
+
+@pytest.mark.parametrize(
+    ("named", "reason"),
+    [
+        ({"batch_size": 0}, "`batch_size` >= 1, got 0"),
+        ({"memory_gb": 0.0}, "`memory_gb` > 0"),
+        ({"memory_gb": -1.0}, "`memory_gb` > 0"),
+        ({"memory_gb": float("nan")}, "`memory_gb` > 0"),
+        ({"memory_gb": float("inf")}, "`memory_gb` > 0"),
+    ],
+)
+def test_refused(named: dict[str, float], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        choose_batch_size(_convolution(), (4, 10, 10), CPU, **named)  # type: ignore[arg-type]
+
+
+def test_free_memory_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _convolution()
+    weights = 16 * sum(tensor.numel() for tensor in model.parameters())
+    enough = weights + 5.5 * bytes_per_image(model, (4, 10, 10))
+    monkeypatch.setattr(memory, "free_memory", lambda: int(enough / memory.USABLE))
+    assert choose_batch_size(model, (4, 10, 10), CPU) == 5
+    monkeypatch.setattr(memory, "free_memory", lambda: None)  # nobody knows
+    assert choose_batch_size(model, (4, 10, 10), CPU) == LARGEST_BATCH["cpu"]
+
+
+def _system(folder: Path, files: dict[str, str]) -> int | None:
+    """Return what is free by a system's files; 1000 KiB are available in all."""
+    for name, text in {"proc/meminfo": "MemTotal: 9999 kB\nMemAvailable: 1000 kB\n", **files}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return free_memory(folder / "proc", folder / "cgroup")
+
+
+def test_without_control_groups(tmp_path: Path) -> None:
+    assert _system(tmp_path, {}) == 1000 * 1024
+
+
+def test_without_linux(tmp_path: Path) -> None:
+    assert free_memory(tmp_path, tmp_path) is None
+
+
+@pytest.mark.parametrize("limited", ["", "outer/", "outer/inner/"])
+def test_second_version_of_control_groups(tmp_path: Path, limited: str) -> None:
+    """The limit of any group around the process counts; file caches can be dropped."""
+    files = {f"cgroup/{place}memory.max": "max\n" for place in ("outer/", "outer/inner/")}
+    files |= {f"cgroup/{place}memory.current": "400000\n" for place in ("", "outer/", "outer/inner/")}
+    files |= {"proc/self/cgroup": "0::/outer/inner\n", f"cgroup/{limited}memory.max": "500000\n"}
+    assert _system(tmp_path, files) == 100_000
+    files |= {f"cgroup/{limited}memory.stat": "anon 3\ninactive_file 50000\n"}
+    assert _system(tmp_path, files) == 150_000
+    files |= {f"cgroup/{limited}memory.current": "900000\n"}
+    assert _system(tmp_path, files) == 0
+
+
+def test_first_version_of_control_groups(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "9:cpu,cpuacct:/job\n4:memory:/job\n0::/\n",
+        "cgroup/memory/job/memory.limit_in_bytes": "500000\n",
+        "cgroup/memory/job/memory.usage_in_bytes": "300000\n",
+        "cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+        "cgroup/memory/memory.usage_in_bytes": "900000\n",
+    }
+    assert _system(tmp_path, files) == 200_000
+
+
+def test_a_limit_inside_a_container(tmp_path: Path) -> None:
+    """The group's folder has its name outside; inside, its files are at the root."""
+    files = {
+        "proc/self/cgroup": "4:memory:/docker/0123\n",
+        "cgroup/memory/memory.limit_in_bytes": "500000\n",
+        "cgroup/memory/memory.usage_in_bytes": "100000\n",
+    }
+    assert _system(tmp_path, files) == 400_000
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_memory_of_a_gpu() -> None:
+    model = _convolution().cuda()
+    assert choose_batch_size(model, (4, 10, 10), torch.device("cuda")) == LARGEST_BATCH["cuda"]

@@ -1,0 +1,197 @@
+"""`python -m lipcert.check` on honest, damaged and falsified records."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lipcert.check import main
+from lipcert.records import Contents, FailureProbability, NormBracket, Row
+from tests.recheck.records import EPSILONS, changed, honest_rows, nearest_mean, write
+
+ALL = ("--rows", ",".join(str(number) for number in range(16)))
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return nearest_mean()
+
+
+@pytest.fixture(scope="module")
+def rows(model: nn.Module) -> list[Row]:
+    """Rows sorted as a record holds them."""
+    return sorted(honest_rows(model), key=lambda row: (row.epsilon, row.index))
+
+
+def _refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    return said
+
+
+def _first(rows: list[Row], certified: bool) -> int:
+    """Return the first row at the larger epsilon that is certified or correct but not certified."""
+    return next(
+        number
+        for number, row in enumerate(rows)
+        if row.certified == certified and row.prediction == row.label and row.epsilon == EPSILONS[1]
+    )
+
+
+def test_an_honest_record_is_confirmed(
+    tmp_path: Path, model: nn.Module, rows: list[Row], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert 0 < sum(row.certified for row in rows) < len(rows)
+    main(write(tmp_path, model, rows).words(*ALL))
+    said = capsys.readouterr().out
+    assert said.count(": confirmed") == 16
+    assert "confirmed: 16 of 16 rows" in said
+
+
+def test_clipped_pixels_are_those_of_the_record(
+    tmp_path: Path, model: nn.Module, rows: list[Row], capsys: pytest.CaptureFixture[str]
+) -> None:
+    clipped = honest_rows(model, clip_input=True)
+    main(write(tmp_path, model, clipped, clip_input=True).words(*ALL))
+    assert "16 of 16" in capsys.readouterr().out
+    assert "above the one derived" in _refused(write(tmp_path, model, clipped).words(*ALL), capsys)
+
+
+def test_rows_are_drawn(tmp_path: Path, model: nn.Module, rows: list[Row], capsys: pytest.CaptureFixture[str]) -> None:
+    written = write(tmp_path, model, rows)
+    said = []
+    for words in (("--count", "3", "--seed", "5"), ("--count", "3", "--seed", "5"), ("--count", "3", "--seed", "6")):
+        main(written.words(*words))
+        said.append([line for line in capsys.readouterr().out.splitlines() if line.startswith("row ")])
+    assert len(said[0]) == 3
+    assert said[0] == said[1] != said[2]
+    assert "from 0 to 15" in _refused(written.words("--rows", "16"), capsys)
+    assert "--count" in _refused(written.words("--count", "-1"), capsys)
+
+
+@pytest.mark.parametrize(
+    ("certified", "values", "reason"),
+    [
+        (True, lambda row: {"margin": row.margin + 0.01}, "above the one derived"),
+        (True, lambda row: {"radius": 5.0}, "at the radius 5 nothing"),
+        (True, lambda row: {"prediction": 9 - row.label, "label": 9 - row.label}, "the label of image"),
+        (True, lambda row: {"margin": -0.1}, "certified with margin -0.1"),
+        (
+            False,
+            lambda row: {"certified": True, "stage": "tight", "radius": row.epsilon, "margin": 1e-3},
+            "certified, but the margin derived is -",
+        ),
+        (False, lambda row: {"radius": row.epsilon * 0.999}, "nothing could be derived"),
+    ],
+)
+def test_a_falsified_row_is_caught_though_all_digests_and_totals_fit(
+    tmp_path: Path,
+    model: nn.Module,
+    rows: list[Row],
+    capsys: pytest.CaptureFixture[str],
+    certified: bool,
+    values: Callable[[Row], dict[str, object]],
+    reason: str,
+) -> None:
+    number = _first(rows, certified)
+    written = write(tmp_path, model, changed(rows, number, **values(rows[number])))
+    said = _refused(written.words("--rows", str(number)), capsys)
+    assert f"row {number} " in said
+    assert reason in said
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            lambda contents: replace(contents, failure_probability=FailureProbability(1e-9, 2, 1e-9)),
+            "the failure probability",
+        ),
+        (lambda contents: replace(contents, norms={"2": NormBracket(0.9, 0.99)}), "the norm of '2'"),
+        (lambda contents: replace(contents, norms={"2": NormBracket(3.0, 2.0)}), "above its upper bound"),
+        (
+            lambda contents: replace(contents, arithmetic=replace(contents.arithmetic, unit_roundoff=2.0**-53)),
+            "unit roundoff",
+        ),
+        (
+            lambda contents: replace(contents, arithmetic=replace(contents.arithmetic, executed="float64")),
+            "in float64",
+        ),
+        (lambda contents: replace(contents, model=replace(contents.model, sha256="0" * 64)), "another network"),
+        (lambda contents: replace(contents, data=replace(contents.data, sha256="0" * 64)), "other data"),
+        (lambda contents: replace(contents, data=replace(contents.data, split="train")), "other data"),
+        (lambda contents: replace(contents, data=replace(contents.data, split="none")), "train or test"),
+        (
+            lambda contents: replace(contents, stages=(replace(contents.stages[0], certified=1),)),
+            "stage 'tight' certified 1 ",
+        ),
+    ],
+)
+def test_a_falsified_summary_is_caught(
+    tmp_path: Path,
+    model: nn.Module,
+    rows: list[Row],
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[Contents], Contents],
+    reason: str,
+) -> None:
+    assert reason in _refused(write(tmp_path, model, rows, change).words("--count", "0"), capsys)
+
+
+def test_edited_and_truncated_files_are_refused(
+    tmp_path: Path, model: nn.Module, rows: list[Row], capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = write(tmp_path, model, rows)
+    table = tmp_path / "certificates.csv"
+    whole, summary = table.read_bytes(), written.certificate.read_bytes()
+    for content in (whole[:-40], whole.replace(b"tight", b"other", 1), b""):
+        table.write_bytes(content)
+        assert "certificates.csv was changed" in _refused(written.words(), capsys)
+    table.write_bytes(whole)
+    for content in (summary[: len(summary) // 2], b"", b"[]"):
+        written.certificate.write_bytes(content)
+        assert "no record of certificates" in _refused(written.words(), capsys)
+    edited = json.loads(summary)
+    edited["totals"][0]["certified_accuracy"] = 1.0
+    edited["totals"][0]["certified_by_stage"]["tight"] = 8
+    edited["totals"][1]["clean_accuracy"] += 1e-3
+    written.certificate.write_text(json.dumps(edited))
+    said = _refused(written.words("--count", "0"), capsys)
+    assert "the totals at epsilon 0.6" in said
+    table.unlink()
+    written.certificate.write_bytes(summary)
+    assert "missing" in _refused(written.words(), capsys)
+
+
+def test_another_network_is_refused(
+    tmp_path: Path, model: nn.Module, rows: list[Row], capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = write(tmp_path, model, rows)
+    tensors = model.state_dict()
+    tensors["3.bias"] = tensors["3.bias"] + 1e-6
+    torch.save(tensors, written.checkpoint)
+    assert "another network" in _refused(written.words(), capsys)
+    written.checkpoint.write_bytes(b"no checkpoint")
+    assert "damaged" in _refused(written.words(), capsys)
+    written.checkpoint.unlink()
+    assert "no such file" in _refused(written.words(), capsys)
+    assert "--builder tests" in _refused(written.words()[:3], capsys)
+
+
+def test_the_module_runs_as_a_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lipcert.check", str(tmp_path / "none.json"), "--checkpoint", "none.pt"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"error: {tmp_path / 'none.json'}: no such record; give the path of a certificate.json.\n"
