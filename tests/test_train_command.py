@@ -33,7 +33,14 @@ LOGGED = {
 RESULTS = {
     *("data", "model", "activation", "method", "bound", "seed", "epsilon", "num_test", "clean_accuracy"),
     *("pgd_accuracy", "certified_accuracy", "failure_probability", "global_lipschitz", "local_lipschitz_mean"),
-    *("varying_fraction", "seconds_per_epoch", "peak_memory_mb", "epochs", "lipcert_version"),
+    *(
+        "certified_accuracy_executed",
+        "varying_fraction",
+        "seconds_per_epoch",
+        "peak_memory_mb",
+        "epochs",
+        "lipcert_version",
+    ),
 }
 
 
@@ -118,6 +125,7 @@ def test_results_of_a_run(finished: Path) -> None:
     assert [results[key] for key in stated] == ["digits", "small", "clipped_relu", "gloro", "local", 4, 0.1, 40, 3]
     assert 0 <= results["certified_accuracy"] <= results["pgd_accuracy"] <= results["clean_accuracy"] <= 1
     assert 0 <= results["failure_probability"] < 1e-3
+    assert 0 < results["certified_accuracy_executed"] <= results["certified_accuracy"]
     assert 0 < results["local_lipschitz_mean"] <= results["global_lipschitz"]
     assert results["varying_fraction"].keys() == LAYERS
     assert results["seconds_per_epoch"] > 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,6 +15,9 @@ from lipcert.bounds.norms import Norms
 from lipcert.bounds.region import Region, Source, Term, open_region, sum_of
 from lipcert.bounds.rounding import Arithmetic, input_rounding
 from lipcert.bounds.rules import ActivationBounds, Bound, Walk, walk_layer
+
+LARGEST_CHUNK = 2**24
+"""Entries of the directions that are handled at a time."""
 
 
 @dataclass(frozen=True)
@@ -113,21 +118,33 @@ def worst_increase(analysis: Analysis, labels: Tensor, box: bool = True, rounds:
     return gains[0] if len(gains) == 1 else torch.minimum(*gains)
 
 
+def _directions(term: Term, labels: Tensor, like: Tensor) -> Iterator[Tensor]:
+    """Yield w_j - w_y as (1 or B, k, n), some classes at a time, so that memory does not grow with their number."""
+    (classes,) = term.map.output_shape
+    batch, size = labels.shape[0], math.prod(term.map.input_shape)
+    if term.map.per_image:
+        units = torch.eye(classes, dtype=like.dtype, device=like.device)
+        for unit in units:
+            yield term.map.adjoint(unit - units[labels]).flatten(1).unsqueeze(1)
+        return
+    matrix = term.map.matrix(like)
+    label_rows = matrix[0, labels].unsqueeze(1)
+    for rows in matrix.split(max(1, LARGEST_CHUNK // (batch * size)), dim=1):
+        yield rows - label_rows
+
+
 def _increase(terms: tuple[Term, ...], region: Region, labels: Tensor, box: bool, rounds: int) -> Tensor:
     """Return the sum over `terms` of their largest contributions, (B, K)."""
-    batch = torch.arange(labels.shape[0], device=labels.device)
     total = []
     for term in terms:
         source = term.source
-        matrix = term.map.matrix(region.center)
-        label_rows = matrix[0, labels] if matrix.shape[0] == 1 else matrix[batch, labels]
-        directions = matrix - label_rows.unsqueeze(1)
         lower = upper = None
         if box and source.lower is not None and source.upper is not None:
             lower = (source.lower - source.center).flatten(1)
             upper = (source.upper - source.center).flatten(1)
         radius = (region.epsilon * source.lipschitz).expand(labels.shape[0])
-        total.append(support(directions, radius, lower, upper, rounds))
+        gains = [support(each, radius, lower, upper, rounds) for each in _directions(term, labels, region.center)]
+        total.append(torch.cat(gains, dim=1))
     return sum_of(total)
 
 

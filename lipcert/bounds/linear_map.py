@@ -93,16 +93,13 @@ class LinearMap:
         )
 
     def matrix(self, like: Tensor) -> Tensor:
-        """Return the dense matrix, (1, outputs, inputs), or (B, outputs, inputs) for a map that is `per_image`.
+        """Return the dense matrix, (1, outputs, inputs), of a map that is the same for all images.
 
-        For maps with few, flat outputs, a layer onto classes for one. `like`: (B, ...).
+        For maps with few, flat outputs, a layer onto classes for one. `like` gives the dtype and device.
         """
         (outputs,) = self.output_shape
         unit_vectors = torch.eye(outputs, dtype=like.dtype, device=like.device)
-        if not self.per_image:
-            return self.adjoint(unit_vectors).flatten(1).unsqueeze(0)
-        rows = [self.adjoint(vector.expand(like.shape[0], outputs)).flatten(1) for vector in unit_vectors]
-        return torch.stack(rows, dim=1)
+        return self.adjoint(unit_vectors).flatten(1).unsqueeze(0)
 
 
 def identity_map(shape: Shape) -> LinearMap:

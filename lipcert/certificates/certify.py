@@ -37,7 +37,7 @@ LANCZOS_STEPS = 60
 BATCH_SIZE = 32
 """Images bounded at a time: small batches of float64 convolutions are the fastest on CPUs."""
 
-RADIUS_ROUNDS = 12
+RADIUS_ROUNDS = 6
 """Halvings of the interval in which the proven radius of an uncertified image is sought."""
 
 
@@ -120,6 +120,11 @@ class Certifier:
         radius = torch.as_tensor(epsilon, dtype=torch.float64, device=images.device) * (1 + SLACK)
         arithmetic = Arithmetic.of(self.dtype, images.dtype)
         analysis = analyze(self.model, images.double(), radius, self.bound, self.norms, self.clip_input, arithmetic)
+        if analysis.logits.dim() != 2:
+            shape = tuple(analysis.logits.shape[1:])
+            raise ValueError(
+                f"Expected a model with a flat vector of logits, got outputs of shape {shape}; flatten them."
+            )
         check_labels(labels, *analysis.logits.shape)
         labels = labels.long()
         exact, executed = margins(analysis, labels, arithmetic)

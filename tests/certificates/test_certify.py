@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import lipcert
-from lipcert.bounds import UnsupportedLayerError, exact
+from lipcert.bounds import UnsupportedLayerError, analysis, exact
 from lipcert.certificates import Certifier
 from lipcert.nn import Residual
 from tests.networks import images, network
@@ -167,6 +167,10 @@ class TestFailClosed:
         with pytest.raises(ValueError, match="half precision"):
             lipcert.certify(model.half(), inputs, labels, 0.1)
 
+    def test_outputs_that_are_no_logits(self) -> None:
+        with pytest.raises(ValueError, match="flat vector of logits"):
+            lipcert.certify(nn.Sequential(nn.Conv2d(2, 3, 3)).double(), IMAGES, torch.zeros(12).long(), 0.1)
+
     def test_unsupported_layers_are_named(self) -> None:
         model = nn.Sequential(nn.Flatten(), nn.Linear(72, 5), nn.GELU(), nn.Linear(5, 2)).double()
         with pytest.raises(UnsupportedLayerError, match=r"'2' is a GELU"):
@@ -184,3 +188,20 @@ class TestFailClosed:
     def test_weights_whose_norms_overflow(self) -> None:
         with pytest.raises(ArithmeticError, match="NaN or infinity"):
             lipcert.certify(*self._scaled(1e160), 0.1)
+
+
+def test_memory_of_margins_does_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs, labels = _case("pooled")
+    whole = lipcert.certify(model, inputs, labels, 0.05, "liplt")
+    monkeypatch.setattr(analysis, "LARGEST_CHUNK", 1)
+    torch.testing.assert_close(lipcert.certify(model, inputs, labels, 0.05, "liplt").margin, whole.margin)
+
+
+def test_radii_of_uncertified_images_are_certified() -> None:
+    model, inputs, labels = _case()
+    certificate = lipcert.certify(model, inputs, labels, 0.5)
+    rows = ((certificate.radius > 0) & ~certificate.certified).nonzero()[:, 0]
+    assert len(rows) > 5
+    again = Certifier(model, "liplt")(inputs[rows], labels[rows], certificate.radius[rows])
+    assert again.certified.all()
+    assert (certificate.radius[rows] < 0.5).all()
