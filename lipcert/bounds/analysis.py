@@ -16,8 +16,8 @@ from lipcert.bounds.region import Region, Source, Term, open_region, sum_of
 from lipcert.bounds.rounding import Arithmetic, input_rounding
 from lipcert.bounds.rules import ActivationBounds, Bound, Walk, walk_layer
 
-LARGEST_CHUNK = 2**24
-"""Entries of the directions that are handled at a time."""
+LARGEST_CHUNK = 2**22
+"""Entries of the directions that are handled at a time where no gradient is asked for."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,8 @@ def _directions(term: Term, labels: Tensor, like: Tensor) -> Iterator[Tensor]:
         return
     matrix = term.map.matrix(like)
     label_rows = matrix[0, labels].unsqueeze(1)
-    for rows in matrix.split(max(1, LARGEST_CHUNK // (batch * size)), dim=1):
+    at_a_time = classes if torch.is_grad_enabled() else max(1, LARGEST_CHUNK // (batch * size))
+    for rows in matrix.split(at_a_time, dim=1):
         yield rows - label_rows
 
 

@@ -51,7 +51,7 @@ STAGES = (
     Stage("local", Bound.LOCAL, 20),
     Stage("tight", Bound.TIGHT, 30),
     Stage("tight-100", Bound.TIGHT, 100, within=0.85),
-    Stage("liplt", Bound.LIPLT, 30, within=0.5, trial=4),
+    Stage("liplt", Bound.LIPLT, 30, within=0.1, trial=4),
 )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lipcert.bounds.analysis import LARGEST_CHUNK
 from lipcert.bounds.exact import EXACT_SIDE
 
 LARGEST_BATCH = {"cpu": 32, "cuda": 256}
@@ -33,7 +34,7 @@ COLUMNS = 2
 """Unfolded inputs of a convolution that exist at a time, for the map and for its adjoint."""
 
 MARGINS = 14
-"""Tensors (classes, entries of a layer) that exist at a time where every class meets every layer."""
+"""Tensors of a layer's size that exist at a time where a margin is bounded; there it is one class after another."""
 
 DENSE = 3
 """Matrices (smallest, largest layer) that exist at a time where a norm is exact."""
@@ -73,7 +74,7 @@ def _recorded(model: nn.Module) -> Iterator[_Shapes]:
 def bytes_per_image(model: nn.Module, image_shape: Sequence[int], separate: bool = True) -> int:
     """Return about how many bytes bounding one image needs, from the shapes of a forward pass.
 
-    `separate`: classes meet every layer in the margins (`liplt`, `linear_split`) rather than the last one alone.
+    `separate`: margins meet every layer (`liplt`, `linear_split`) rather than the last one alone.
     """
     like = next(model.parameters(), torch.zeros(()))
     image = torch.zeros(1, *image_shape, dtype=like.dtype, device=like.device)
@@ -82,7 +83,7 @@ def bytes_per_image(model: nn.Module, image_shape: Sequence[int], separate: bool
     sizes = [image.numel(), *shapes.activations]
     largest = max(sizes)
     iterated = TRANSIENT * largest + COLUMNS * shapes.columns
-    compared = MARGINS * sizes[-1] * (largest if separate else shapes.features)
+    compared = MARGINS * (largest if separate else min(sizes[-1] * shapes.features, LARGEST_CHUNK))
     exact = DENSE * max((size for size in sizes if size <= EXACT_SIDE), default=0) * largest
     return DOUBLE * (RETAINED * sum(sizes) + max(iterated, compared, exact))
 
