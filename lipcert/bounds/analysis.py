@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -114,28 +114,51 @@ def worst_increase(analysis: Analysis, labels: Tensor, box: bool = True, rounds:
         box: keep the box; False leaves the ball alone, as GloRo does.
         rounds: Newton rounds at most, see `support`.
     """
-    gains = [_increase(terms, analysis.region, labels, box, rounds) for terms in analysis.families]
-    return gains[0] if len(gains) == 1 else torch.minimum(*gains)
+    *others, last = analysis.families
+    gains = _increase(last, analysis.region, labels, box, rounds, range(analysis.logits.shape[1]))
+    for terms in others:
+        open_classes = _undecided_classes(analysis, labels, gains)
+        if open_classes:
+            refined = _increase(terms, analysis.region, labels, box, rounds, open_classes)
+            gains = gains.index_copy(
+                1,
+                torch.tensor(open_classes, device=gains.device),
+                torch.minimum(gains[:, open_classes], refined),
+            )
+    return gains
 
 
-def _directions(term: Term, labels: Tensor, like: Tensor) -> Iterator[Tensor]:
-    """Yield w_j - w_y as (1 or B, k, n), some classes at a time, so that memory does not grow with their number."""
-    (classes,) = term.map.output_shape
+def _undecided_classes(analysis: Analysis, labels: Tensor, gains: Tensor) -> list[int]:
+    """Return the classes that some image of the batch might be taken for; `gains`: (B, K)."""
+    worst = analysis.logits + gains
+    if analysis.region.rounding is not None:
+        worst = worst + logit_rounding(analysis, labels)
+    reaches = ~(worst < analysis.logits.gather(1, labels.unsqueeze(1)))
+    is_label = torch.nn.functional.one_hot(labels, gains.shape[1]).bool()
+    return (reaches & ~is_label).any(dim=0).nonzero()[:, 0].tolist()
+
+
+def _directions(term: Term, labels: Tensor, like: Tensor, classes: Sequence[int]) -> Iterator[Tensor]:
+    """Yield w_j - w_y for j in `classes`, (B, k, n), some at a time, so that memory does not grow with their number."""
     batch, size = labels.shape[0], math.prod(term.map.input_shape)
     if term.map.per_image:
-        units = torch.eye(classes, dtype=like.dtype, device=like.device)
-        for unit in units:
-            yield term.map.adjoint(unit - units[labels]).flatten(1).unsqueeze(1)
+        units = torch.eye(like.shape[1], dtype=like.dtype, device=like.device)
+        for each in classes:
+            yield term.map.adjoint(units[each] - units[labels]).flatten(1).unsqueeze(1)
         return
     matrix = term.map.matrix(like)
     label_rows = matrix[0, labels].unsqueeze(1)
-    at_a_time = classes if torch.is_grad_enabled() else max(1, LARGEST_CHUNK // (batch * size))
+    if len(classes) < matrix.shape[1]:
+        matrix = matrix[:, list(classes)]
+    at_a_time = len(classes) if torch.is_grad_enabled() else max(1, LARGEST_CHUNK // (batch * size))
     for rows in matrix.split(at_a_time, dim=1):
         yield rows - label_rows
 
 
-def _increase(terms: tuple[Term, ...], region: Region, labels: Tensor, box: bool, rounds: int) -> Tensor:
-    """Return the sum over `terms` of their largest contributions, (B, K)."""
+def _increase(
+    terms: tuple[Term, ...], region: Region, labels: Tensor, box: bool, rounds: int, classes: Sequence[int]
+) -> Tensor:
+    """Return the sum over `terms` of their largest contributions to `classes`, (B, k)."""
     total = []
     for term in terms:
         source = term.source
@@ -144,7 +167,9 @@ def _increase(terms: tuple[Term, ...], region: Region, labels: Tensor, box: bool
             lower = (source.lower - source.center).flatten(1)
             upper = (source.upper - source.center).flatten(1)
         radius = (region.epsilon * source.lipschitz).expand(labels.shape[0])
-        gains = [support(each, radius, lower, upper, rounds) for each in _directions(term, labels, region.center)]
+        gains = [
+            support(each, radius, lower, upper, rounds) for each in _directions(term, labels, region.center, classes)
+        ]
         total.append(torch.cat(gains, dim=1))
     return sum_of(total)
 

@@ -6,6 +6,7 @@ asks for masked norms, multiplies the Lipschitz constants and opens the region a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import singledispatch
@@ -23,6 +24,9 @@ from lipcert.bounds.region import Region, Source, Term, add, affine, mask_terms,
 from lipcert.bounds.rounding import Arithmetic, Rounding, after_affine
 from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin, Normalize, Residual
 from lipcert.nn.activations import clipped_max_min, clipped_relu, max_min, split_pairs
+
+LARGEST_MERGED = 2**15
+"""Behind larger activations `liplt` starts anew: norms of runs across them would cost more than they are worth."""
 
 
 class Bound(StrEnum):
@@ -184,6 +188,8 @@ def _close_with_remainder(
     opened = open_region(source, source, region.epsilon, mask_ball=True)
     opened = replace(opened, rounding=closing.rounding)
     if closing.linear is None or closing.varying is None or closing.remainder is None:
+        return opened
+    if math.prod(region.shape) > LARGEST_MERGED:
         return opened
     unstable = closing.varying * (1 - closing.linear)
     remainder = torch.minimum(tight, behind("remainder", unstable)) / 2

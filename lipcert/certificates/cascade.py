@@ -22,8 +22,8 @@ class Stage:
         bound: one of `Bound`.
         lanczos_steps: of each norm an image.
         within: enter only images whose radius proved so far reaches this share of epsilon; others are hopeless.
-        trial: after so many images of which it improved none, the stage is left out; None for never. It helps a
-            network or it does not: the loop transformation does nothing for one that was trained on products of norms.
+        trial: the stage tries so many images first and goes on if it improved one; None for all at once. It helps
+            a network or it does not: the loop transformation does nothing for one trained on products of norms.
     """
 
     name: str
@@ -51,7 +51,7 @@ STAGES = (
     Stage("local", Bound.LOCAL, 20),
     Stage("tight", Bound.TIGHT, 30),
     Stage("tight-100", Bound.TIGHT, 100, within=0.85),
-    Stage("liplt", Bound.LIPLT, 30, within=0.1, trial=4),
+    Stage("liplt", Bound.LIPLT, 30, within=0.1, trial=2),
 )
 
 
@@ -114,21 +114,31 @@ class Cascade:
         Raises:
             ValueError, UnsupportedLayerError: as `certify`.
         """
-        best = self._run(0, images, labels, epsilon)
         radii = torch.as_tensor(epsilon, dtype=torch.float64).cpu().expand(len(labels))
+        best = self._run(0, images, labels, epsilon)
         for index, stage in enumerate(self.stages[1:], start=1):
+            hope = best.radius / radii
+            undecided = best.correct(labels) & ~best.certified & (hope >= stage.within)
+            rows = undecided.nonzero()[:, 0]
+            rows = rows[hope[rows].argsort(descending=True)]
             tally = self.tallies[index]
-            if stage.trial is not None and tally.entered >= stage.trial and not tally.improved:
-                continue
-            hopeful = best.correct(labels) & ~best.certified & (best.radius >= stage.within * radii)
-            rows = hopeful.nonzero()[:, 0]
-            if len(rows):
-                on_device = rows.to(images.device)
-                wanted = radii[rows].to(images.device)
-                found = self._run(index, images[on_device], labels[rows.to(labels.device)], wanted)
-                tally.improved += int((found.radius > IMPROVEMENT * best.radius[rows]).sum())
-                best = _merge(best, found, rows)
+            if stage.trial is not None and not tally.improved:
+                first = max(0, stage.trial - tally.entered)
+                best = self._refine(index, best, images, labels, radii, rows[:first])
+                rows = rows[first:] if tally.improved else rows[:0]
+            best = self._refine(index, best, images, labels, radii, rows)
         return replace(best, bound="cascade")
+
+    def _refine(
+        self, index: int, best: Certificate, images: Tensor, labels: Tensor, radii: Tensor, rows: Tensor
+    ) -> Certificate:
+        """Return `best` with what stage `index` improves for images `rows`."""
+        if not len(rows):
+            return best
+        chosen, chosen_labels = images[rows.to(images.device)], labels[rows.to(labels.device)]
+        found = self._run(index, chosen, chosen_labels, radii[rows].to(images.device))
+        self.tallies[index].improved += int((found.radius > IMPROVEMENT * best.radius[rows]).sum())
+        return _merge(best, found, rows)
 
 
 def _merge(best: Certificate, found: Certificate, rows: Tensor) -> Certificate:

@@ -1,0 +1,105 @@
+"""The cascade: every stage only sees what the others left, and keeps the best of what they found."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lipcert
+from lipcert.bounds import Bound
+from lipcert.certificates import Cascade, Certifier, Stage
+from tests.networks import images, network
+
+IMAGES = images(12)
+
+
+def _case(kind: str = "relu") -> tuple[nn.Module, Tensor, Tensor]:
+    model = network("plain", kind, scale=1.2)
+    return model, IMAGES, model(IMAGES).argmax(dim=1)
+
+
+def _epsilon(model: nn.Module, labels: Tensor) -> float:
+    """Return a radius at which `liplt` certifies some images and `global` none."""
+    return float(lipcert.certified_radius(model, IMAGES, labels, largest=1.0, rounds=8).quantile(0.3))
+
+
+def test_stages_enter_what_the_ones_before_left() -> None:
+    model, inputs, labels = _case()
+    labels = labels.clone()
+    labels[0] = (labels[0] + 1) % 5  # no stage certifies a wrong prediction
+    cascade = Cascade(model)
+    certificate = cascade(inputs, labels, _epsilon(model, labels))
+    assert cascade.tallies[0].entered == 12
+    assert [tally.certified for tally in cascade.tallies] == [
+        int((certificate.stage == index).sum()) for index in range(len(cascade.stages))
+    ]
+    for index, tally in enumerate(cascade.tallies[1:], start=1):
+        assert tally.entered <= 11 - sum(before.certified for before in cascade.tallies[:index])
+    assert cascade.tallies[1].entered == 11 - cascade.tallies[0].certified
+    assert cascade.tallies[-1].certified > 0
+    assert torch.equal(certificate.stage >= 0, certificate.certified)
+    assert certificate.radius[0] == 0
+    assert certificate.bound == "cascade"
+
+
+@pytest.mark.parametrize("kind", ["relu", "clipped_relu", "maxmin", "clipped_maxmin"])
+def test_it_certifies_what_its_last_stage_alone_does(kind: str) -> None:
+    model, inputs, labels = _case(kind)
+    epsilon = _epsilon(model, labels)
+    cascade = Cascade(model, [Stage("global", Bound.GLOBAL, 20), Stage("all", Bound.LIPLT, 60)])(
+        inputs, labels, epsilon
+    )
+    alone = Certifier(model, Bound.LIPLT)(inputs, labels, epsilon)
+    assert torch.equal(cascade.certified, alone.certified)
+    assert (cascade.margin >= torch.where(cascade.stage == 0, 0, alone.margin) - 1e-6).all()
+
+
+def test_a_stage_that_helps_nobody_is_left_out_after_its_trial() -> None:
+    model, inputs, labels = _case("maxmin")  # `liplt` is `tight` there
+    stages = [Stage("tight", Bound.TIGHT, 40), Stage("liplt", Bound.LIPLT, 40, trial=2)]
+    cascade = Cascade(model, stages)
+    for _ in range(2):
+        cascade(inputs, labels, 0.9)
+    assert cascade.tallies[0].entered == 24
+    assert cascade.tallies[0].certified < 20
+    assert cascade.tallies[1].entered == 2
+
+
+def test_a_stage_that_helps_goes_on_after_its_trial() -> None:
+    model, inputs, labels = _case()
+    cascade = Cascade(model, [Stage("global", Bound.GLOBAL, 40), Stage("liplt", Bound.LIPLT, 40, trial=2)])
+    cascade(inputs, labels, 0.9)
+    assert cascade.tallies[1].entered == 12 - cascade.tallies[0].certified
+    assert cascade.tallies[1].improved > 2
+
+
+def test_hopeless_images_do_not_enter() -> None:
+    model, inputs, labels = _case()
+    cascade = Cascade(model, [Stage("global", Bound.GLOBAL, 40), Stage("tight", Bound.TIGHT, 40, within=0.999)])
+    cascade(inputs, labels, 5.0)
+    assert cascade.tallies[1].entered == 0
+
+
+def test_each_image_may_have_its_own_radius() -> None:
+    model, inputs, labels = _case()
+    radii = torch.linspace(0.01, 0.5, 12, dtype=torch.float64)
+    together = Cascade(model)(inputs, labels, radii)
+    for row in (0, 5, 11):
+        alone = Cascade(model)(inputs[row : row + 1], labels[row : row + 1], float(radii[row]))
+        assert alone.certified.item() == together.certified[row].item()
+        assert alone.radius.item() == pytest.approx(together.radius[row].item(), rel=0.02)
+
+
+def test_global_norms_are_named_by_the_activation_behind_them() -> None:
+    model, inputs, labels = _case()
+    cascade = Cascade(model)
+    cascade(inputs, labels, 0.1)
+    brackets = cascade.norm_brackets()
+    assert set(brackets) == {"1", "3", "6"}
+    assert all(0 < lower <= upper < 1.001 * lower for lower, upper in brackets.values())
+
+
+def test_no_stages_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one stage"):
+        Cascade(_case()[0], [])
