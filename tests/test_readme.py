@@ -12,7 +12,7 @@ from lipcert.config import config_folder, register
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"^python -m lipcert\.train(.*?)(?:#.*)?$", README, re.MULTILINE)
+COMMANDS = re.findall(r"^python -m lipcert\.(train|certify|soundness)(.*?)(?:#.*)?$", README, re.MULTILINE)
 
 
 def test_python_example_runs() -> None:
@@ -22,13 +22,13 @@ def test_python_example_runs() -> None:
     assert namespace["certificate"].certified.shape == (8,)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("arguments", COMMANDS)
-def test_training_commands_compose(arguments: str) -> None:
+@pytest.mark.parametrize(("command", "arguments"), COMMANDS)
+def test_commands_compose(command: str, arguments: str) -> None:
     register()
     choices = [each.split("=", 1) for each in arguments.split() if not each.startswith("-")]
     with initialize_config_dir(config_folder(), version_base="1.3"):
         for position in (0, -1):  # of a sweep: all first values, all last values
-            compose("train", overrides=[f"{key}={values.split(',')[position]}" for key, values in choices])
+            compose(command, overrides=[f"{key}={values.split(',')[position]}" for key, values in choices])
 
 
 def test_make_targets_exist() -> None:

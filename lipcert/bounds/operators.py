@@ -351,6 +351,15 @@ def _(layer: nn.Identity, input_shape: Shape) -> Operator:
     return Reshape(input_shape, input_shape, orthogonal_rows=True, elementwise=True)
 
 
+@operator.register(nn.Dropout)
+@operator.register(nn.Dropout1d)
+@operator.register(nn.Dropout2d)
+def _(layer: nn.Module, input_shape: Shape) -> Operator:
+    if layer.training:
+        raise UnsupportedLayerError("dropout is random in train mode; call model.eval() first.")
+    return Reshape(input_shape, input_shape, orthogonal_rows=True, elementwise=True)
+
+
 @operator.register
 def _(layer: Normalize, input_shape: Shape) -> Operator:
     per_channel = (-1, *(1 for _ in input_shape[1:]))

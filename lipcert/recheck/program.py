@@ -15,7 +15,8 @@ from lipcert.recheck.affine import Affine, describe
 
 ACTIVATIONS = (nn.ReLU, ClippedReLU, MaxMin, ClippedMaxMin)
 AFFINE = (nn.Conv2d, nn.Linear, nn.Flatten, nn.AvgPool2d, nn.BatchNorm1d, nn.BatchNorm2d, Normalize)
-CONTAINERS = (nn.Sequential, Residual, nn.Identity)
+INERT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)
+CONTAINERS = (nn.Sequential, Residual, *INERT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +108,7 @@ def _append(steps: list[Step], module: nn.Module, name: str, source: int) -> int
         first = _append(steps, module.branch, f"{prefix}branch", source)
         second = _append(steps, module.shortcut, f"{prefix}shortcut", source)
         steps.append(AddStep(first, second, len(steps) + 1))
-    elif isinstance(module, nn.Identity):
+    elif isinstance(module, INERT):
         return source
     elif isinstance(module, ACTIVATIONS):
         steps.append(ActivationStep(source, len(steps) + 1, describe_activation(module, name)))

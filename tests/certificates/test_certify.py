@@ -167,6 +167,14 @@ class TestFailClosed:
         with pytest.raises(ValueError, match="half precision"):
             lipcert.certify(model.half(), inputs, labels, 0.1)
 
+    @pytest.mark.parametrize("layer", [nn.Dropout(), nn.Dropout2d(), nn.BatchNorm2d(2)])
+    def test_layers_in_train_mode(self, layer: nn.Module) -> None:
+        model = nn.Sequential(layer, nn.Flatten(), nn.Linear(72, 5)).double()
+        with pytest.raises(UnsupportedLayerError, match=r"'0'.*eval"):
+            lipcert.certify(model.train(), IMAGES, torch.zeros(12).long(), 0.1)
+        labels = model.eval()(IMAGES).argmax(dim=1)
+        assert lipcert.certify(model, IMAGES, labels, 1e-9).certified.all()
+
     def test_outputs_that_are_no_logits(self) -> None:
         with pytest.raises(ValueError, match="flat vector of logits"):
             lipcert.certify(nn.Sequential(nn.Conv2d(2, 3, 3)).double(), IMAGES, torch.zeros(12).long(), 0.1)
