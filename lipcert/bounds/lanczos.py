@@ -40,6 +40,9 @@ STARTS = 2
 SMALLEST_EXCESS, LARGEST_EXCESS = 1e-13, 1e18
 """Between which an eigenvalue bound's relative distance from T's top eigenvalue is sought."""
 
+SMALLEST_PROBABILITY = 1e-25
+"""No failure probability below this can be stated: starts are drawn with 53 bits an entry."""
+
 LONGEST_VECTOR = 1e-9
 """Logarithm that no computed Lanczos vector's length exceeds."""
 
@@ -105,7 +108,8 @@ def _exceeds(tridiagonal: Tridiagonal, points: Tensor, component: Tensor, residu
         noise = noise + residual * summed * (-log_scale).exp() / product.clamp_min(1e-300)
         summed = summed * value / magnitude + 1
         log_following = magnitude.log() + log_scale
-        reaches = log_following + (component - noise).clamp_min(1e-300).log() > LONGEST_VECTOR
+        remaining = component - noise
+        reaches = (remaining > 0) & (log_following + remaining.clamp_min(1e-300).log() > LONGEST_VECTOR)
         refuted |= reaches & above & running
         previous, value, log_scale = value / magnitude, torch.ones_like(value), log_following
         coupling = beta_safe
@@ -181,8 +185,11 @@ def norm_bracket(
     """
     if steps < 1:
         raise ValueError(f"Expected `steps` >= 1, got {steps}.")
-    if not 0 < failure_probability < 1:
-        raise ValueError(f"Expected `failure_probability` in (0, 1), got {failure_probability}.")
+    if not SMALLEST_PROBABILITY <= failure_probability < 1:
+        raise ValueError(
+            f"Expected `failure_probability` in [{SMALLEST_PROBABILITY}, 1), got {failure_probability}; "
+            "normal numbers drawn as floats mean nothing below."
+        )
     if like.dtype != torch.float64:
         raise ValueError(f"An upper bound needs float64, got {like.dtype}; convert model and images with .double().")
     masked = linear_map.restricted(rows, columns)

@@ -8,6 +8,13 @@ from torch import Tensor
 from lipcert.nn.selection import keep_where_positive, minimum
 
 
+def l2_norm(vectors: Tensor) -> Tensor:
+    """Return the l2 norm over the last dimension, right where squares would underflow, infinite where an entry is."""
+    largest = vectors.detach().abs().amax(dim=-1, keepdim=True)
+    unit = torch.where((largest > 0) & largest.isfinite(), largest, 1)
+    return unit[..., 0] * torch.linalg.vector_norm(vectors / unit, dim=-1)
+
+
 @torch.no_grad()
 def _step_length(directions: Tensor, radius: Tensor, reach: Tensor, rounds: int) -> Tensor:
     """Return t with sum min(t |d_i|, reach_i)^2 = radius^2, infinity where the whole box lies in the ball.
@@ -52,7 +59,7 @@ def support(
     """
     radius = radius.view(-1, 1, 1)
     if lower is None or upper is None:
-        return radius[..., 0] * torch.linalg.vector_norm(directions, dim=-1)
+        return radius[..., 0] * l2_norm(directions)
     low, high = lower.clamp_max(0).unsqueeze(-2), upper.clamp_min(0).unsqueeze(-2)
     rising = (directions > 0).to(directions.dtype)
     reach = rising * high - (1 - rising) * low  # how far the entry may follow the direction's sign

@@ -69,6 +69,10 @@ class Operator:
         """Return |A| m + |b|, (B, *output_shape), to which the rounding of A h + b is relative; |h| <= `size`."""
         raise NotImplementedError
 
+    def intermediates(self, size: Tensor) -> Tensor:
+        """Return 1 plus a bound on what is computed on the way, and on the factors it meets; |h| <= `size`."""
+        return 1 + size
+
     def row_norms(self) -> Tensor | None:
         """Return an upper bound on the l2 norm of every row of A, shape (1, *output_shape), or None for ones.
 
@@ -181,11 +185,15 @@ class Scaling(Operator):
     """Elementwise scale and shift; both broadcastable to (1 or B, *shape).
 
     `shift_size`: sum of the absolute values that the shift is made of, where it is a sum; |shift| when None.
+    `offset`: absolute value of what is subtracted first, `growth`: product of the factors above 1, where the layer is
+    executed in several steps.
     """
 
     scale: Tensor
     shift: Tensor | None
     shift_size: Tensor | None = None
+    offset: Tensor | None = None
+    growth: Tensor | None = None
 
     def apply(self, inputs: Tensor) -> Tensor:
         return inputs * self.scale
@@ -212,20 +220,18 @@ class Scaling(Operator):
             return scaled + self.shift_size
         return scaled if self.shift is None else scaled + self.shift.abs()
 
+    def intermediates(self, size: Tensor) -> Tensor:
+        shifted = 1 + size if self.offset is None else 1 + size + self.offset
+        return shifted * (self.scale.abs().clamp_min(1) if self.growth is None else self.growth)
+
     def row_norms(self) -> Tensor:
         scale = self.scale.abs()
         return scale if scale.dim() > len(self.output_shape) else scale.expand(1, *self.output_shape)
 
 
-def scaling(
-    shape: Shape,
-    scale: Tensor,
-    shift: Tensor | None = None,
-    shift_size: Tensor | None = None,
-    per_image: bool = False,
-) -> Scaling:
+def scaling(shape: Shape, scale: Tensor, shift: Tensor | None = None, per_image: bool = False) -> Scaling:
     """Return the operator h -> scale * h + shift on (B, *shape)."""
-    return Scaling(shape, shape, scale, shift, shift_size, orthogonal_rows=True, elementwise=True, per_image=per_image)
+    return Scaling(shape, shape, scale, shift, orthogonal_rows=True, elementwise=True, per_image=per_image)
 
 
 @dataclass(frozen=True)
@@ -296,6 +302,9 @@ class AveragePool(Operator):
     def magnitude(self, size: Tensor) -> Tensor:
         return self.apply(size)
 
+    def intermediates(self, size: Tensor) -> Tensor:
+        return 1 + size * self.count.max().to(size)
+
     def row_norms(self) -> Tensor:
         return self.count.sqrt() / self.divisor
 
@@ -364,7 +373,8 @@ def _(layer: nn.Module, input_shape: Shape) -> Operator:
 def _(layer: Normalize, input_shape: Shape) -> Operator:
     per_channel = (-1, *(1 for _ in input_shape[1:]))
     scale = (1 / layer.std).view(per_channel)
-    return scaling(input_shape, scale, -layer.mean.view(per_channel) * scale)
+    mean = layer.mean.view(per_channel)
+    return replace(scaling(input_shape, scale, -mean * scale), offset=mean.abs())
 
 
 @operator.register(nn.BatchNorm1d)
@@ -386,7 +396,13 @@ def _(layer: nn.BatchNorm1d | nn.BatchNorm2d, input_shape: Shape) -> Operator:
     shift_size = shift.abs()
     if layer.bias is not None:
         shift, shift_size = shift + layer.bias, shift_size + layer.bias.abs()
-    return scaling(input_shape, scale.view(per_channel), shift.view(per_channel), shift_size.view(per_channel))
+    root = variance.rsqrt().clamp_min(1)
+    return replace(
+        scaling(input_shape, scale.view(per_channel), shift.view(per_channel)),
+        shift_size=shift_size.view(per_channel),
+        offset=layer.running_mean.abs().view(per_channel),
+        growth=(root if layer.weight is None else root * layer.weight.abs().clamp_min(1)).view(per_channel),
+    )
 
 
 @operator.register

@@ -1,11 +1,12 @@
 """How far a network executed in floating point can be from the one its weights describe.
 
-An executed affine layer returns W h + b with an error of at most γ(n) (|W||h| + |b|) + (2n + 1) tiny (1 + max |h|) an
-entry, in any order of summation, fused or not: γ(n) = n u / (1 - n u), u the unit roundoff, n the rounded operations of
-one entry, tiny the smallest normal number (products and weights below it may be flushed to zero). Errors of earlier
-layers pass through |W| entry by entry, or through the spectral norm of W in l2, whichever is smaller. Activations
-select among exact numbers: they add no error and, being 1-Lipschitz, enlarge none. It does not hold for TF32, Winograd
-or FFT convolutions. Source: Higham, Accuracy and Stability of Numerical Algorithms, section 3.1.
+An executed affine layer returns W h + b with an error of at most γ(n) (|W||h| + |b|) + (2n + 1) tiny (1 + max |h|) +
+tiny |W|1 an entry, in any order of summation, fused or not: γ(n) = n u / (1 - n u), u the unit roundoff, n the rounded
+operations of one entry, tiny the smallest normal number (products, weights and inputs below it may be flushed to zero).
+Images are taken to have been converted to the precision of the weights. Errors of earlier layers pass through |W| entry
+by entry, or through the spectral norm of W in l2, whichever is smaller. Activations select among exact numbers: they
+add no error and, being 1-Lipschitz, enlarge none. It does not hold for TF32, Winograd or FFT convolutions. Source:
+Higham, Accuracy and Stability of Numerical Algorithms, section 3.1.
 
 The same recursion covers the float64 arithmetic of the bounds themselves: their error is a fixed share of it.
 """
@@ -17,10 +18,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lipcert.bounds.margins import l2_norm
 from lipcert.bounds.operators import Operator, Shape
 
-ANALYSIS_OPERATIONS = 16
-"""Roundings of float64 that the bounds take where the network takes one of its own (box, center, offsets, ...)."""
+ANALYSIS_OPERATIONS = 2**14
+"""Roundings of float64 that the bounds take, at most, where the network takes one of its own.
+
+Box, center and offsets take some ten; |W||m| over a box may exceed what rounding is relative to here by the root of the
+fan-in; an adjoint has the fan-out's operations; remainders use a center once for every layer behind.
+"""
+
+HEADROOM = 8
+"""Values must stay below the largest number over this: sums of a few of them still fit."""
 
 
 @dataclass(frozen=True)
@@ -84,19 +93,20 @@ class Rounding:
     @classmethod
     def of(cls, entries: Tensor, length: Tensor | None = None) -> Rounding:
         """Return the bound with the smaller of `length` and the entries' own l2 norm."""
-        own = entries.flatten(1).norm(dim=1)
+        own = l2_norm(entries.flatten(1))
         return cls(entries, own if length is None else torch.minimum(length, own))
 
     def plus(self, other: Rounding, size: Tensor, arithmetic: Arithmetic) -> Rounding:
         """Return the bound for a sum of two values; `size`: the sum of their sizes, errors included."""
-        fresh = arithmetic.gamma(1) * size
-        length = self.length + other.length + fresh.flatten(1).norm(dim=1)
+        fresh = torch.where(size < arithmetic.largest / HEADROOM, arithmetic.gamma(1) * size, torch.inf)
+        length = self.length + other.length + l2_norm(fresh.flatten(1))
         return Rounding.of(self.entries + other.entries + fresh, length)
 
 
 def input_rounding(size: Tensor, arithmetic: Arithmetic) -> Rounding:
     """Return the error of images that the network's own precision rounds; |pixels| <= `size`, (B, ...)."""
-    return Rounding.of(arithmetic.input_unit * size)
+    coarser = arithmetic.input_unit > 0
+    return Rounding.of(arithmetic.input_unit * size + (arithmetic.tiny if coarser else 0))
 
 
 def _scaled_rows(rows: Tensor | None, lengths: Tensor, shape: Shape) -> Tensor:
@@ -126,12 +136,16 @@ def after_affine(
     if reach.radius is not None:
         moved = torch.minimum(moved, _scaled_rows(rows, reach.radius, shape))
     magnitude = operator.magnitude(reach.center + rounding.entries) + moved
-    largest_input = (reach.size + rounding.entries).flatten(1).amax(dim=1).view(-1, *(1 for _ in shape))
-    fits = torch.maximum(magnitude, largest_input) < arithmetic.largest / 8
-    vanished = (2 * operations + 1) * arithmetic.tiny * (1 + largest_input)
+    size = reach.size + rounding.entries
+    largest = operator.intermediates(size).flatten(1).amax(dim=1).view(-1, *(1 for _ in shape))
+    flushed = absolute.apply((size > 0).to(size))  # inputs below `tiny` may be read as 0
+    vanished = (flushed + (2 * operations + 1) * largest) * arithmetic.tiny
+    fits = torch.maximum(magnitude, largest) < arithmetic.largest / HEADROOM
     fresh = torch.where(fits, arithmetic.gamma(operations) * magnitude + vanished, torch.inf)
+    reached = (flushed > 0) | (operator.magnitude(torch.zeros_like(size[:1])) > 0)
+    fresh = torch.where(reached, fresh, 0)  # nothing but zeros is added up
     if norm is None:
         return replace(Rounding.of(fresh), fresh=fresh, inherited=rounding.length)
     through = torch.minimum(absolute.apply(rounding.entries), _scaled_rows(rows, rounding.length, shape))
-    total = Rounding.of(through + fresh, norm * rounding.length + fresh.flatten(1).norm(dim=1))
+    total = Rounding.of(through + fresh, norm * rounding.length + l2_norm(fresh.flatten(1)))
     return replace(total, fresh=fresh, inherited=rounding.length)

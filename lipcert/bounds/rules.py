@@ -225,6 +225,21 @@ INERT = {"__init__", "__module__", "__doc__", "__qualname__", "__annotations__",
 """What a subclass may define without changing what its layer computes."""
 
 
+def parametrizations(layer: nn.Module) -> list[str]:
+    """Return the names of the parameters that a parametrization computes."""
+    registered = layer._modules.get("parametrizations")
+    return list(registered) if is_parametrized(layer) and isinstance(registered, nn.ModuleDict) else []
+
+
+def _parametrized_by_torch(layer: nn.Module) -> bool:
+    """Return whether the layer's class is the one that `torch.nn.utils.parametrize` makes, with nothing added."""
+    names = set(parametrizations(layer))
+    return bool(names) and all(
+        key in INERT | {"__getstate__", "__deepcopy__"} or (key in names and isinstance(value, property))
+        for key, value in vars(type(layer)).items()
+    )
+
+
 def refuse_altered(layer: nn.Module, name: str) -> None:
     """Refuse a layer that may compute something else than its type says.
 
@@ -237,8 +252,10 @@ def refuse_altered(layer: nn.Module, name: str) -> None:
         raise UnsupportedLayerError(f"{place} has a forward hook, which a bound cannot follow; remove it.")
     if any((module_state._global_forward_hooks, module_state._global_forward_pre_hooks)):
         raise UnsupportedLayerError("A global forward hook is registered, which a bound cannot follow; remove it.")
-    parametrized = is_parametrized(layer)
-    if parametrized and layer.training:
+    if layer._compiled_call_impl is not None:
+        raise UnsupportedLayerError(f"{place} was compiled; certify the module as it was before `compile()`.")
+    parametrized = _parametrized_by_torch(layer)
+    if parametrized and any(part.training for part in layer.modules()):
         raise UnsupportedLayerError(f"{place} has a parametrization in train mode; call model.eval() first.")
     own_class, *rest = type(layer).__mro__
     classes = rest if parametrized else [own_class, *rest]
@@ -246,7 +263,7 @@ def refuse_altered(layer: nn.Module, name: str) -> None:
     if owner is None:
         return  # `apply_rule` refuses it by name
     altered = [key for cls in classes[: classes.index(owner)] for key in vars(cls) if key not in INERT]
-    altered += [key for key in vars(layer) if callable(getattr(type(layer), key, None))]
+    altered += [key for key in vars(layer) if key.startswith("__") or callable(getattr(type(layer), key, None))]
     if altered:
         raise UnsupportedLayerError(
             f"{place} has a `{altered[0]}` of its own, so the rule of {owner.__name__} need not hold for it."
@@ -312,7 +329,7 @@ def _(layer: nn.Module, region: Region, walk: Walk, name: str) -> Region:
     if walk.arithmetic is None or region.rounding is None:
         return moved
     norm = None
-    if affine_map.products()[0] and bool((region.rounding.length > 0).any()):
+    if affine_map.products()[0] and not bool((region.rounding.length == 0).all()):
         norm = walk.norms.whole(f"{name}..layer", identity_map(region.shape).after(affine_map), region.center)
     rounding = after_affine(region.rounding, affine_map, region.reach(), norm, walk.arithmetic)
     return replace(moved.rounded(rounding, walk.arithmetic.analysis), last=affine_map)

@@ -148,7 +148,7 @@ def _merge(best: Certificate, found: Certificate, rows: Tensor) -> Certificate:
         old, new = getattr(best, name), getattr(found, name)
         return old.index_put((rows,), torch.where(better, new, old[rows]))
 
-    margin = found.margin > best.margin[rows]
+    margin = ~(found.margin <= best.margin[rows])  # also where the best so far is NaN
     return replace(
         best,
         certified=pick("certified", found.certified),

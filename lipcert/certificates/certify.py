@@ -55,8 +55,8 @@ class Certificate:
         stage: index of the cascade's stage that certified the image, -1 for none; 0 for a single bound.
         epsilon: l2 radius, in pixels of [0, 1], one number or (N,).
         bound: which bound was used, `cascade` for several.
-        arithmetic: `executed`, the network in the precision of its weights and any order of summation, or `exact`, its
-            weights taken as real numbers.
+        arithmetic: `executed`, the network in the precision of its weights, which images are converted to, with any
+            order of summation; or `exact`, its weights taken as real numbers.
         failure_probability: probability that any statement is wrong, by the union bound over all norms.
     """
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds import Bound, UpperNorms, analyze, check_epsilon, lipschitz_to_logits
-from lipcert.certificates.certify import FAILURE_PROBABILITY
+from lipcert.bounds import Arithmetic, Bound, UpperNorms, analyze, check_epsilon, lipschitz_to_logits
+from lipcert.certificates.certify import FAILURE_PROBABILITY, SLACK
 from lipcert.certificates.validation import check_images, double_copy
+
+EXACT_NUMBERS = Arithmetic.of(torch.float64, torch.float64)
+"""Boxes are wide enough for the float64 arithmetic that finds them."""
 
 
 @torch.no_grad()
@@ -40,7 +43,7 @@ def local_lipschitz(
     norms = UpperNorms(failure_probability=FAILURE_PROBABILITY)
     bounds = []
     for batch in images.double().split(batch_size):
-        analysis = analyze(double, batch, epsilon, bound, norms)
+        analysis = analyze(double, batch, epsilon * (1 + SLACK), bound, norms, arithmetic=EXACT_NUMBERS)
         to_logits = lipschitz_to_logits(analysis, norms, whole=Bound(bound) is Bound.GLOBAL)
         bounds.append(to_logits.expand(batch.shape[0]))
     return torch.cat(bounds)

@@ -6,8 +6,10 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import remove_parametrizations
 
 from lipcert.bounds.bracket import SMALLEST_NORM
+from lipcert.bounds.rules import parametrizations, refuse_altered
 
 
 def check_images(images: Tensor) -> None:
@@ -34,7 +36,10 @@ def check_labels(labels: Tensor, num_images: int, num_classes: int) -> None:
 def double_copy(model: nn.Module) -> nn.Module:
     """Return a float64 copy of `model`, in the same mode; the original is untouched.
 
+    Parametrized weights are those that the parametrization yields in the precision of the model.
+
     Raises:
+        UnsupportedLayerError: for a layer that may compute something else than its type says.
         ValueError: for half precision, non-finite or vanishing weights, naming the parameter.
     """
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -44,4 +49,10 @@ def double_copy(model: nn.Module) -> nn.Module:
             raise ValueError(f"`{name}` has NaN or infinite entries; nothing can be certified with it.")
         if tensor.is_floating_point() and bool(((tensor != 0) & (tensor.abs() < SMALLEST_NORM)).any()):
             raise ValueError(f"`{name}` has entries below {SMALLEST_NORM}, whose squares vanish; set them to 0.")
-    return copy.deepcopy(model).double().requires_grad_(False)
+    for name, module in model.named_modules():
+        refuse_altered(module, name)
+    executed = copy.deepcopy(model)
+    for module in executed.modules():
+        for name in parametrizations(module):
+            remove_parametrizations(module, name, leave_parametrized=True)
+    return executed.double().requires_grad_(False)

@@ -166,7 +166,7 @@ def _patched() -> nn.Module:
     [
         (nn.Sigmoid(), "Sigmoid"),
         (nn.MaxPool1d(1), "MaxPool1d"),
-        (nn.Dropout(), "Dropout"),
+        (nn.Dropout(), "dropout"),
         (_OwnForward(2, 2), "forward"),
         (_hooked(), "hook"),
         (_pre_hooked(), "hook"),
