@@ -156,6 +156,30 @@ class CertifyConfig:
     overwrite: bool = False
 
 
+@dataclass
+class SoundnessConfig:
+    """What `lipcert.soundness` tries to refute; `epsilon` is one number, checked where it is used."""
+
+    checkpoint: str | None = None
+    data: CertifyDataConfig = field(default_factory=CertifyDataConfig)
+    data_root: str | None = None
+    epsilon: Any = None
+    limit: int | None = None
+    model: CertifyModelConfig = field(default_factory=CertifyModelConfig)
+    activation: str | None = None
+    builder: str | None = None
+    norms: int = MISSING
+    side: int = MISSING
+    attacks: list[str] | None = None
+    steps: int = MISSING
+    restarts: int = MISSING
+    queries: int = MISSING
+    batch_size: int = MISSING
+    seed: int = MISSING
+    device: str = "auto"
+    output: str | None = None
+
+
 def config_folder() -> str:
     """Return the folder of the configuration files: inside an installed package, else the repository's."""
     package = Path(__file__).resolve().parent
@@ -168,6 +192,7 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=TrainConfig)
     ConfigStore.instance().store(name="benchmark_schema", node=BenchmarkConfig)
     ConfigStore.instance().store(name="certify_schema", node=CertifyConfig)
+    ConfigStore.instance().store(name="soundness_schema", node=SoundnessConfig)
     OmegaConf.register_new_resolver("half", lambda number: float(number) / 2, replace=True)
     OmegaConf.register_new_resolver("times", lambda first, second: float(first) * float(second), replace=True)
     OmegaConf.register_new_resolver(

@@ -1,0 +1,1 @@
+"""The command `lipcert.soundness`: tries to refute certificates of a trained network."""

@@ -1,0 +1,8 @@
+"""`python -m lipcert.soundness`: try to refute what is certified of a trained network."""
+
+from __future__ import annotations
+
+from lipcert.soundness.command import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""The Hydra application behind `python -m lipcert.soundness` and `lipcert-soundness`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import hydra
+
+from lipcert.certification.arguments import with_lists
+from lipcert.commands import run_command
+from lipcert.config import config_folder, register
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+register()
+
+
+@hydra.main(version_base="1.3", config_path=config_folder(), config_name="soundness")
+def soundness(config: DictConfig) -> float:
+    """Run one job and return how much room the attacks left above the certified margins."""
+    from lipcert.soundness.run import run
+
+    return run(config)
+
+
+def main() -> None:
+    """Entry point of `lipcert-soundness`."""
+    sys.argv[1:] = with_lists(sys.argv[1:])
+    try:
+        run_command(soundness)
+    except KeyboardInterrupt:
+        sys.stderr.write("Stopped; nothing was written.\n")
+        sys.exit(130)
