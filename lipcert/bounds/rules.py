@@ -339,6 +339,11 @@ def _mask(condition: Tensor, like: Tensor) -> Tensor:
     return condition.to(like.dtype)
 
 
+def _clips_above(threshold: Tensor) -> Tensor:
+    """Return above which inputs min(max(z, 0), threshold) is constant: all of them for a threshold of 0 or less."""
+    return torch.where(threshold > 0, threshold, -torch.inf)
+
+
 def _remainder(region: Region, threshold: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the range of σ(z') - σ(z) - (z' - z)/2 over the box, z the center; σ is min(max(·, 0), threshold).
 
@@ -364,7 +369,7 @@ def _of_unclipped(region: Region, threshold: Tensor | None) -> Rounding | None:
     lower, upper = region.box()
     clipped = upper + rounding.entries <= 0
     if threshold is not None:
-        clipped = clipped | (lower - rounding.entries >= threshold)
+        clipped = clipped | (lower - rounding.entries >= _clips_above(threshold))
     return Rounding.of(torch.where(clipped, 0, rounding.entries), rounding.length)
 
 
@@ -399,7 +404,7 @@ def _(layer: nn.ReLU, region: Region, walk: Walk, name: str) -> Region:
 def _(layer: ClippedReLU, region: Region, walk: Walk, name: str) -> Region:
     lower, upper = region.box()
     threshold = layer.threshold
-    varying = _mask(~((upper <= 0) | (lower >= threshold)), upper)
+    varying = _mask(~((upper <= 0) | (lower >= _clips_above(threshold))), upper)
     linear = _mask((lower >= 0) & (upper <= threshold), upper) if walk.bound.splits else None
     closing = Closing(
         (lower, upper),

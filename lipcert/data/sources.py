@@ -10,6 +10,7 @@ import torch
 from lipcert.data.arrays import CorruptDataError, Images, MissingDataError, Split
 from lipcert.data.idx import find_idx_folder, read_split
 from lipcert.data.photos import load_photos
+from lipcert.data.tinyimagenet import load_tiny_imagenet
 
 DEFAULT_ROOT = Path.home() / ".cache" / "lipcert"
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -82,6 +83,7 @@ SOURCES: dict[str, Callable[[Path | None], Images]] = {
     "mnist": lambda root: _load_idx("MNIST", root),
     "fashionmnist": lambda root: _load_idx("FashionMNIST", root, (DEBIAN_FASHION_MNIST,)),
     "cifar10": _load_cifar10,
+    "tinyimagenet": lambda root: load_tiny_imagenet(root, DEFAULT_ROOT),
 }
 
 

@@ -205,3 +205,14 @@ def test_linear_residual_block_needs_no_special_case() -> None:
     model = nn.Sequential(Residual(linear), ClippedReLU((6,), 100.0).double(), nn.Linear(6, 2).double())
     analysis = _analysis(model, torch.rand(2, 6, dtype=torch.float64), Bound.GLOBAL)
     torch.testing.assert_close(analysis.lipschitz, torch.tensor([0.5], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("threshold", [0.0, -0.5])
+def test_a_unit_without_range_is_constant(threshold: float) -> None:
+    layer = ClippedReLU((2,), 1.0).double()
+    layer.threshold.data = torch.tensor([[threshold, 1.0]], dtype=torch.float64)
+    model = nn.Sequential(layer, nn.Linear(2, 2).double())
+    analysis = _analysis(model, torch.zeros(1, 2, dtype=torch.float64), Bound.LOCAL, epsilon=0.3)
+    varying = analysis.activations[0].varying
+    assert varying is not None
+    assert varying.tolist() == [[0.0, 1.0]]
