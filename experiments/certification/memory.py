@@ -1,4 +1,4 @@
-"""The most memory that certifying 8C2F on 64x64 images with 200 classes takes, bound by bound, at a batch chosen for 8 GB.
+"""The most memory that certifying 8C2F on 64x64 images with 200 classes takes, at a batch chosen for 8 GB.
 
     python experiments/certification/memory.py
 

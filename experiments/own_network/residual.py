@@ -1,6 +1,6 @@
 """A residual network of plain torch, trained the ordinary way: nothing of it was made to be certified.
 
-    python experiments/own_network/residual.py residual.pt
+python experiments/own_network/residual.py residual.pt
 """
 
 from __future__ import annotations
