@@ -19,7 +19,7 @@ from lipcert.bounds.bracket import Bracket
 from lipcert.bounds.linear_map import LinearMap
 from lipcert.bounds.power import power_iteration
 from lipcert.certificates import Cascade, Certifier
-from lipcert.certificates.certify import join
+from lipcert.certificates.certify import Certificate, join
 from lipcert.checkpoints import load_network
 from lipcert.commands import write_json
 from lipcert.data.sources import load_images
@@ -65,6 +65,11 @@ def power_seconds(model: nn.Module, images: Tensor, epsilon: float) -> float:
     return norms.seconds
 
 
+def _as_numbers(certificate: Certificate, labels: Tensor) -> Tensor:
+    """Return which images are certified for the network with its weights taken as real numbers, (N,)."""
+    return (certificate.margin + certificate.rounding > 0) & certificate.correct(labels)
+
+
 def main() -> None:
     """Measure, print and write `measure.json` beside the checkpoint's record."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -98,25 +103,25 @@ def main() -> None:
     seconds = time.perf_counter() - started
 
     undecided = (certificate.correct(labels) & ~certificate.certified).nonzero()[:, 0]
-    result = {}
-    for arithmetic in ("executed", "exact"):
-        optimist = Certifier(model, Bound.LIPLT if cascade.tallies[-1].improved else Bound.TIGHT, arithmetic=arithmetic)
-        optimist.norms = LowerNorms(steps=200, whole_steps=300)
-        more = sum(
-            int(optimist(images[rows], labels[rows], epsilon).certified.sum()) for rows in undecided.split(BATCH)
-        )
-        result[f"certified_by_exact_norms_at_most_{arithmetic}"] = (int(certificate.certified.sum()) + more) / len(
-            labels
-        )
+    optimist = Certifier(model, Bound.LIPLT if cascade.tallies[-1].improved else Bound.TIGHT)
+    optimist.norms = LowerNorms(steps=200, whole_steps=300)
+    best = join([optimist(images[rows], labels[rows], epsilon) for rows in undecided.split(BATCH)])
+    count = len(labels)
     report = {
         "checkpoint": str(arguments.checkpoint),
         "epsilon": epsilon,
         "threads": arguments.threads,
         "images": len(labels),
         "clean_accuracy": certificate.correct(labels).double().mean().item(),
-        "certified_accuracy": certificate.certified_accuracy,
         "failure_probability": certificate.failure_probability,
-        **result,
+        "certified_executed": certificate.certified_accuracy,
+        "certified_executed_by_exact_norms_at_most": (int(certificate.certified.sum()) + int(best.certified.sum()))
+        / count,
+        "certified_exact": int(_as_numbers(certificate, labels).sum()) / count,
+        "certified_exact_by_exact_norms_at_most": (
+            int(certificate.certified.sum()) + int(_as_numbers(best, labels[undecided]).sum())
+        )
+        / count,
         "cascade_seconds": seconds,
         "cascade_seconds_per_image": seconds / len(labels),
         "stages": {stage.name: vars(tally) for stage, tally in zip(cascade.stages, cascade.tallies, strict=True)},

@@ -20,6 +20,9 @@ from lipcert.nn.selection import maximum, minimum
 SMALLEST_SQUARE = 1e-30
 """Squared row norms are raised to this, so that their square root has a finite gradient."""
 
+UNDERFLOW = 1e-37
+"""The same without a gradient: above what a square may lose to underflow, in float32 as in float64."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -74,7 +77,8 @@ class RowNorms:
             norms = operator.row_norms()
             return RowNorms(None if norms is None else norms.to(like), orthogonal)
         squares = operator.squared().apply(self.values.square())
-        return RowNorms(squares.clamp_min(SMALLEST_SQUARE).sqrt(), orthogonal)
+        smallest = SMALLEST_SQUARE if squares.requires_grad else UNDERFLOW
+        return RowNorms(squares.clamp_min(smallest).sqrt(), orthogonal)
 
     def plus(self, other: RowNorms) -> RowNorms | None:
         """Return upper bounds on the row norms of a sum (triangle inequality)."""

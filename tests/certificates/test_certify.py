@@ -213,3 +213,16 @@ def test_radii_of_uncertified_images_are_certified() -> None:
     again = Certifier(model, "liplt")(inputs[rows], labels[rows], certificate.radius[rows])
     assert again.certified.all()
     assert (certificate.radius[rows] < 0.5).all()
+
+
+@pytest.mark.parametrize("kind", ["clipped_relu", "maxmin"])
+def test_a_scale_that_the_next_layer_undoes_changes_nothing(kind: str) -> None:
+    model, inputs, labels = _case("plain", "relu" if kind == "clipped_relu" else kind)
+    before = lipcert.certify(model, inputs, labels, 0.05, "tight").margin
+    with torch.no_grad():
+        for layer, factor in ((2, 1e-17), (5, 1e17)):
+            model[layer].weight.mul_(factor)  # type: ignore[index, union-attr, operator]
+        model[2].bias.mul_(1e-17)  # type: ignore[index, union-attr, operator]
+    torch.testing.assert_close(
+        lipcert.certify(model, inputs, labels, 0.05, "tight").margin, before, rtol=0.02, atol=2e-3
+    )
