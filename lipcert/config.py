@@ -196,5 +196,8 @@ def register() -> None:
     OmegaConf.register_new_resolver("half", lambda number: float(number) / 2, replace=True)
     OmegaConf.register_new_resolver("times", lambda first, second: float(first) * float(second), replace=True)
     OmegaConf.register_new_resolver(
+        "when", lambda value, expected, then, otherwise: then if value == expected else otherwise, replace=True
+    )
+    OmegaConf.register_new_resolver(
         "monitored", lambda held_out: "val/certified_accuracy" if int(held_out) else None, replace=True
     )

@@ -62,7 +62,8 @@ def test_every_option_composes(group: str, option: str) -> None:
 def test_every_recipe_is_picked_up(recipe: str) -> None:
     data, model = recipe.split("_")
     values = _resolved(_compose(f"data={data}", f"model={model}"))
-    content = yaml.safe_load((CONF / "recipe" / f"{recipe}.yaml").read_text())
+    written = yaml.safe_load((CONF / "recipe" / f"{recipe}.yaml").read_text())
+    content: Any = OmegaConf.to_container(OmegaConf.create({**values, "written": written}).written, resolve=True)
     assert content
     for key, value in content.items():
         kept = {name: values[key][name] for name in value} if isinstance(value, dict) else values[key]

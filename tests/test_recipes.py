@@ -205,3 +205,21 @@ def test_initial_max_and_min(name: str, shape: tuple[int, ...], expected: list[t
     layers = [layer for layer in network if isinstance(layer, ClippedMaxMin)]
     found = [(layer.max.detach().mean().item(), layer.min.detach().mean().item()) for layer in layers]
     assert found == [pytest.approx(pair, rel=1e-5) for pair in expected]
+
+
+@pytest.mark.parametrize("data", METHOD)
+def test_data_alone_picks_the_published_method_and_a_typed_one_wins(data: str) -> None:
+    assert _compose(f"data={data}").method["_target_"] == f"lipcert.losses.{METHOD[data]}"
+    other = {"GloRo": "bcp", "BCP": "gloro"}[METHOD[data]]
+    assert _compose(f"data={data}", f"method={other}").method["_target_"].lower() == f"lipcert.losses.{other}"
+
+
+def test_every_data_set_has_a_method() -> None:
+    for path in (CONF / "data").glob("*.yaml"):
+        assert _compose(f"data={path.stem}").method["_target_"].startswith("lipcert.losses.")
+
+
+def test_the_activation_alone_picks_its_column() -> None:
+    config = _compose("data=tinyimagenet", "model=8c2f", "model.activation=clipped_maxmin")
+    for row, expected in zip(ROWS, TABLE_3["tinyimagenet_maxmin"], strict=True):
+        assert _value(config, row) == pytest.approx(expected), row
