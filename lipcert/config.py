@@ -135,8 +135,8 @@ class CertifyModelConfig:
 
 
 @dataclass
-class CertifyConfig:
-    """What `lipcert.certify` certifies; `epsilon` is one number or a list, checked where it is used."""
+class TrainedNetworkConfig:
+    """A trained network and the images to judge it on; `epsilon` is checked where it is used."""
 
     checkpoint: str | None = None
     data: CertifyDataConfig = field(default_factory=CertifyDataConfig)
@@ -146,28 +146,26 @@ class CertifyConfig:
     model: CertifyModelConfig = field(default_factory=CertifyModelConfig)
     activation: str | None = None
     builder: str | None = None
+    device: str = "auto"
+    output: str | None = None
+
+
+@dataclass
+class CertifyConfig(TrainedNetworkConfig):
+    """What `lipcert.certify` certifies; `epsilon` is one number or a list."""
+
     clip_input: bool = False
     stages: list[str] | None = None
     failure_probability: float = MISSING
     batch_size: int | None = None
     memory_gb: float | None = None
-    device: str = "auto"
-    output: str | None = None
     overwrite: bool = False
 
 
 @dataclass
-class SoundnessConfig:
-    """What `lipcert.soundness` tries to refute; `epsilon` is one number, checked where it is used."""
+class SoundnessConfig(TrainedNetworkConfig):
+    """What `lipcert.soundness` tries to refute; `epsilon` is one number."""
 
-    checkpoint: str | None = None
-    data: CertifyDataConfig = field(default_factory=CertifyDataConfig)
-    data_root: str | None = None
-    epsilon: Any = None
-    limit: int | None = None
-    model: CertifyModelConfig = field(default_factory=CertifyModelConfig)
-    activation: str | None = None
-    builder: str | None = None
     norms: int = MISSING
     side: int = MISSING
     attacks: list[str] | None = None
@@ -176,8 +174,6 @@ class SoundnessConfig:
     queries: int = MISSING
     batch_size: int = MISSING
     seed: int = MISSING
-    device: str = "auto"
-    output: str | None = None
 
 
 def config_folder() -> str:

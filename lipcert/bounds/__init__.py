@@ -10,11 +10,11 @@ from lipcert.bounds.analysis import (
     worst_increase,
     worst_logits,
 )
+from lipcert.bounds.closing import ActivationBounds, Bound
 from lipcert.bounds.errors import NonFiniteBoundError, UnsupportedLayerError
 from lipcert.bounds.lanczos import norm_upper_bound
 from lipcert.bounds.power import PowerNorms
 from lipcert.bounds.rounding import Arithmetic
-from lipcert.bounds.rules import ActivationBounds, Bound
 from lipcert.bounds.upper import UpperNorms
 
 __all__ = [

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from lipcert.bounds.closing import ActivationBounds, Bound, Walk
 from lipcert.bounds.linear_map import identity_map
 from lipcert.bounds.margins import support
 from lipcert.bounds.norms import Norms
 from lipcert.bounds.region import Region, Source, Term, open_region, sum_of
 from lipcert.bounds.rounding import Arithmetic, input_rounding
-from lipcert.bounds.rules import ActivationBounds, Bound, Walk, walk_layer
+from lipcert.bounds.rules import walk_layer
 
 LARGEST_CHUNK = 2**22
 """Entries of the directions that are handled at a time where no gradient is asked for."""

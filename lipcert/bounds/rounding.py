@@ -98,7 +98,9 @@ class Rounding:
 
     def plus(self, other: Rounding, size: Tensor, arithmetic: Arithmetic) -> Rounding:
         """Return the bound for a sum of two values; `size`: the sum of their sizes, errors included."""
-        fresh = torch.where(size < arithmetic.largest / HEADROOM, arithmetic.gamma(1) * size, torch.inf)
+        vanished = 3 * arithmetic.tiny * (size > 0)  # either summand, or the sum, may be flushed to zero
+        fresh = arithmetic.gamma(1) * size + vanished
+        fresh = torch.where(size < arithmetic.largest / HEADROOM, fresh, torch.inf)
         length = self.length + other.length + l2_norm(fresh.flatten(1))
         return Rounding.of(self.entries + other.entries + fresh, length)
 

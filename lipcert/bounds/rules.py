@@ -6,9 +6,7 @@ asks for masked norms, multiplies the Lipschitz constants and opens the region a
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import replace
 from functools import singledispatch
 
 import torch
@@ -16,196 +14,14 @@ from torch import Tensor, nn
 from torch.nn.modules import module as module_state
 from torch.nn.utils.parametrize import is_parametrized
 
+from lipcert.bounds.closing import Bound, Closing, Walk, close
 from lipcert.bounds.errors import UnsupportedLayerError
 from lipcert.bounds.linear_map import identity_map
-from lipcert.bounds.norms import Norms
 from lipcert.bounds.operators import operator
-from lipcert.bounds.region import Region, Source, Term, add, affine, mask_terms, open_region, sum_of
-from lipcert.bounds.rounding import Arithmetic, Rounding, after_affine
+from lipcert.bounds.region import Region, add, affine
+from lipcert.bounds.rounding import Rounding, after_affine
 from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin, Normalize, Residual
 from lipcert.nn.activations import clipped_max_min, clipped_relu, max_min, split_pairs
-
-LARGEST_MERGED = 2**15
-"""Behind larger activations `liplt` starts anew: norms of runs across them would cost more than they are worth."""
-
-
-class Bound(StrEnum):
-    """How the Lipschitz constant is bounded, and which radius the box pass uses.
-
-    GLOBAL: no masks (BCP, GloRo). LOCAL: the paper's masks, box pass with the global radius. TIGHT: masks that
-    know MaxMin's order, box pass with the local radius. LINEAR_SPLIT: linear neurons kept apart (appendix A.2).
-    LIPLT: `tight`, and at every layer the smaller of its radius and that of the loop transformation, by which a
-    neuron is a linear one of slope 0, 1/2 or 1 plus a remainder of half the Lipschitz constant (Fazlyab et al. 2023).
-    """
-
-    GLOBAL = "global"
-    LOCAL = "local"
-    TIGHT = "tight"
-    LINEAR_SPLIT = "linear_split"
-    LIPLT = "liplt"
-
-    @property
-    def splits(self) -> bool:
-        """Whether linear neurons are told apart from those that bend."""
-        return self in (Bound.LINEAR_SPLIT, Bound.LIPLT)
-
-    @property
-    def tightens(self) -> bool:
-        """Whether the box pass uses the local radius, masked row norms and masks that know MaxMin's order."""
-        return self in (Bound.TIGHT, Bound.LIPLT)
-
-    @classmethod
-    def _missing_(cls, value: object) -> Bound:
-        raise ValueError(f"Expected a bound, one of {[str(bound) for bound in cls]}, got {value!r}.")
-
-
-@dataclass(frozen=True)
-class ActivationBounds:
-    """What closing an activation found out; kept for losses, logs and figures.
-
-    `lower`, `upper`: box before the activation; `output_lower`, `output_upper`: after it. `varying`: 0/1 a neuron
-    of the output, or None where nothing is known to be constant. `whole_norm`: (1,), norm of the linear map
-    before it; `masked_norm`: (B,) or (1,), the norm that the bound used.
-    """
-
-    name: str
-    layer: nn.Module
-    lower: Tensor
-    upper: Tensor
-    output_lower: Tensor
-    output_upper: Tensor
-    varying: Tensor | None
-    whole_norm: Tensor
-    masked_norm: Tensor
-
-
-@dataclass
-class Walk:
-    """What a walk through a model carries along: the bound, the norm algorithm, the activations met.
-
-    `arithmetic`: what the model is executed in, None for exact real numbers.
-    """
-
-    bound: Bound
-    norms: Norms
-    arithmetic: Arithmetic | None = None
-    activations: list[ActivationBounds] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Closing:
-    """An activation's input box, its output and what is constant in it.
-
-    `box`: (lower, upper) before the activation. `center`, `lower`, `upper`: after it. `varying`: outputs that vary.
-    `rows`: inputs of the activation that any varying output depends on. `linear`: neurons that equal their input
-    all over the region. Masks are 0/1, or None for ones. `remainder`: for elementwise activations, how the range of
-    σ(z) - z/2 over the box follows. `rounding`: of the output.
-    """
-
-    box: tuple[Tensor, Tensor]
-    center: Tensor
-    lower: Tensor
-    upper: Tensor
-    varying: Tensor | None
-    rows: Tensor | None
-    linear: Tensor | None = None
-    remainder: tuple[Tensor, Tensor] | None = None
-    rounding: Rounding | None = None
-
-
-def _masked_norms(walk: Walk, name: str, terms: tuple[Term, ...], rows: Tensor | None, like: Tensor) -> list[Tensor]:
-    return [
-        walk.norms.masked(_term_name(name, index, terms), term.map, rows, term.source.varying, like)
-        for index, term in enumerate(terms)
-    ]
-
-
-def _whole_norms(walk: Walk, name: str, terms: tuple[Term, ...], like: Tensor) -> list[Tensor]:
-    return [walk.norms.whole(_term_name(name, index, terms), term.map, like) for index, term in enumerate(terms)]
-
-
-def _term_name(name: str, index: int, terms: tuple[Term, ...]) -> str:
-    return name if len(terms) == 1 else f"{name}..{index}"  # no module is called so
-
-
-def _carry(terms: tuple[Term, ...], norms: list[Tensor]) -> Tensor:
-    """Return the Lipschitz constant behind `terms`: the sum of source constant times norm."""
-    return sum_of([term.source.lipschitz * norm for term, norm in zip(terms, norms, strict=True)])
-
-
-def _close(walk: Walk, name: str, layer: nn.Module, region: Region, closing: Closing) -> Region:
-    """Multiply Lipschitz constants with norms and open the region at the activation's output."""
-    like, terms = region.center, region.lipschitz_terms
-    if closing.center.shape != like.shape:
-        raise UnsupportedLayerError(
-            f"Layer {name!r}: a {type(layer).__name__} for another shape broadcasts {tuple(like.shape[1:])} "
-            f"to {tuple(closing.center.shape[1:])}; its shape must be that of its input."
-        )
-    whole = _whole_norms(walk, name, region.ball_terms, like)
-    ball_lipschitz = _carry(region.ball_terms, whole)
-    varying, norms = closing.varying, whole
-    product = sum_of([t.source.product * norm for t, norm in zip(region.ball_terms, whole, strict=True)])
-    split: tuple[Term, ...] = ()
-    if walk.bound is Bound.GLOBAL:
-        varying = None
-    elif walk.bound is Bound.LINEAR_SPLIT:
-        linear = torch.zeros_like(like) if closing.linear is None else closing.linear
-        varying = (1 - linear) if varying is None else varying * (1 - linear)
-        norms = _masked_norms(walk, name, terms, None if closing.rows is None else varying, like)
-        split = mask_terms(terms, linear)
-    else:
-        capped = terms if walk.bound is not Bound.LIPLT else region.ball_terms
-        masked = _masked_norms(walk, name, capped, closing.rows, like)
-        norms = [torch.minimum(norm, cap) for norm, cap in zip(masked, whole, strict=True)]
-    walk.activations.append(_summary(name, layer, closing, whole, norms))
-    if walk.bound is Bound.LIPLT:
-        return _close_with_remainder(walk, name, region, closing, _carry(region.ball_terms, norms), product)
-    lipschitz = ball_lipschitz if norms is whole else _carry(terms, norms)
-    source = Source(closing.center, closing.lower, closing.upper, lipschitz, product, varying)
-    same = walk.bound in (Bound.GLOBAL, Bound.TIGHT)
-    ball_source = source if same else replace(source, lipschitz=ball_lipschitz, varying=None)
-    opened = open_region(source, ball_source, region.epsilon, mask_ball=walk.bound is Bound.TIGHT)
-    opened = replace(opened, rounding=closing.rounding)
-    return replace(opened, lipschitz_terms=(*opened.lipschitz_terms, *split)) if split else opened
-
-
-def _close_with_remainder(
-    walk: Walk, name: str, region: Region, closing: Closing, tight: Tensor, product: Tensor
-) -> Region:
-    """Close by the loop transformation: σ(z') - σ(z) = D (z' - z) + r, D of slopes 0, 1/2, 1 and |r| <= |z' - z| / 2.
-
-    `tight`: Lipschitz constant of the varying outputs by the product of masked norms. Where an activation is not
-    elementwise D is 0 and r all of σ(z') - σ(z).
-    """
-    like, terms = region.center, region.lipschitz_terms
-
-    def behind(kind: str, rows: Tensor | None) -> Tensor:
-        return _carry(terms, _masked_norms(walk, f"{name}..{kind}", terms, rows, like))
-
-    first = terms is region.ball_terms  # both then say the same
-    outputs = tight if first else torch.minimum(tight, behind("outputs", closing.rows))
-    source = Source(closing.center, closing.lower, closing.upper, outputs, product, closing.varying)
-    opened = open_region(source, source, region.epsilon, mask_ball=True)
-    opened = replace(opened, rounding=closing.rounding)
-    if closing.linear is None or closing.varying is None or closing.remainder is None:
-        return opened
-    if math.prod(region.shape) > LARGEST_MERGED:
-        return opened
-    unstable = closing.varying * (1 - closing.linear)
-    remainder = torch.minimum(tight, behind("remainder", unstable)) / 2
-    lower, upper = (unstable * each for each in closing.remainder)
-    kept = Source(torch.zeros_like(like), lower, upper, remainder, product, unstable)
-    linear_part = mask_terms(terms, closing.linear + unstable / 2)
-    identity = open_region(kept, kept, region.epsilon, mask_ball=True).lipschitz_terms
-    return replace(opened, lipschitz_terms=(*identity, *linear_part))
-
-
-def _summary(
-    name: str, layer: nn.Module, closing: Closing, whole: list[Tensor], norms: list[Tensor]
-) -> ActivationBounds:
-    return ActivationBounds(
-        name, layer, *closing.box, closing.lower, closing.upper, closing.varying, sum_of(whole), sum_of(norms)
-    )
 
 
 @singledispatch
@@ -397,7 +213,7 @@ def _(layer: nn.ReLU, region: Region, walk: Walk, name: str) -> Region:
         _remainder(region, None) if walk.bound is Bound.LIPLT else None,
         _of_unclipped(region, None),
     )
-    return _close(walk, name, layer, region, closing)
+    return close(walk, name, layer, region, closing)
 
 
 @apply_rule.register
@@ -417,7 +233,7 @@ def _(layer: ClippedReLU, region: Region, walk: Walk, name: str) -> Region:
         _remainder(region, threshold) if walk.bound is Bound.LIPLT else None,
         _of_unclipped(region, threshold),
     )
-    return _close(walk, name, layer, region, closing)
+    return close(walk, name, layer, region, closing)
 
 
 @apply_rule.register
@@ -432,7 +248,7 @@ def _(layer: MaxMin, region: Region, walk: Walk, name: str) -> Region:
         None,
         rounding=_of_pairs(region.rounding),
     )
-    return _close(walk, name, layer, region, closing)
+    return close(walk, name, layer, region, closing)
 
 
 @apply_rule.register
@@ -459,4 +275,4 @@ def _(layer: ClippedMaxMin, region: Region, walk: Walk, name: str) -> Region:
         rows,
         rounding=_of_pairs(region.rounding),
     )
-    return _close(walk, name, layer, region, closing)
+    return close(walk, name, layer, region, closing)
