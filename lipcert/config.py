@@ -33,6 +33,7 @@ class BoundConfig:
     iterations: int = 2
     precision: str = "auto"
     clip_input: bool = False
+    economy: int = 20
 
 
 @dataclass
@@ -112,6 +113,7 @@ class BenchmarkConfig:
     epsilon: float = MISSING
     rounds: int = MISSING
     threads: int = MISSING
+    economy: bool = MISSING
     channels_last: bool = MISSING
     device: str = MISSING
     output: str = MISSING

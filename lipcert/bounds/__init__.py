@@ -11,6 +11,7 @@ from lipcert.bounds.analysis import (
     worst_logits,
 )
 from lipcert.bounds.closing import ActivationBounds, Bound
+from lipcert.bounds.economy import Economy
 from lipcert.bounds.errors import NonFiniteBoundError, UnsupportedLayerError
 from lipcert.bounds.lanczos import norm_upper_bound
 from lipcert.bounds.power import PowerNorms
@@ -22,6 +23,7 @@ __all__ = [
     "Analysis",
     "Arithmetic",
     "Bound",
+    "Economy",
     "NonFiniteBoundError",
     "PowerNorms",
     "UnsupportedLayerError",

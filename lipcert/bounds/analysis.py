@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.bounds.closing import ActivationBounds, Bound, Walk
+from lipcert.bounds.economy import Economy
 from lipcert.bounds.linear_map import identity_map
 from lipcert.bounds.margins import support
 from lipcert.bounds.norms import Norms
@@ -72,6 +73,7 @@ def analyze(
     norms: Norms,
     clip_input: bool = False,
     arithmetic: Arithmetic | None = None,
+    economy: Economy | None = None,
 ) -> Analysis:
     """Bound everything `model` may do when each image moves by at most `epsilon` in l2.
 
@@ -83,6 +85,7 @@ def analyze(
         norms: norm algorithm: estimates to train on, upper bounds to certify with.
         clip_input: intersect the input box with [0, 1].
         arithmetic: also bound how far the model executed in it is from the exact one; None to leave that out.
+        economy: leaves out work that would tell next to nothing new while training; None for all of it.
 
     Raises:
         UnsupportedLayerError: naming a layer that has no sound rule.
@@ -96,7 +99,7 @@ def analyze(
         lower, upper = (images - reach).clamp_min(0), (images + reach).clamp_max(1)
     one = torch.ones(1, dtype=images.dtype, device=images.device)
     source = Source(images, lower, upper, one, one, None)
-    walk = Walk(Bound(bound), norms, arithmetic)
+    walk = Walk(Bound(bound), norms, arithmetic, economy)
     opened = open_region(source, source, radius, mask_ball=False)
     if arithmetic is not None:
         opened = replace(opened, rounding=input_rounding(opened.size(), arithmetic))

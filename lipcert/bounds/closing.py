@@ -6,12 +6,14 @@ Bounds differ here and nowhere else: which norms are masked, which radius the bo
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import torch
 from torch import Tensor, nn
 
+from lipcert.bounds.economy import FEW, Economy
 from lipcert.bounds.errors import UnsupportedLayerError
 from lipcert.bounds.norms import Norms
 from lipcert.bounds.region import Region, Source, Term, mask_terms, open_region, sum_of
@@ -75,13 +77,19 @@ class ActivationBounds:
 class Walk:
     """What a walk through a model carries along: the bound, the norm algorithm, the activations met.
 
-    `arithmetic`: what the model is executed in, None for exact real numbers.
+    `arithmetic`: what the model is executed in, None for exact real numbers. `economy`: leaves out work that tells
+    nothing new, None for all of it.
     """
 
     bound: Bound
     norms: Norms
     arithmetic: Arithmetic | None = None
+    economy: Economy | None = None
     activations: list[ActivationBounds] = field(default_factory=list)
+
+    def pays(self, work: str, gain: Callable[[], Tensor]) -> bool:
+        """Return whether optional work is to be done; `gain` as for `Economy.pays`."""
+        return self.economy is None or self.economy.pays(work, gain)
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,18 @@ def _masked_norms(walk: Walk, name: str, terms: tuple[Term, ...], rows: Tensor |
         walk.norms.masked(_term_name(name, index, terms), term.map, rows, term.source.varying, like)
         for index, term in enumerate(terms)
     ]
+
+
+def _capped_norm(walk: Walk, name: str, term: Term, rows: Tensor | None, whole: Tensor, like: Tensor) -> Tensor:
+    """Return the smaller of the masked norm, (B,), and the whole one; the latter alone where masks gain nothing."""
+
+    def masked(images: slice) -> Tensor:
+        few_rows, few_columns = (None if mask is None else mask[images] for mask in (rows, term.source.varying))
+        return torch.minimum(walk.norms.masked(name, term.map, few_rows, few_columns, like[images]), whole)
+
+    if not term.map.per_image and not walk.pays(f"masks {name}", lambda: 1 - (masked(FEW) / whole).mean()):
+        return whole
+    return masked(slice(None))
 
 
 def _whole_norms(walk: Walk, name: str, terms: tuple[Term, ...], like: Tensor) -> list[Tensor]:
@@ -147,8 +167,10 @@ def close(walk: Walk, name: str, layer: nn.Module, region: Region, closing: Clos
         split = mask_terms(terms, linear)
     else:
         capped = terms if walk.bound is not Bound.LIPLT else region.ball_terms
-        masked = _masked_norms(walk, name, capped, closing.rows, like)
-        norms = [torch.minimum(norm, cap) for norm, cap in zip(masked, whole, strict=True)]
+        norms = [
+            _capped_norm(walk, _term_name(name, index, capped), term, closing.rows, cap, like)
+            for index, (term, cap) in enumerate(zip(capped, whole, strict=True))
+        ]
     walk.activations.append(_summary(name, layer, closing, whole, norms))
     if walk.bound is Bound.LIPLT:
         return _close_with_remainder(walk, name, region, closing, _carry(region.ball_terms, norms), product)
@@ -156,9 +178,15 @@ def close(walk: Walk, name: str, layer: nn.Module, region: Region, closing: Clos
     source = Source(closing.center, closing.lower, closing.upper, lipschitz, product, varying)
     same = walk.bound in (Bound.GLOBAL, Bound.TIGHT)
     ball_source = source if same else replace(source, lipschitz=ball_lipschitz, varying=None)
-    opened = open_region(source, ball_source, region.epsilon, mask_ball=walk.bound is Bound.TIGHT)
+    mask_ball = walk.bound is Bound.TIGHT and varying is not None and _constants_pay(walk, name, varying)
+    opened = open_region(source, ball_source, region.epsilon, mask_ball)
     opened = replace(opened, rounding=closing.rounding)
     return replace(opened, lipschitz_terms=(*opened.lipschitz_terms, *split)) if split else opened
+
+
+def _constants_pay(walk: Walk, name: str, varying: Tensor) -> bool:
+    """Return whether row norms of the next map are to leave out its constant inputs."""
+    return walk.pays(f"rows behind {name}", lambda: 1 - varying[FEW].mean())
 
 
 def _close_with_remainder(

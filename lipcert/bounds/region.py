@@ -6,12 +6,14 @@ sources, the current layer is reached. An activation closes it (`lipcert.bounds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from lipcert.bounds.economy import FEW
 from lipcert.bounds.linear_map import LinearMap, identity_map
 from lipcert.bounds.operators import Operator, scaling
 from lipcert.bounds.rounding import Reach, Rounding
@@ -194,8 +196,22 @@ def open_region(source: Source, ball_source: Source, epsilon: Tensor, mask_ball:
     return Region(source.center, source.lower, source.upper, ball_terms, lipschitz_terms, epsilon)
 
 
-def affine(region: Region, operator: Operator) -> Region:
-    """Carry a region through an affine layer: box and ball, intersected (eqs 21-23)."""
+def _box(region: Region, operator: Operator, images: slice = slice(None)) -> tuple[Tensor, Tensor]:
+    """Return what the box of the first so many images becomes: the interval around W mid + b of |W| half."""
+    lower, upper = (bound[images] for bound in region.box())
+    middle = operator.affine((upper + lower) * 0.5)
+    half = operator.absolute().apply((upper - lower) * 0.5)
+    return middle - half, middle + half
+
+
+def affine(
+    region: Region, operator: Operator, pays: Callable[[Callable[[], Tensor]], bool] = lambda gain: True
+) -> Region:
+    """Carry a region through an affine layer: box and ball, intersected (eqs 21-23).
+
+    `pays` is asked whether the box is worth its products where the ball is known; it is given how to measure by which
+    fraction the box shrinks the intervals of a few images.
+    """
     center = operator.affine(region.center)
     ball_terms = tuple(term.after(operator) for term in region.ball_terms)
     lipschitz_terms = (
@@ -204,15 +220,21 @@ def affine(region: Region, operator: Operator) -> Region:
         else tuple(term.after(operator) for term in region.lipschitz_terms)
     )
     ball_known = all(term.rows is not None for term in ball_terms)
+    ball = Region(center, None, None, ball_terms, lipschitz_terms, region.epsilon)
     if region.lower is None and ball_known:
-        return Region(center, None, None, ball_terms, lipschitz_terms, region.epsilon)
-    lower, upper = region.box()
-    middle = operator.affine((upper + lower) * 0.5)
-    half = operator.absolute().apply((upper - lower) * 0.5)
-    lower, upper = middle - half, middle + half
+        return ball
+
+    def gain() -> Tensor:
+        inner, outer = _box(region, operator, FEW), [bound[FEW] for bound in ball.box()]
+        shared = minimum(inner[1], outer[1]) - maximum(inner[0], outer[0])
+        return 1 - shared.mean() / (outer[1] - outer[0]).mean()
+
+    if ball_known and operator.products()[0] and not operator.elementwise and not pays(gain):
+        return ball
+    lower, upper = _box(region, operator)
     if ball_known:
-        deviation = sum_of([term.deviation(region.epsilon) for term in ball_terms])
-        lower, upper = maximum(lower, center - deviation), minimum(upper, center + deviation)
+        outer_lower, outer_upper = ball.box()
+        lower, upper = maximum(lower, outer_lower), minimum(upper, outer_upper)
     return Region(center, lower, upper, ball_terms, lipschitz_terms, region.epsilon)
 
 

@@ -141,7 +141,7 @@ def _(layer: nn.Module, region: Region, walk: Walk, name: str) -> Region:
         affine_map = operator(layer, region.shape)
     except UnsupportedLayerError as error:
         raise UnsupportedLayerError(f"Layer {name!r}: {error}") from None
-    moved = affine(region, affine_map)
+    moved = affine(region, affine_map, lambda gain: walk.pays(f"box {name}", gain))
     if walk.arithmetic is None or region.rounding is None:
         return moved
     norm = None

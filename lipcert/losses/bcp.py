@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipcert.bounds import analyze, worst_logits
+from lipcert.bounds import worst_logits
 from lipcert.losses.objective import MARGIN_ROUNDS, Objective, Setting
 from lipcert.losses.standard import Standard
 
@@ -26,7 +26,7 @@ class BCP:
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
         if setting.epsilon <= 0:
             return Standard()(model, images, labels, setting)
-        analysis = analyze(model, images, setting.epsilon, setting.bound, setting.norms, setting.clip_input)
+        analysis = setting.analyze(model, images)
         worst = worst_logits(analysis, labels, rounds=MARGIN_ROUNDS)
         loss = bcp_loss(analysis.logits, worst, labels, setting.mixing)
         return Objective(loss + setting.sparsity(analysis), analysis.logits, analysis)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipcert.bounds import analyze, worst_logits
+from lipcert.bounds import worst_logits
 from lipcert.losses.objective import MARGIN_ROUNDS, Objective, Setting
 from lipcert.losses.standard import Standard
 
@@ -47,7 +47,7 @@ class GloRo:
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
         if setting.epsilon <= 0:
             return Standard()(model, images, labels, setting)
-        analysis = analyze(model, images, setting.epsilon, setting.bound, setting.norms, setting.clip_input)
+        analysis = setting.analyze(model, images)
         excluded = labels if self.exclude == "label" else analysis.logits.argmax(dim=1)
         worst = worst_logits(analysis, excluded, self.box, MARGIN_ROUNDS)
         loss = F.cross_entropy(gloro_logits(analysis.logits, worst, excluded), labels)

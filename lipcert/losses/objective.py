@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from lipcert.bounds import Analysis, Bound
+from lipcert.bounds import Analysis, Bound, Economy, analyze
 from lipcert.bounds.norms import Norms
 from lipcert.losses.sparsity import Sparsity
 
@@ -26,6 +26,7 @@ class Setting:
         norms: estimates of norms.
         sparsity: weights of the sparsity loss.
         clip_input: whether the input box is intersected with [0, 1].
+        economy: leaves out work that tells next to nothing new, None for all of it.
     """
 
     epsilon: float
@@ -34,6 +35,11 @@ class Setting:
     norms: Norms
     sparsity: Sparsity
     clip_input: bool = False
+    economy: Economy | None = None
+
+    def analyze(self, model: nn.Module, images: Tensor) -> Analysis:
+        """Return what the bound knows of a batch, images (B, ...), at the present epsilon."""
+        return analyze(model, images, self.epsilon, self.bound, self.norms, self.clip_input, economy=self.economy)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from lipcert.bounds import Bound, PowerNorms
+from lipcert.bounds import Bound, Economy, PowerNorms
 from lipcert.commands import write_json
 from lipcert.losses import BCP, Setting, Sparsity
 from lipcert.nn import ClippedMaxMin, ClippedReLU, build
@@ -45,7 +45,8 @@ def _steps(
 
     def robust(bound: str) -> Callable[[], None]:
         norms = PowerNorms(config.iterations, config.precision).to(images.device)
-        setting = Setting(config.epsilon, 0.5, Bound(bound), norms, Sparsity())
+        economy = Economy() if config.economy else None
+        setting = Setting(config.epsilon, 0.5, Bound(bound), norms, Sparsity(), economy=economy)
         method = BCP()
 
         def step() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from lipcert.bounds import Analysis, Bound, PowerNorms, analyze
+from lipcert.bounds import Analysis, Bound, Economy, PowerNorms, analyze
 from lipcert.losses import Objective, Setting, Sparsity
 from lipcert.losses.objective import Method
 from lipcert.training.metrics import CertifiedAccuracy
@@ -53,6 +53,7 @@ class RobustClassifier(pl.LightningModule):
         precision: of the power steps, see `PowerNorms`.
         sparsity: weights of the sparsity loss.
         clip_input: whether the adversary is confined to pixels in [0, 1] while training.
+        economy: steps between two measurements of which box passes and masked norms pay; 0 for all at every step.
         statistics_every: steps between two measurements of bounds for the logs.
         description: what a checkpoint says of itself (model, data, ...).
     """
@@ -71,6 +72,7 @@ class RobustClassifier(pl.LightningModule):
         precision: str = "auto",
         sparsity: Sparsity | None = None,
         clip_input: bool = False,
+        economy: int = 0,
         statistics_every: int = 20,
         description: dict[str, Any] | None = None,
     ) -> None:
@@ -83,6 +85,7 @@ class RobustClassifier(pl.LightningModule):
         self.norms = PowerNorms(iterations, precision)
         self.sparsity = Sparsity() if sparsity is None else sparsity
         self.clip_input = clip_input
+        self.economy = Economy(economy) if economy else None
         self.statistics_every = statistics_every
         self.description = description or {}
         self.current_epsilon = 0.0
@@ -103,7 +106,13 @@ class RobustClassifier(pl.LightningModule):
     def objective(self, images: Tensor, labels: Tensor) -> Objective:
         """Return the loss of a batch under the schedules' present values."""
         setting = Setting(
-            self.current_epsilon, self.current_mixing, self.bound, self.norms, self.sparsity, self.clip_input
+            self.current_epsilon,
+            self.current_mixing,
+            self.bound,
+            self.norms,
+            self.sparsity,
+            self.clip_input,
+            self.economy,
         )
         return self.method(self.model, images, labels, setting)
 
@@ -137,7 +146,10 @@ class RobustClassifier(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["lipcert"] = self.description
+        checkpoint["economy"] = {} if self.economy is None else self.economy.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another architecture with a sentence rather than a list of tensors."""
+        """Refuse a checkpoint of another architecture with a sentence; take over what pays."""
         check_description(checkpoint.get("lipcert"), self.description)
+        if self.economy is not None:
+            self.economy.load_state_dict(checkpoint.get("economy", {}))

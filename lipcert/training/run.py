@@ -78,6 +78,7 @@ def build_module(config: DictConfig, data: ImageDataModule) -> RobustClassifier:
         precision=config.bound.precision,
         sparsity=Sparsity(config.sparsity.weight, config.sparsity.threshold_weight),
         clip_input=config.bound.clip_input,
+        economy=config.bound.economy,
         description=describe_training(config),
     )
 

@@ -39,6 +39,7 @@ def classifier(
         "image_shape": (1, 8, 8),
         "num_classes": 10,
         "epsilon": 0.3,
+        "economy": 3,
         "description": {"model": "small", "activation": activation},
         **arguments,
     }
