@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lipcert.integrity import damage
 from lipcert.nn import ACTIVATIONS, ARCHITECTURES, build
 
 WRAPPERS = ("module.", "_orig_mod.")
@@ -66,6 +67,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 def _load(path: Path) -> Any:
     try:
+        reason = damage(path)
+        if reason is not None:
+            raise ValueError(reason)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols, on files that are none of torch
             return torch.load(path, map_location="cpu", weights_only=True)
