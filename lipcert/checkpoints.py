@@ -80,9 +80,9 @@ def _load(path: Path) -> Any:
                 "load it where you trust it and save model.state_dict() instead."
             ) from error
         raise ValueError(f"checkpoint={path} is damaged or no checkpoint of torch.") from error
-    except PermissionError:
+    except (PermissionError, MemoryError):
         raise
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+    except Exception as error:  # unpickling damaged bytes ends in any of them
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"checkpoint={path} is damaged or no checkpoint of torch ({reason}).") from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pytorch_lightning  # sets the rank from the environment  # noqa: F401
+import pytorch_lightning  # noqa: F401 (it sets the rank from the environment)
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +58,13 @@ def read_state(path: Path) -> dict[str, Any]:
         if reason is not None:
             raise DamagedCheckpointError(reason)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        int(checkpoint["epoch"])
+        if not isinstance(checkpoint, dict):
+            raise DamagedCheckpointError(f"it holds a {type(checkpoint).__name__}, no dict")
         missing = [key for key in NEEDED if key not in checkpoint]
-    except (FileNotFoundError, PermissionError, DamagedCheckpointError):
+        int(checkpoint.get("epoch", 0))
+    except (FileNotFoundError, PermissionError, MemoryError, DamagedCheckpointError):
         raise
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # unpickling damaged bytes ends in any of them
         raise DamagedCheckpointError((str(error).splitlines() or [type(error).__name__])[0]) from error
     if missing:
         raise DamagedCheckpointError(f"it lacks {', '.join(missing)}")
