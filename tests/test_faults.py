@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from lipcert.integrity import damage
+from lipcert.training.table import rewind
 from tests.commands import QUICK, REPOSITORY, contents, train_each
 from tests.damage import flip_bit
 
@@ -39,10 +40,11 @@ def _start(arguments: list[str], cwd: Path) -> subprocess.Popen[str]:
 
 def _wait_for(file: Path, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 200
-    while not file.exists():
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        assert time.monotonic() < deadline
+    while not file.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
+    if not file.exists():
+        process.kill()
+        pytest.fail(process.communicate()[1])
 
 
 def _weights(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
@@ -113,7 +115,7 @@ def fixture_later(place: Path, killed: dict[str, Any]) -> dict[str, Any]:
     """Starts after that, each in a copy of the folder as it was."""
     for name in ("damaged", "evaluated"):
         shutil.copytree(place / "run", place / name)
-    flip_bit(place / "damaged" / "checkpoints" / "last.ckpt", killed["weights"]["model.8.weight"])
+    flip_bit(place / "damaged" / "checkpoints" / "last.ckpt", killed["weights"]["model.0.weight"])
     shutil.copytree(place / "whole", place / "evaluated", dirs_exist_ok=True)
     (place / "evaluated" / "results.json").unlink()
     before = contents(place / "whole")
@@ -198,3 +200,12 @@ def test_full_disk(place: Path, terminated: dict[str, Any], later: dict[str, Any
     assert _same_weights(place / "full", place / "whole")
     assert _rows(place / "full") == _rows(place / "whole")
     assert _whole_checkpoints(place / "full") == {"last.ckpt", "previous.ckpt", "best.ckpt"}
+
+
+def test_killed_between_a_checkpoint_and_its_row(place: Path, terminated: dict[str, Any], tmp_path: Path) -> None:
+    """Lightning logs an epoch's row after its checkpoint, which therefore holds the row too."""
+    text = (place / "whole" / "metrics.csv").read_text()
+    (tmp_path / "metrics.csv").write_text("".join(text.splitlines(keepends=True)[:-1]))
+    checkpoint = torch.load(place / "whole" / "checkpoints" / "last.ckpt", weights_only=True)
+    rewind(tmp_path / "metrics.csv", checkpoint["global_step"], checkpoint["metrics"])
+    assert (tmp_path / "metrics.csv").read_text() == text

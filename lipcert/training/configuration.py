@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +73,7 @@ def check_same_run(folder: Path, config: DictConfig) -> None:
 
 def _leaves(config: Any) -> dict[str, Any]:
     """Return the values that matter by dotted key, interpolations resolved."""
-    config = copy.deepcopy(config)
-    OmegaConf.set_struct(config, False)
-    OmegaConf.set_readonly(config, False)
+    config = OmegaConf.create(OmegaConf.to_container(config))  # a copy without the schema, which forbids removal
     for key in FREE:
         group, _, name = key.rpartition(".")
         holder = OmegaConf.select(config, group) if group else config
