@@ -57,7 +57,8 @@ def interruptible(advice: str) -> Iterator[None]:
         raise Interrupted(number, advice)
 
     main = threading.current_thread() is threading.main_thread()
-    before: dict[signal.Signals, Any] = {each: signal.signal(each, stop) for each in SIGNALS} if main else {}
+    heeded = [each for each in SIGNALS if main and signal.getsignal(each) is not signal.SIG_IGN]
+    before: dict[signal.Signals, Any] = {each: signal.signal(each, stop) for each in heeded}
     try:
         yield
     except SIGTERMException as error:  # Lightning's, between two batches

@@ -16,7 +16,7 @@ from lipcert.training.interruption import _quoted, interruptible
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals(number: signal.Signals, code: int, capsys: pytest.CaptureFixture[str]) -> None:
-    before = signal.getsignal(number)
+    inherited = signal.signal(number, signal.SIG_DFL)
 
     def command() -> None:
         with interruptible("Do this to go on."):
@@ -27,7 +27,15 @@ def test_signals(number: signal.Signals, code: int, capsys: pytest.CaptureFixtur
         run_command(command)
     assert ended.value.code == code
     assert capsys.readouterr().err == f"error: ended by {number.name}. Do this to go on.\n"
-    assert signal.getsignal(number) is before
+    assert signal.signal(number, inherited) is signal.SIG_DFL
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    """As SIGINT in a shell's background."""
+    inherited = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with interruptible(""):
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.signal(signal.SIGINT, inherited) is signal.SIG_IGN
 
 
 def test_lightning_ends_between_batches() -> None:
