@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lipcert.integrity import damage
 from lipcert.nn import ACTIVATIONS, ARCHITECTURES, build
 
 WRAPPERS = ("module.", "_orig_mod.")
@@ -66,6 +67,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 def _load(path: Path) -> Any:
     try:
+        reason = damage(path)
+        if reason is not None:
+            raise ValueError(reason)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols, on files that are none of torch
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -76,9 +80,9 @@ def _load(path: Path) -> Any:
                 "load it where you trust it and save model.state_dict() instead."
             ) from error
         raise ValueError(f"checkpoint={path} is damaged or no checkpoint of torch.") from error
-    except PermissionError:
+    except (PermissionError, MemoryError):
         raise
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+    except Exception as error:  # unpickling damaged bytes ends in any of them
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"checkpoint={path} is damaged or no checkpoint of torch ({reason}).") from error
 

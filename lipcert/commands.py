@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +14,17 @@ from typing import Any
 
 EXPECTED_ERRORS = (ValueError, OSError, NotImplementedError, ArithmeticError)
 """Errors that a user can act on; anything else is a fault of lipcert and keeps its traceback."""
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A full disk, a used-up quota, a file beyond the limit of its size."""
+
+
+class Interrupted(SystemExit):
+    """A signal ended the command; its exit code is 128 plus the signal's number, as shells have it."""
+
+    def __init__(self, number: int, advice: str = "") -> None:
+        super().__init__(128 + number)
+        self.message = f"ended by {signal.Signals(number).name}. {advice}".strip()
 
 
 def run_command(command: Callable[[], Any]) -> None:
@@ -26,12 +40,20 @@ def run_command(command: Callable[[], Any]) -> None:
         _fail(error, f"{error} ({cause})" if cause is not None and str(cause) not in str(error) else str(error))
     except EXPECTED_ERRORS as error:
         _fail(error, _message(error))
+    except Interrupted as stop:
+        print(f"error: {stop.message}", file=sys.stderr)
+        sys.exit(stop.code)
 
 
 def _message(error: BaseException) -> str:
+    """Return an error's sentence, and the notes added to it on its way."""
+    message = str(error)
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}. Choose another folder (hydra.run.dir=...) or file."
-    return str(error)
+        advice = "Choose another folder (hydra.run.dir=...) or file."
+        if error.errno in NO_ROOM:
+            advice = "Make room; what was written before is kept."
+        message = f"{error.filename}: {error.strerror}. {advice}"
+    return " ".join([message, *getattr(error, "__notes__", [])])
 
 
 def _fail(error: BaseException, message: str) -> None:
@@ -41,14 +63,59 @@ def _fail(error: BaseException, message: str) -> None:
     sys.exit(1)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name, then rename it: readers see all of it or nothing."""
+def write_bytes(path: Path, content: bytes | memoryview, previous: Path | None = None) -> None:
+    """Write a file under a temporary name, sync it, then rename it: readers see all of it or nothing, at any time.
+
+    Args:
+        path: the file; one that is there is replaced as a whole.
+        content: what it will hold.
+        previous: where to keep the file that is replaced, in the same folder.
+
+    Raises:
+        OSError: with the file's name; what was there before is untouched.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            link(path, previous)
         os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def link(path: Path, other: Path) -> None:
+    """Give a file a second name in its folder, in place of what had that name; rename it where there are no links."""
+    temporary = other.with_name(f".{other.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:
+        os.replace(path, other)
+        return
+    os.replace(temporary, other)
+    temporary.unlink(missing_ok=True)  # renaming onto another name of the same file does nothing
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renamed entries last through a loss of power, where the file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text in UTF-8 with `write_bytes`."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

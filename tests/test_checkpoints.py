@@ -13,6 +13,7 @@ from torch import nn
 
 from lipcert.checkpoints import load_network, read_checkpoint
 from lipcert.nn import ACTIVATIONS, ARCHITECTURES, build
+from tests.damage import flip_bit
 from tests.training.fits import classifier
 
 IMAGE = (1, 8, 8)
@@ -222,6 +223,7 @@ def test_missing_file(tmp_path: Path) -> None:
 JUNK = {
     "empty": b"",
     "text": b"hello",
+    "cut number": b"junk",
     "numbers": bytes(range(256)) * 10,
     "pickle": b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00}\x94\x8c\x01a\x94K\x01s.",
 }
@@ -242,6 +244,15 @@ def test_cut_files(tmp_path: Path) -> None:
     for length in (100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
         assert "damaged or no checkpoint" in _refusal(path)
+
+
+def test_one_flipped_bit_of_a_weight(tmp_path: Path) -> None:
+    """torch.load takes it for another number; the checksum tells."""
+    network = _network()
+    path = _saved(tmp_path, network.state_dict())
+    flip_bit(path, network[0].weight)
+    assert not torch.equal(torch.load(path, weights_only=True)["0.weight"], network[0].weight)
+    assert "damaged or no checkpoint" in _refusal(path)
 
 
 @pytest.mark.parametrize("zipped", [True, False])

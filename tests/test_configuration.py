@@ -124,7 +124,7 @@ def test_targets_follow_epsilon_and_epochs() -> None:
 
 @pytest.mark.parametrize("override", ["logger=wandb", "logger=tensorboard"])
 def test_csv_is_always_written(override: str) -> None:
-    assert _compose(override).logger.csv["_target_"].endswith("CSVLogger")
+    assert _compose(override).logger.csv["_target_"].endswith("MetricsTable")
 
 
 def test_wandb_is_offline_unless_asked() -> None:

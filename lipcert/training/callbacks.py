@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from lipcert.commands import write_bytes
 from lipcert.nn.architectures import project_thresholds
 from lipcert.training.module import RobustClassifier
 
@@ -88,19 +88,22 @@ class RandomState(pl.Callback):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """A ModelCheckpoint that a resumed run, in a folder of its own, takes over with its score and its file."""
+    """A ModelCheckpoint whose score and file a resumed run takes over, in its own folder, a new or a moved one."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         score, old = state_dict.get("best_model_score"), Path(state_dict.get("best_model_path") or "")
-        if self.dirpath is None or str(self.dirpath) == str(state_dict.get("dirpath")):
-            return  # the same run in its own folder
-        if score is None or not old.is_file():
-            self.best_model_path, self.best_model_score = "", None
-            return
+        own = str(self.dirpath) == str(state_dict.get("dirpath"))
+        if self.dirpath is None or (own and all(Path(each).is_file() for each in self.best_k_models)):
+            return  # the same run in its own folder, everything there
         new = Path(self.dirpath) / old.name
-        new.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(old, new)
+        if score is None or not (new.is_file() or old.is_file()):
+            self.best_model_path, self.best_model_score = "", None
+            self.kth_best_model_path, self.best_k_models = "", {}
+            return
+        if not new.is_file():
+            new.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(new, old.read_bytes())
         self.best_model_path = self.kth_best_model_path = str(new)
         self.best_model_score = self.kth_value = score
         self.best_k_models = {str(new): score}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,22 +12,20 @@ from omegaconf import DictConfig
 
 from lipcert.config import DataConfig
 from lipcert.training.module import check_description
+from lipcert.training.storage import DamagedCheckpointError, read_state
 
 
 def check_run_directory(folder: Path) -> None:
-    """Make sure that a run's directory can be written and holds no earlier run.
+    """Make sure that a run's directory holds no earlier run.
 
     Raises:
-        FileExistsError, PermissionError: saying which directory and what to do.
+        FileExistsError: saying which directory and what to do.
     """
     for name in ("results.json", "metrics.csv", "checkpoints"):
         if (folder / name).exists():
             raise FileExistsError(
-                f"{folder} already holds a run ({name}); choose another hydra.run.dir, or go on in a new one "
-                f"with resume={folder / 'checkpoints' / 'last.ckpt'}."
+                f"{folder} already holds a run ({name}); go on with it by resume=auto, or choose another hydra.run.dir."
             )
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"The run directory {folder} cannot be written; choose another hydra.run.dir.")
 
 
 def check_devices(devices: int, accelerator: str) -> None:
@@ -44,24 +41,20 @@ def check_devices(devices: int, accelerator: str) -> None:
         raise ValueError(f"Expected 1 <= `trainer.devices` <= {available} ({kind} here), got {devices}.")
 
 
-def epochs_done(path: str | None, description: dict[str, Any], epochs: int) -> int:
-    """Return how many epochs a checkpoint has behind it, 0 for none.
+def epochs_done(path: str, description: dict[str, Any], epochs: int) -> int:
+    """Return how many epochs a checkpoint has behind it.
 
     Raises:
         FileNotFoundError, ValueError: for a checkpoint that is missing, damaged, of another network or finished.
     """
-    if path is None:
-        return 0
     if not Path(path).is_file():
         raise FileNotFoundError(f"resume={path}: no such checkpoint.")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        done = int(checkpoint["epoch"]) + 1
-        saved, _, _ = checkpoint["lipcert"], checkpoint["state_dict"], checkpoint["pytorch-lightning_version"]
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"resume={path} is damaged or no checkpoint of lipcert ({reason}).") from error
-    check_description(saved, description)
+        checkpoint = read_state(Path(path))
+    except DamagedCheckpointError as error:
+        raise ValueError(f"resume={path} is damaged or no checkpoint of lipcert ({error}).") from error
+    done = int(checkpoint["epoch"]) + 1
+    check_description(checkpoint["lipcert"], description)
     if done >= epochs:
         raise ValueError(f"resume={path} has {done} epochs behind it; give more, schedule.epochs={done + 1} for one.")
     return done

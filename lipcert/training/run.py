@@ -3,43 +3,36 @@
 from __future__ import annotations
 
 import logging
-import resource
-import sys
-import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
 
 from lipcert.bounds import Bound, check_epsilon
-from lipcert.commands import write_json, write_text
+from lipcert.commands import write_json
 from lipcert.data import ImageDataModule
 from lipcert.losses import Sparsity
 from lipcert.nn import build
-from lipcert.training.checks import check_devices, check_run_directory, check_settings, epochs_done
+from lipcert.training.checks import check_devices, check_settings
+from lipcert.training.configuration import configuration_file, write_configuration
+from lipcert.training.costs import Costs
 from lipcert.training.evaluation import EvaluationSettings, evaluate
+from lipcert.training.interruption import how_to_go_on, interruptible
+from lipcert.training.locking import locked
 from lipcert.training.module import RobustClassifier
+from lipcert.training.resuming import AUTO, Complete, Fresh, Resumable, completed, settle, starting_point
 from lipcert.training.schedules import Schedule
+from lipcert.training.storage import LAST, DamagedCheckpointError, WholeCheckpoints, read_state
+from lipcert.training.table import EpochRow
 from lipcert.version import __version__
 
 logger = logging.getLogger(__name__)
-
-
-def write_configuration(folder: Path, config: DictConfig) -> None:
-    """Write what Hydra usually does: `.hydra/config.yaml`, `overrides.yaml`, `hydra.yaml`."""
-    hydra_config = HydraConfig.get()
-    target = folder / ".hydra"
-    target.mkdir(exist_ok=True)
-    write_text(target / "config.yaml", OmegaConf.to_yaml(config))
-    write_text(target / "overrides.yaml", OmegaConf.to_yaml(hydra_config.overrides.task))
-    write_text(
-        target / "hydra.yaml", OmegaConf.to_yaml(OmegaConf.create({"hydra": OmegaConf.to_container(hydra_config)}))
-    )
 
 
 def describe(config: DictConfig) -> dict[str, Any]:
@@ -83,14 +76,15 @@ def build_module(config: DictConfig, data: ImageDataModule) -> RobustClassifier:
     )
 
 
-def build_trainer(config: DictConfig) -> pl.Trainer:
-    """Build Lightning's trainer with the callbacks and loggers of the configuration."""
+def build_trainer(config: DictConfig, *bookkeeping: pl.Callback) -> pl.Trainer:
+    """Build Lightning's trainer with the callbacks and loggers of the configuration, after those that every run has."""
     callbacks = [instantiate(callback) for callback in config.callbacks.values()]
     loggers = [instantiate(each) for each in config.logger.values()]
     return pl.Trainer(
         **OmegaConf.to_container(config.trainer, resolve=True),  # type: ignore[arg-type]
         max_epochs=config.schedule.epochs,
-        callbacks=callbacks,
+        callbacks=[*bookkeeping, *callbacks],
+        plugins=[WholeCheckpoints()],
         logger=loggers,
         enable_progress_bar="progress" in config.callbacks,
         enable_model_summary=False,
@@ -106,7 +100,7 @@ def quieten_lightning() -> None:
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",  # images lie in memory
-        "Experiment logs directory .* exists and is not empty.*",  # `check_run_directory` has made sure of it
+        "Checkpoint directory .* exists and is not empty.*",  # `starting_point` has made sure of it
         ".*treespec, LeafSpec.*",  # torch deprecates what Lightning calls
         "The dirpath has changed.*",  # a resumed run has a folder of its own
         "Total length of `list` across ranks is zero.*",  # no validation split
@@ -114,40 +108,55 @@ def quieten_lightning() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def peak_memory_mb() -> float:
-    """Return the most memory this process has held: on the GPU if it used one, else in all."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated() / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
 def load_weights(module: RobustClassifier, folder: Path, which: str) -> None:
-    """Load the checkpoint that is to be evaluated, `last` or `best`."""
-    checkpoint = torch.load(folder / "checkpoints" / f"{which}.ckpt", map_location="cpu", weights_only=True)
-    module.load_state_dict(checkpoint["state_dict"])
+    """Load the checkpoint that is to be evaluated, `last` or `best`.
+
+    Raises:
+        ValueError: where it is missing or damaged.
+    """
+    path = folder / "checkpoints" / f"{which}.ckpt"
+    try:
+        module.load_state_dict(read_state(path)["state_dict"])
+    except (FileNotFoundError, DamagedCheckpointError) as error:
+        raise ValueError(
+            f"{path}, which is to be evaluated, is missing or damaged ({error}); the weights in "
+            f"{path.with_name(LAST).name} can be certified by python -m lipcert.certify."
+        ) from error
 
 
 def run(config: DictConfig) -> float:
-    """Train, evaluate and write `results.json`; return the certified accuracy."""
+    """Train, evaluate and write `results.json`, from wherever the run stands; return the certified accuracy."""
     folder = Path(HydraConfig.get().runtime.output_dir)
-    check_run_directory(folder)
     check_epsilon(config.epsilon)
     check_devices(config.trainer.devices, config.trainer.accelerator)
     check_settings(config)
-    first_epoch = epochs_done(config.resume, describe_training(config), config.schedule.epochs)
+    complete = completed(folder, config)
+    if complete is not None:
+        Console().print(f"This run is complete, nothing is left to do; its results are in {folder}", soft_wrap=True)
+        return float(complete.results["certified_accuracy"])
+    with locked(folder), interruptible(how_to_go_on(folder)):
+        state = starting_point(folder, config, describe_training(config))
+        results = state.results if isinstance(state, Complete) else _run(config, folder, state)
+    return float(results["certified_accuracy"])
+
+
+def _run(config: DictConfig, folder: Path, state: Fresh | Resumable) -> dict[str, Any]:
     bounds = [str(Bound(name)) for name in config.evaluation.bounds]
     quieten_lightning()
     pl.seed_everything(config.seed, verbose=False)
     data = ImageDataModule(batch_size=config.batch_size, seed=config.seed, **config.data)
     module = build_module(config, data)
-    trainer = build_trainer(config)
-    write_configuration(folder, config)
-    started = time.perf_counter()
-    trainer.fit(module, data, ckpt_path=config.resume, weights_only=True)
-    seconds = time.perf_counter() - started
+    costs = Costs()
+    trainer = build_trainer(config, costs, EpochRow())
+    if not configuration_file(folder).exists() or config.resume != AUTO:
+        write_configuration(folder, config)
+    checkpoint = settle(folder, state)
+    if state.epochs < config.schedule.epochs:
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    elif checkpoint is not None:
+        costs.load_state_dict(read_state(checkpoint)["callbacks"][costs.state_key])
     if not trainer.is_global_zero:
-        return float("nan")
+        return {"certified_accuracy": float("nan")}
     load_weights(module, folder, config.evaluation.checkpoint)
     evaluated = evaluate(
         module.model.cpu(),
@@ -170,8 +179,8 @@ def run(config: DictConfig) -> float:
         "seed": config.seed,
         "epsilon": config.epsilon,
         **evaluated,
-        "seconds_per_epoch": seconds / max(1, config.schedule.epochs - first_epoch),
-        "peak_memory_mb": peak_memory_mb(),
+        "seconds_per_epoch": costs.seconds / max(1, costs.epochs),
+        "peak_memory_mb": costs.peak_memory_mb,
         "epochs": config.schedule.epochs,
         "lipcert_version": __version__,
     }
@@ -183,14 +192,11 @@ def run(config: DictConfig) -> float:
         results["bound"],
     )
     _report(results, folder)
-    return float(results["certified_accuracy"])
+    return results
 
 
 def _report(results: dict[str, Any], folder: Path) -> None:
     """Print the run's accuracies as a table."""
-    from rich.console import Console
-    from rich.table import Table
-
     table = Table(title=f"{results['model']} on {results['data']}, {results['method']}, {results['bound']} bound")
     table.add_column(f"at epsilon {results['epsilon']:.4g}")
     table.add_column(f"of {results['num_test']} test images", justify="right")

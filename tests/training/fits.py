@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,3 +77,32 @@ class StopAfter(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         trainer.should_stop = trainer.current_epoch >= self.epoch
+
+
+class Pause(pl.Callback):
+    """Stops in mid-epoch, once: writes a file to be waited for, and waits for a signal."""
+
+    def __init__(self, epoch: int, file: str, batch: int = 3) -> None:
+        self.place, self.file = (epoch, batch), Path(file)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
+        if (trainer.current_epoch, index) == self.place and not self.file.exists():
+            self.file.touch()
+            deadline = time.monotonic() + 120
+            while time.monotonic() < deadline:
+                time.sleep(0.05)
+
+
+class DiskFills(pl.Callback):
+    """Lets no file grow beyond a size from an epoch on, until training ends; a write beyond it is cut off."""
+
+    def __init__(self, epoch: int, size: int) -> None:
+        self.epoch, self.size = epoch, size
+        self.before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == self.epoch:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.before[1]))
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, self.before)

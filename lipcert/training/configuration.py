@@ -1,0 +1,91 @@
+"""The configuration a run leaves in `.hydra/`, and whether a later start asks for the same run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lipcert.commands import write_text
+
+FREE = (
+    "callbacks",
+    "logger",
+    "resume",
+    "data.root",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.log_every_n_steps",
+    "trainer.num_nodes",
+    "trainer.strategy",
+)
+"""Keys that may differ between the starts of one run: where it runs and what it shows, not what it computes."""
+
+
+def configuration_file(folder: Path) -> Path:
+    """Return where a run keeps its configuration."""
+    return folder / ".hydra" / "config.yaml"
+
+
+def write_configuration(folder: Path, config: DictConfig) -> None:
+    """Write what Hydra usually does: `.hydra/config.yaml`, `overrides.yaml`, `hydra.yaml`."""
+    hydra_config = HydraConfig.get()
+    target = folder / ".hydra"
+    target.mkdir(exist_ok=True)
+    write_text(target / "overrides.yaml", OmegaConf.to_yaml(hydra_config.overrides.task))
+    write_text(
+        target / "hydra.yaml", OmegaConf.to_yaml(OmegaConf.create({"hydra": OmegaConf.to_container(hydra_config)}))
+    )
+    write_text(configuration_file(folder), OmegaConf.to_yaml(config))  # last: where it stands, the others do
+
+
+def check_same_run(folder: Path, config: DictConfig) -> None:
+    """Make sure that a folder's run was started with the configuration of this one.
+
+    Raises:
+        ValueError: naming the keys that differ, or where there is no configuration to compare with.
+    """
+    path = configuration_file(folder)
+    try:
+        earlier = OmegaConf.load(path)
+    except (FileNotFoundError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"{folder} holds a run, but no readable {path.relative_to(folder)} to compare with; go on in a new folder "
+            f"with resume={folder / 'checkpoints' / 'last.ckpt'}."
+        ) from error
+    there, here = _leaves(earlier), _leaves(config)
+    absent = "absent"
+    differing = [
+        f"{key} ({there.get(key, absent)} there, {here.get(key, absent)} here)"
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key, absent) != here.get(key, absent)
+    ]
+    if differing:
+        raise ValueError(
+            f"{folder} holds a run with other settings: {', '.join(differing)}. "
+            "Set them as they were, or choose another hydra.run.dir."
+        )
+
+
+def _leaves(config: Any) -> dict[str, Any]:
+    """Return the values that matter by dotted key, interpolations resolved."""
+    config = OmegaConf.create(OmegaConf.to_container(config))  # a copy without the schema, which forbids removal
+    for key in FREE:
+        group, _, name = key.rpartition(".")
+        holder = OmegaConf.select(config, group) if group else config
+        if isinstance(holder, DictConfig):
+            holder.pop(name, None)
+    try:
+        return _flat(OmegaConf.to_container(config, resolve=True, enum_to_str=True), "")
+    except OmegaConfBaseException as error:
+        raise ValueError(f"The configuration of the earlier run cannot be read: {error}") from error
+
+
+def _flat(value: Any, prefix: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {key: leaf for name in value for key, leaf in _flat(value[name], f"{prefix}.{name}".strip(".")).items()}

@@ -1,0 +1,71 @@
+"""Runs that end early: by a signal, at once and with its exit code; in either case saying how to go on."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from lipcert.commands import Interrupted
+from lipcert.training.ranks import is_first_rank
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def how_to_go_on(folder: Path) -> str:
+    """Return the sentence with the command that goes on with the run of this process."""
+    if not is_first_rank():
+        return ""  # the first rank says it for all
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN:
+        place = shlex.quote(f"hydra.sweep.dir={_quoted(hydra.sweep.dir)}")
+        return f"To go on, start the same sweep again with {place} resume=auto."
+    kept = [each for each in hydra.overrides.task if not each.startswith("resume=")]
+    kept += [each for each in hydra.overrides.hydra if not each.startswith(("hydra.run.dir=", "hydra.mode="))]
+    command = shlex.join([*kept, f"hydra.run.dir={_quoted(str(folder))}", "resume=auto"])
+    return f"To go on: python -m lipcert.train {command}"
+
+
+def _quoted(value: str) -> str:
+    """Return a value as Hydra's grammar of overrides takes it."""
+    if re.fullmatch(r"[\w./-]+", value):
+        return value
+    return "'" + value.replace("'", "\\'") + "'"
+
+
+@contextmanager
+def interruptible(advice: str) -> Iterator[None]:
+    """End at once at SIGTERM and SIGINT; add the advice to errors of the operating system.
+
+    What is on disk is a good state at any time, so that nothing has to be finished first.
+
+    Raises:
+        Interrupted: after a signal.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number, advice)
+
+    main = threading.current_thread() is threading.main_thread()
+    heeded = [each for each in SIGNALS if main and signal.getsignal(each) is not signal.SIG_IGN]
+    before: dict[signal.Signals, Any] = {each: signal.signal(each, stop) for each in heeded}
+    try:
+        yield
+    except SIGTERMException as error:  # Lightning's, between two batches
+        raise Interrupted(signal.SIGTERM, advice) from error
+    except OSError as error:
+        error.add_note(advice)
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

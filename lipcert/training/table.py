@@ -1,0 +1,115 @@
+"""`metrics.csv`: a row for each time something is logged, through any number of interruptions."""
+
+from __future__ import annotations
+
+import csv
+import io
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers.logger import Logger
+
+from lipcert.commands import write_text
+from lipcert.training.ranks import is_first_rank
+
+NAME = "metrics.csv"
+
+Row = dict[str, str]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return the rows of a table, without cells that are empty and rows that were not written to their end."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))
+    header = lines[0] if lines else []
+    rows = [dict(zip(header, line, strict=True)) for line in lines[1:] if len(line) == len(header)]
+    return [{key: value for key, value in row.items() if value} for row in rows if row.get("step", "").isdigit()]
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Write a table as a whole, columns sorted by name."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, sorted(set().union(*rows)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def rewind(path: Path, steps: int, last: Mapping[str, float]) -> None:
+    """Bring a table to where a checkpoint stands.
+
+    Args:
+        path: the table; no file without rows.
+        steps: optimizer steps behind the checkpoint; later rows are dropped, as they will be written again.
+        last: the row of the checkpoint's epoch, which is logged just after the checkpoint; added where it is missing.
+    """
+    rows = [row for row in read_rows(path) if int(row["step"]) < steps]
+    expected = {key: _cell(value) for key, value in last.items()}
+    if expected and not any(row.items() >= expected.items() for row in rows):
+        rows.append(expected)
+    if rows:
+        write_rows(path, rows)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _cell(value: Any) -> str:
+    return str(value.item() if isinstance(value, torch.Tensor) else value)
+
+
+class MetricsTable(Logger):
+    """Logs into `metrics.csv`, going on below the rows that are there; Lightning's CSVLogger deletes them."""
+
+    def __init__(self, save_dir: str) -> None:
+        super().__init__()
+        self._path = Path(save_dir) / NAME
+        self._columns: list[str] | None = None
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self._path.parent)
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the configuration is in `.hydra/config.yaml`."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append a row; rewrite the table where there are new columns."""
+        if not is_first_rank():
+            return
+        rows = None
+        if self._columns is None:
+            rows = read_rows(self._path)
+            self._columns = sorted(set().union(*rows))
+        row = {key: _cell(value) for key, value in {**metrics, "step": step or 0}.items()}
+        if not row.keys() <= set(self._columns):
+            rows = [*(read_rows(self._path) if rows is None else rows), row]
+            write_rows(self._path, rows)
+            self._columns = sorted(set().union(*rows))
+            return
+        with self._path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self._columns, lineterminator="\n").writerow(row)
+
+
+class EpochRow(pl.Callback):
+    """Puts the row of an epoch into its checkpoint: Lightning logs it only after the checkpoint is written."""
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        logged = trainer._logger_connector.metrics["log"]  # what Lightning is about to hand to the loggers
+        row = {key: float(value) for key, value in logged.items()}
+        checkpoint["metrics"] = {"epoch": trainer.current_epoch, "step": trainer.global_step - 1, **row}
