@@ -23,8 +23,11 @@ from lipcert.losses import Sparsity
 from lipcert.nn import build
 from lipcert.training.checks import check_devices, check_run_directory, check_settings, epochs_done
 from lipcert.training.evaluation import EvaluationSettings, evaluate
+from lipcert.training.loggers import build_loggers
 from lipcert.training.module import RobustClassifier
 from lipcert.training.schedules import Schedule
+from lipcert.training.wandb_logger import finished
+from lipcert.training.wandb_results import report_results
 from lipcert.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -85,12 +88,11 @@ def build_module(config: DictConfig, data: ImageDataModule) -> RobustClassifier:
 def build_trainer(config: DictConfig) -> pl.Trainer:
     """Build Lightning's trainer with the callbacks and loggers of the configuration."""
     callbacks = [instantiate(callback) for callback in config.callbacks.values()]
-    loggers = [instantiate(each) for each in config.logger.values()]
     return pl.Trainer(
         **OmegaConf.to_container(config.trainer, resolve=True),  # type: ignore[arg-type]
         max_epochs=config.schedule.epochs,
         callbacks=callbacks,
-        logger=loggers,
+        logger=build_loggers(config),
         enable_progress_bar="progress" in config.callbacks,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -127,6 +129,7 @@ def load_weights(module: RobustClassifier, folder: Path, which: str) -> None:
     module.load_state_dict(checkpoint["state_dict"])
 
 
+@finished()
 def run(config: DictConfig) -> float:
     """Train, evaluate and write `results.json`; return the certified accuracy."""
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -175,6 +178,7 @@ def run(config: DictConfig) -> float:
         "lipcert_version": __version__,
     }
     write_json(folder / "results.json", results)
+    report_results(trainer.loggers, results)
     logger.info(
         "clean accuracy %.4f, certified accuracy %.4f by the %s bound",
         results["clean_accuracy"],
