@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import singledispatch
 from typing import Any
 
-import wandb_workspaces.reports.v2 as reports
 import wandb_workspaces.workspaces as workspaces
+from wandb_workspaces.reports.v2.interface import BarPlot, Layout, LinePlot, WeavePanelSummaryTable
 
 from lipcert.dashboard.panels import X_AXIS, Bars, Curves, Rows, Section
 
@@ -47,8 +47,8 @@ def panel(definition: Any) -> Any:
 
 
 @panel.register
-def _(curves: Curves) -> reports.LinePlot:
-    return reports.LinePlot(
+def _(curves: Curves) -> LinePlot:
+    return LinePlot(
         title=curves.title,
         x=X_AXIS,
         y=list(curves.keys),
@@ -60,10 +60,10 @@ def _(curves: Curves) -> reports.LinePlot:
 
 
 @panel.register
-def _(bars: Bars) -> reports.BarPlot:
-    return reports.BarPlot(title=bars.title, metrics=list(bars.keys), range_x=(0, 1))
+def _(bars: Bars) -> BarPlot:
+    return BarPlot(title=bars.title, metrics=list(bars.keys), range_x=(0, 1))
 
 
 @panel.register
-def _(rows: Rows) -> reports.WeavePanelSummaryTable:
-    return reports.WeavePanelSummaryTable(table_name=rows.key, layout=reports.Layout(w=GRID, h=12))
+def _(rows: Rows) -> WeavePanelSummaryTable:
+    return WeavePanelSummaryTable(table_name=rows.key, layout=Layout(w=GRID, h=12))

@@ -14,6 +14,9 @@ from pytorch_lightning.loggers import Logger
 
 from lipcert.training.wandb_logger import Identity, RunLogger, earlier_id
 
+LONGEST_GROUP = 128
+"""Most characters that W&B keeps of a group."""
+
 
 def build_loggers(config: DictConfig) -> list[Logger]:
     """Return the loggers of the configuration.
@@ -50,7 +53,7 @@ def identity(config: DictConfig) -> Identity:
     sparsity = f"_sparsity{config.sparsity.weight:g}" if config.sparsity.weight else ""
     return Identity(
         name="_".join(parts) + f"{sparsity}_seed{config.seed}",
-        group=hydra.sweep.dir if hydra.mode is RunMode.MULTIRUN else None,
+        group=hydra.sweep.dir[-LONGEST_GROUP:] if hydra.mode is RunMode.MULTIRUN else None,
         tags=tuple(dict.fromkeys((*parts[:2], config.model.activation, *parts[2:]))),
         id=earlier_id(Path(hydra.runtime.output_dir), config.resume),
     )

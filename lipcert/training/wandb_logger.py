@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.loggers.logger import rank_zero_experiment
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.utilities import rank_zero_only
 
 from lipcert.commands import write_text
 
@@ -162,10 +162,11 @@ def _exit_code(error: BaseException) -> int:
 
 
 def _finish(exit_code: int) -> None:
-    run = getattr(sys.modules.get("wandb"), "run", None)
-    if run is None:
+    wandb: Any = sys.modules.get("wandb")
+    if getattr(wandb, "run", None) is None:
         return
     try:
-        run.finish(exit_code=exit_code)
+        wandb.run.finish(exit_code=exit_code)
+        wandb.teardown()  # its service process: the next run of a sweep has folders of its own
     except Exception as error:  # the results are on disk already, and another error must not be hidden
         logger.warning("Weights & Biases did not finish the run (%s); send it later with `wandb sync`.", error)
