@@ -38,7 +38,7 @@ def _build(name: str, settings: DictConfig) -> Logger:
         cause = error.__cause__
         if isinstance(cause, ModuleNotFoundError):
             raise ValueError(
-                f"logger={name} needs a package that is not installed ({cause}); "
+                f"logger={name} needs a package that is not installed ({str(cause).splitlines()[0]}); "
                 f"install it with `pip install {name}`, or use logger=csv."
             ) from error
         if isinstance(cause, ImportError):
