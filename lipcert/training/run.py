@@ -25,11 +25,14 @@ from lipcert.training.costs import Costs
 from lipcert.training.evaluation import EvaluationSettings, evaluate
 from lipcert.training.interruption import how_to_go_on, interruptible
 from lipcert.training.locking import locked
+from lipcert.training.loggers import build_loggers
 from lipcert.training.module import RobustClassifier
 from lipcert.training.resuming import AUTO, Complete, Fresh, Resumable, completed, settle, starting_point
 from lipcert.training.schedules import Schedule
 from lipcert.training.storage import LAST, DamagedCheckpointError, WholeCheckpoints, read_state
 from lipcert.training.table import EpochRow
+from lipcert.training.wandb_logger import finished
+from lipcert.training.wandb_results import report_results
 from lipcert.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -79,13 +82,12 @@ def build_module(config: DictConfig, data: ImageDataModule) -> RobustClassifier:
 def build_trainer(config: DictConfig, *bookkeeping: pl.Callback) -> pl.Trainer:
     """Build Lightning's trainer with the callbacks and loggers of the configuration, after those that every run has."""
     callbacks = [instantiate(callback) for callback in config.callbacks.values()]
-    loggers = [instantiate(each) for each in config.logger.values()]
     return pl.Trainer(
         **OmegaConf.to_container(config.trainer, resolve=True),  # type: ignore[arg-type]
         max_epochs=config.schedule.epochs,
         callbacks=[*bookkeeping, *callbacks],
         plugins=[WholeCheckpoints()],
-        logger=loggers,
+        logger=build_loggers(config),
         enable_progress_bar="progress" in config.callbacks,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -140,6 +142,7 @@ def run(config: DictConfig) -> float:
     return float(results["certified_accuracy"])
 
 
+@finished()
 def _run(config: DictConfig, folder: Path, state: Fresh | Resumable) -> dict[str, Any]:
     bounds = [str(Bound(name)) for name in config.evaluation.bounds]
     quieten_lightning()
@@ -185,6 +188,7 @@ def _run(config: DictConfig, folder: Path, state: Fresh | Resumable) -> dict[str
         "lipcert_version": __version__,
     }
     write_json(folder / "results.json", results)
+    report_results(trainer.loggers, results)
     logger.info(
         "clean accuracy %.4f, certified accuracy %.4f by the %s bound",
         results["clean_accuracy"],

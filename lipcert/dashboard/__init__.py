@@ -1,0 +1,1 @@
+"""A dashboard of runs on Weights & Biases, defined in code."""

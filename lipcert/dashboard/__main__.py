@@ -1,0 +1,8 @@
+"""`python -m lipcert.dashboard`: create the dashboard of runs in a project of Weights & Biases."""
+
+from __future__ import annotations
+
+from lipcert.dashboard.command import main
+
+if __name__ == "__main__":
+    main()
