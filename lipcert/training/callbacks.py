@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from lipcert.nn.architectures import project_thresholds
 from lipcert.training.module import RobustClassifier
+from lipcert.training.processes import is_first_process
 
 
 def progress_of(trainer: pl.Trainer, batch_index: int) -> float:
@@ -99,8 +100,9 @@ class BestCheckpoint(ModelCheckpoint):
             self.best_model_path, self.best_model_score = "", None
             return
         new = Path(self.dirpath) / old.name
-        new.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(old, new)
+        if is_first_process():
+            new.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(old, new)
         self.best_model_path = self.kth_best_model_path = str(new)
         self.best_model_score = self.kth_value = score
         self.best_k_models = {str(new): score}

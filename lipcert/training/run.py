@@ -13,6 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,9 +22,10 @@ from lipcert.commands import write_json, write_text
 from lipcert.data import ImageDataModule
 from lipcert.losses import Sparsity
 from lipcert.nn import build
-from lipcert.training.checks import check_devices, check_run_directory, check_settings, epochs_done
+from lipcert.training.checks import check_devices, check_processes, check_run_directory, check_settings, epochs_done
 from lipcert.training.evaluation import EvaluationSettings, evaluate
 from lipcert.training.module import RobustClassifier
+from lipcert.training.processes import environment_plugins, is_first_process
 from lipcert.training.schedules import Schedule
 from lipcert.version import __version__
 
@@ -91,6 +93,7 @@ def build_trainer(config: DictConfig) -> pl.Trainer:
         max_epochs=config.schedule.epochs,
         callbacks=callbacks,
         logger=loggers,
+        plugins=[*environment_plugins()],
         enable_progress_bar="progress" in config.callbacks,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -103,11 +106,13 @@ def quieten_lightning() -> None:
     """Silence what Lightning says of every run and what does not apply here."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",  # images lie in memory
         "Experiment logs directory .* exists and is not empty.*",  # `check_run_directory` has made sure of it
         ".*treespec, LeafSpec.*",  # torch deprecates what Lightning calls
         "The dirpath has changed.*",  # a resumed run has a folder of its own
+        "It is recommended to use .self.log.'schedule/.*",  # the same in every process
         "Total length of `list` across ranks is zero.*",  # no validation split
     ):
         warnings.filterwarnings("ignore", message)
@@ -128,11 +133,15 @@ def load_weights(module: RobustClassifier, folder: Path, which: str) -> None:
 
 
 def run(config: DictConfig) -> float:
-    """Train, evaluate and write `results.json`; return the certified accuracy."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    check_run_directory(folder)
+    """Train, evaluate and write `results.json`; return the certified accuracy. All processes of a run call it."""
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    first = is_first_process()  # the only one that writes
+    if first:
+        check_run_directory(folder)
     check_epsilon(config.epsilon)
     check_devices(config.trainer.devices, config.trainer.accelerator)
+    check_processes(config, hydra.overrides.hydra, hydra.mode == RunMode.MULTIRUN)
     check_settings(config)
     first_epoch = epochs_done(config.resume, describe_training(config), config.schedule.epochs)
     bounds = [str(Bound(name)) for name in config.evaluation.bounds]
@@ -141,12 +150,11 @@ def run(config: DictConfig) -> float:
     data = ImageDataModule(batch_size=config.batch_size, seed=config.seed, **config.data)
     module = build_module(config, data)
     trainer = build_trainer(config)
-    write_configuration(folder, config)
+    if first:
+        write_configuration(folder, config)
     started = time.perf_counter()
     trainer.fit(module, data, ckpt_path=config.resume, weights_only=True)
     seconds = time.perf_counter() - started
-    if not trainer.is_global_zero:
-        return float("nan")
     load_weights(module, folder, config.evaluation.checkpoint)
     evaluated = evaluate(
         module.model.cpu(),
@@ -160,8 +168,11 @@ def run(config: DictConfig) -> float:
             config.evaluation.batch_size,
             config.evaluation.clip_input,
             config.evaluation.lipschitz_images,
+            config.seed,
         ),
     )
+    if not first:
+        return float(evaluated["certified_accuracy"])
     results = {
         **describe(config),
         "method": module.method.name,
