@@ -8,7 +8,8 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch.distributed as dist
-from lightning_fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
 Value = TypeVar("Value")
 
