@@ -76,6 +76,11 @@ def check_processes(config: DictConfig, overrides: Sequence[str], multirun: bool
         raise ValueError(
             f"`trainer.num_nodes`={nodes}, but this process was started alone; start all with torchrun or SLURM."
         )
+    if started_apart() and multirun and "SUBMITIT_EXECUTOR" not in os.environ:
+        raise ValueError(
+            f"{started} processes were started side by side, but a sweep is started once; "
+            "let it start its jobs (hydra/launcher=submitit_slurm), or start each job by itself without -m."
+        )
     if started_apart() and not multirun and not any(each.startswith("hydra.run.dir=") for each in overrides):
         raise ValueError(
             f"{started} processes were started side by side and must agree on the run directory: "

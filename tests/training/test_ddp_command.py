@@ -87,12 +87,14 @@ def test_sweep_of_two_processes_a_job(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     sweep = tmp_path / "a sweep"
     assert [_results(sweep / job)["method"] for job in ("0", "1")] == ["bcp", "gloro"]
-    assert FILES <= set(contents(sweep / "0"))
+    assert set(contents(sweep / "0")) >= FILES
     assert not [name for name in contents(tmp_path) if not name.startswith("a sweep/")]
 
 
 def test_sweep_through_submitit(tmp_path: Path) -> None:
-    arguments = ("hydra/launcher=submitit_local", "hydra.sweep.dir=sweep", "seed=0,1", "evaluation.pgd_steps=0")
+    """The folder's name holds the time; the jobs' processes must take it over."""
+    arguments = ("hydra/launcher=submitit_local", "seed=0,1", "evaluation.pgd_steps=0")
     done = train("-m", *TINY, *arguments, cwd=tmp_path, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
-    assert [_results(tmp_path / "sweep" / job)["seed"] for job in ("0", "1")] == [0, 1]
+    (sweep,) = (tmp_path / "sweeps").iterdir()
+    assert [_results(sweep / job)["seed"] for job in ("0", "1")] == [0, 1]

@@ -19,7 +19,8 @@ SLURM = {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "train"}
 LIGHTNING = {"WORLD_SIZE": "4", "LOCAL_RANK": "1"}
 ONE_TASK = {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "train"}
 SHELL = {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "bash"}
-VARIABLES = {key for each in (TORCHRUN, SLURM, LIGHTNING) for key in each} | {"SUBMITIT_LOCAL_NTASKS"}
+VARIABLES = {key for each in (TORCHRUN, SLURM, LIGHTNING) for key in each}
+VARIABLES |= {"SUBMITIT_LOCAL_NTASKS", "SUBMITIT_EXECUTOR"}
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +90,13 @@ def test_refused(
         check_processes(config, overrides, multirun=False)
 
 
+@pytest.mark.parametrize("variables", [TORCHRUN, SLURM])
+def test_sweep_that_is_started_more_than_once(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    _environment(monkeypatch, variables)
+    with pytest.raises(ValueError, match=r"a sweep is started once; .*submitit_slurm"):
+        check_processes(_config(), ["hydra.run.dir=a"], multirun=True)
+
+
 @pytest.mark.parametrize(
     ("config", "variables", "overrides", "multirun"),
     [
@@ -96,7 +104,7 @@ def test_refused(
         (_config(), {}, [], False),
         (_config(), LIGHTNING, [], False),
         (_config(devices=2, nodes=2), TORCHRUN, ["hydra.run.dir=a"], False),
-        (_config(devices=2, nodes=2), SLURM, [], True),
+        (_config(devices=2, nodes=2), {**SLURM, "SUBMITIT_EXECUTOR": "slurm"}, [], True),
         (_config(), ONE_TASK, [], True),
     ],
 )

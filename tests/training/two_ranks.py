@@ -29,7 +29,7 @@ CASES = [(method, count) for method in ("bcp", "gloro") for count in (37, 33)]
 
 STEPS = 10
 SETTINGS = EvaluationSettings(["global", "tight"], 20, 3, 7, False, 30)
-EPSILON = 0.1
+EPSILON = 0.2
 
 
 class Observed(pl.Callback):
