@@ -20,9 +20,12 @@ def train(config: DictConfig) -> float:
     """Run one job and return its certified accuracy."""
     register()  # a launcher's processes know no resolvers
     from lipcert.training.isolated import needs_isolation, run_isolated
+
+    if needs_isolation(config):
+        return run_isolated(config)
     from lipcert.training.run import run
 
-    return run_isolated(config) if needs_isolation(config) else run(config)
+    return run(config)
 
 
 def main() -> None:
