@@ -145,13 +145,12 @@ class PowerNorms(nn.Module):
         return torch.where(alive, vector * _inverse(lengths, vector.dim()), fallback)
 
     def whole(self, name: str, linear_map: LinearMap, like: Tensor) -> Tensor:
-        _, vector = self._vector(name, linear_map, like)
+        key, vector = self._vector(name, linear_map, like)
         right = power_iteration(linear_map, vector, self.iterations)
         image = linear_map.apply(right)
-        norm = _lengths(image) * _inverse(_lengths(right), 1)
-        if self.training:  # in place: DistributedDataParallel broadcasts the tensors that it found when it was made
-            vector.copy_(self._unit(image.detach(), vector))
-        return norm
+        if self.training:
+            setattr(self, key, self._unit(image.detach(), vector))
+        return _lengths(image) * _inverse(_lengths(right), 1)
 
     def masked(
         self,

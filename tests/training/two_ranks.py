@@ -33,13 +33,13 @@ EPSILON = 0.2
 
 
 class Observed(pl.Callback):
-    """Keeps the gradient of every step; spoils the second rank's singular vectors before the third."""
+    """Keeps the gradient of every step; spoils the second rank's singular vectors before the last."""
 
     def __init__(self) -> None:
         self.gradients: list[Tensor] = []
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_rank == 1 and trainer.global_step == 2:
+        if trainer.global_rank == 1 and trainer.global_step == STEPS - 1:
             with torch.no_grad():
                 for vector in pl_module.norms.buffers():
                     vector.copy_(torch.ones_like(vector))
