@@ -18,6 +18,11 @@ register()
 @hydra.main(version_base="1.3", config_path=config_folder(), config_name="train")
 def train(config: DictConfig) -> float:
     """Run one job and return its certified accuracy."""
+    register()  # a launcher's processes know no resolvers
+    from lipcert.training.isolated import needs_isolation, run_isolated
+
+    if needs_isolation(config):
+        return run_isolated(config)
     from lipcert.training.run import run
 
     return run(config)

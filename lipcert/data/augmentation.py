@@ -2,9 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Draws:
+    """One draw an image: shifts in rows and columns, (2, B), and whether it is mirrored, (B,)."""
+
+    shifts: Tensor
+    mirrored: Tensor
+
+    def __getitem__(self, images: slice) -> Draws:
+        """Return the draws of some images."""
+        return Draws(self.shifts[:, images], self.mirrored[images])
+
+
+def draw(batch: int, padding: int, generator: torch.Generator) -> Draws:
+    """Draw shifts of up to `padding` pixels and mirror half of the images; `generator`: on the CPU."""
+    shifts = torch.randint(0, 2 * padding + 1, (2, batch), generator=generator)
+    return Draws(shifts, torch.rand(batch, generator=generator) < 0.5)
+
+
+def crop_and_flip(images: Tensor, padding: int, draws: Draws) -> Tensor:
+    """Shift and mirror each image, (B, C, H, W), as drawn; black comes in from outside."""
+    batch, _, height, width = images.shape
+    padded = F.pad(images, (padding,) * 4)
+    rows = draws.shifts[0, :, None] + torch.arange(height)
+    columns = torch.arange(width).expand(batch, width)
+    columns = draws.shifts[1, :, None] + torch.where(draws.mirrored[:, None], width - 1 - columns, columns)
+    index = torch.arange(batch)[:, None, None]
+    rows, columns = rows[:, :, None].to(images.device), columns[:, None, :].to(images.device)
+    return padded.permute(0, 2, 3, 1)[index.to(images.device), rows, columns].permute(0, 3, 1, 2)
 
 
 def random_crop_and_flip(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
@@ -12,13 +44,4 @@ def random_crop_and_flip(images: Tensor, padding: int, generator: torch.Generato
 
     `images`: (B, C, H, W); `generator`: on the CPU.
     """
-    batch, _, height, width = images.shape
-    padded = F.pad(images, (padding,) * 4)
-    shifts = torch.randint(0, 2 * padding + 1, (2, batch), generator=generator)
-    mirrored = torch.rand(batch, generator=generator) < 0.5
-    rows = shifts[0, :, None] + torch.arange(height)
-    columns = torch.arange(width).expand(batch, width)
-    columns = shifts[1, :, None] + torch.where(mirrored[:, None], width - 1 - columns, columns)
-    index = torch.arange(batch)[:, None, None]
-    rows, columns = rows[:, :, None].to(images.device), columns[:, None, :].to(images.device)
-    return padded.permute(0, 2, 3, 1)[index.to(images.device), rows, columns].permute(0, 3, 1, 2)
+    return crop_and_flip(images, padding, draw(len(images), padding, generator))

@@ -9,10 +9,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torch.utils.data.distributed import DistributedSampler
 
 from lipcert.data.arrays import Images, Split
-from lipcert.data.augmentation import random_crop_and_flip
+from lipcert.data.augmentation import crop_and_flip, draw
+from lipcert.data.batches import GlobalBatches, ShuffledBatches
 from lipcert.data.sources import load_images
 
 
@@ -81,37 +81,36 @@ class ImageDataModule(pl.LightningDataModule):
         trainer = self.trainer
         return (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
 
-    def _loader(self, split: Split, shuffle: bool) -> DataLoader[tuple[Tensor, Tensor]]:
-        """Return a loader whose order depends on seed and epoch alone."""
-        world_size, rank = self._ranks()
-        if self.batch_size % world_size:
-            raise ValueError(f"`batch_size`={self.batch_size} cannot be split over {world_size} devices.")
-        sampler: Any = range(rank, len(split), world_size)  # each image once, whatever the number of devices
-        if shuffle:
-            sampler = DistributedSampler(split, world_size, rank, shuffle=True, seed=self.seed)  # type: ignore[arg-type]
+    def training_batches(self) -> ShuffledBatches:
+        """Return this process's share of every training batch; the order depends on seed and epoch alone."""
+        return ShuffledBatches(len(self.train), self.batch_size, *self._ranks(), seed=self.seed)
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        return self._loader(self.train, self.training_batches())
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]] | list[Any]:
+        batches = GlobalBatches(len(self.validation), self.batch_size, *self._ranks())
+        return self._loader(self.validation, batches) if len(self.validation) else []
+
+    def _loader(self, split: Split, batches: GlobalBatches) -> DataLoader[tuple[Tensor, Tensor]]:
         return DataLoader(
             split,  # type: ignore[arg-type]
-            batch_size=self.batch_size // world_size,
-            sampler=sampler,
+            batch_size=None,  # the sampler yields whole batches
+            sampler=batches,
             collate_fn=_as_is,
             generator=torch.Generator().manual_seed(self.seed),
         )
 
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return self._loader(self.train, shuffle=True)
-
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]] | list[Any]:
-        return self._loader(self.validation, shuffle=False) if len(self.validation) else []
-
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """Augment training batches; the draw depends on seed, step and rank alone, so resuming repeats it."""
+        """Augment training batches; an image's draw depends on seed, step and place in the global batch alone."""
         trainer = self.trainer
         if trainer is None or not trainer.training or self.crop_padding == 0:
             return batch
         images, labels = batch
-        draw = (self.seed * 1_000_003 + trainer.global_step) * 4099 + trainer.global_rank
-        generator = torch.Generator().manual_seed(draw)
-        return random_crop_and_flip(images, self.crop_padding, generator), labels
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + trainer.global_step) * 4099)
+        ranks, rank = self._ranks()
+        draws = draw(self.batch_size, self.crop_padding, generator)[rank::ranks][: len(images)]
+        return crop_and_flip(images, self.crop_padding, draws), labels
 
 
 __all__ = ["ImageDataModule", "Images"]

@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from lipcert.commands import write_bytes
 from lipcert.nn.architectures import project_thresholds
 from lipcert.training.module import RobustClassifier
+from lipcert.training.processes import is_first_process
 
 
 def progress_of(trainer: pl.Trainer, batch_index: int) -> float:
@@ -101,7 +102,7 @@ class BestCheckpoint(ModelCheckpoint):
             self.best_model_path, self.best_model_score = "", None
             self.kth_best_model_path, self.best_k_models = "", {}
             return
-        if not new.is_file():
+        if is_first_process() and not new.is_file():
             new.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(new, old.read_bytes())
         self.best_model_path = self.kth_best_model_path = str(new)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from omegaconf import DictConfig
 
 from lipcert.config import DataConfig
 from lipcert.training.module import check_description
+from lipcert.training.processes import started_apart, started_processes
 from lipcert.training.storage import DamagedCheckpointError, read_state
 
 
@@ -39,6 +41,48 @@ def check_devices(devices: int, accelerator: str) -> None:
         )
     if not 1 <= devices <= available:
         raise ValueError(f"Expected 1 <= `trainer.devices` <= {available} ({kind} here), got {devices}.")
+
+
+def check_processes(config: DictConfig, overrides: Sequence[str], multirun: bool) -> None:
+    """Make sure that the processes of a run agree on the batch, on their number and on the run directory.
+
+    `overrides`: of Hydra's own keys; `multirun`: whether the run is a job of a sweep.
+
+    Raises:
+        ValueError: saying what to set.
+    """
+    devices, nodes = config.trainer.devices, config.trainer.num_nodes
+    if nodes < 1:
+        raise ValueError(f"Expected `trainer.num_nodes` >= 1, got {nodes}.")
+    wanted, started = devices * nodes, started_processes()
+    split = f"`trainer.devices`={devices} x `trainer.num_nodes`={nodes}"
+    if config.batch_size % wanted:
+        lower = max(wanted, config.batch_size // wanted * wanted)
+        raise ValueError(
+            f"`batch_size`={config.batch_size} is that of all devices together and cannot be split over "
+            f"{split} = {wanted}; set batch_size={lower} or another multiple of {wanted}, or fewer devices."
+        )
+    if int(os.environ.get("SUBMITIT_LOCAL_NTASKS", 1)) > 1:
+        raise ValueError("submitit_local runs each job in one task; set hydra.launcher.tasks_per_node=1.")
+    if started > 1 and started != wanted:
+        raise ValueError(
+            f"{started} processes were started for {split} = {wanted}; set trainer.devices to the processes of each "
+            "machine and trainer.num_nodes to the machines, or start as many processes."
+        )
+    if nodes > 1 and not started_apart():
+        raise ValueError(
+            f"`trainer.num_nodes`={nodes}, but this process was started alone; start all with torchrun or SLURM."
+        )
+    if started_apart() and multirun and "SUBMITIT_EXECUTOR" not in os.environ:
+        raise ValueError(
+            f"{started} processes were started side by side, but a sweep is started once; "
+            "let it start its jobs (hydra/launcher=submitit_slurm), or start each job by itself without -m."
+        )
+    if started_apart() and not multirun and not any(each.startswith("hydra.run.dir=") for each in overrides):
+        raise ValueError(
+            f"{started} processes were started side by side and must agree on the run directory: "
+            "give hydra.run.dir=FOLDER, the same for all."
+        )
 
 
 def epochs_done(path: str, description: dict[str, Any], epochs: int) -> int:

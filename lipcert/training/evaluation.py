@@ -1,9 +1,9 @@
-"""Clean, attacked and certified accuracy of a trained network."""
+"""Clean, attacked and certified accuracy of a trained network, the images split over processes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,10 +15,8 @@ from lipcert.certificates import Certificate, certify
 from lipcert.certificates.certify import EXACT, FAILURE_PROBABILITY
 from lipcert.certificates.validation import double_copy
 from lipcert.data import Split
-
-
-def _fraction(flags: torch.Tensor) -> float:
-    return flags.double().mean().item()
+from lipcert.training.counts import Counts
+from lipcert.training.processes import from_every_process, ranks
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,7 @@ class EvaluationSettings:
         batch_size: images bounded at a time.
         clip_input: confine the adversary to pixels in [0, 1].
         lipschitz_images: the first so many test images are averaged for Lipschitz bounds and varying neurons.
+        seed: of the attack's random starts.
     """
 
     bounds: Sequence[str]
@@ -40,6 +39,7 @@ class EvaluationSettings:
     batch_size: int
     clip_input: bool
     lipschitz_images: int
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,34 +101,70 @@ def certify_in_turn(
     return InTurn({bound: certified[bound] for bound in bounds}, executed, failure)
 
 
-@dataclass(frozen=True)
-class LipschitzMeans:
-    """Mean bounds over some test images, and the mean proportion of varying neurons a layer."""
+def pgd_robust_count(
+    model: nn.Module, images: Tensor, labels: Tensor, epsilon: float, settings: EvaluationSettings, first: int
+) -> int:
+    """Return how many images of a chunk withstand PGD; `first`, its first image's index, decides the random starts."""
+    devices = [images.device] if images.is_cuda else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(settings.seed * 1_000_003 + first)
+        return int(pgd_robust(model, images, labels, epsilon, settings.pgd_steps).sum())
 
-    whole: float
-    local: float
-    varying: dict[str, float]
-    failure_probability: float
 
-
-def lipschitz_means(model: nn.Module, images: Tensor, epsilon: float, bound: Bound, batch_size: int) -> LipschitzMeans:
-    """Return mean Lipschitz bounds up to the last activation; `local` stands in where `bound` is `global`."""
+def lipschitz_counts(model: nn.Module, images: Tensor, epsilon: float, bound: Bound, batch_size: int) -> Counts:
+    """Return sums of Lipschitz bounds up to the last activation; `local` stands in where `bound` is `global`."""
     masked = Bound.LOCAL if bound is Bound.GLOBAL else bound
     double = double_copy(model)
     norms = UpperNorms(failure_probability=FAILURE_PROBABILITY)
-    local: list[Tensor] = []
-    varying: dict[str, list[Tensor]] = {}
-    whole = 1.0
+    counts = Counts()
     with torch.no_grad():
         for batch in images.double().split(batch_size):
             analysis = analyze(double, batch, epsilon, masked, norms)
-            local.append(analysis.lipschitz.expand(len(batch)))
-            whole = analysis.global_lipschitz.item()
-            for each in analysis.activations:
-                fraction = torch.ones(len(batch)) if each.varying is None else each.varying.flatten(1).mean(dim=1)
-                varying.setdefault(each.name, []).append(fraction)
-    fractions = {name: torch.cat(values).double().mean().item() for name, values in varying.items()}
-    return LipschitzMeans(whole, torch.cat(local).mean().item(), fractions, norms.union_failure_probability)
+            varying = {
+                each.name: float(len(batch))
+                if each.varying is None
+                else each.varying.flatten(1).double().mean(dim=1).sum().item()
+                for each in analysis.activations
+            }
+            counts += Counts(
+                lipschitz_images=len(batch),
+                global_lipschitz=analysis.global_lipschitz.item(),
+                local_lipschitz=analysis.lipschitz.expand(len(batch)).sum().item(),
+                varying=varying,
+            )
+    return replace(counts, failure_probability=norms.union_failure_probability)
+
+
+def evaluation_counts(
+    model: nn.Module, split: Split, epsilon: float, bounds: Sequence[str], settings: EvaluationSettings
+) -> Counts:
+    """Return what this process finds: it takes every so many-th chunk of `settings.batch_size` images."""
+    rank, processes = ranks()
+    size = settings.batch_size
+    starts = range(rank * size, len(split), processes * size)
+    chunks = [(start, *split[start : start + size]) for start in starts]
+    if not chunks:
+        return Counts()
+    images, labels = (torch.cat(each) for each in list(zip(*chunks, strict=True))[1:])
+    in_turn = certify_in_turn(model, images, labels, epsilon, bounds, settings)
+    counts = Counts(
+        images=len(labels),
+        certified={name: int(flags.sum()) for name, flags in in_turn.certified.items()},
+        executed={name: int(flags.sum()) for name, flags in in_turn.executed.items()},
+        failure_probability=in_turn.failure_probability,
+    )
+    for start, batch, batch_labels in chunks:
+        with torch.no_grad():
+            counts += Counts(clean=int((model(batch).argmax(dim=1) == batch_labels).sum()))
+        if settings.pgd_steps:
+            robust = pgd_robust_count(model, batch, batch_labels, epsilon, settings, start)
+            counts += Counts(robust=robust)
+    averaged = [
+        batch[: settings.lipschitz_images - start] for start, batch, _ in chunks if start < settings.lipschitz_images
+    ]
+    if averaged:
+        counts += lipschitz_counts(model, torch.cat(averaged), epsilon, Bound(bounds[0]), size)
+    return counts
 
 
 def evaluate(
@@ -136,29 +172,26 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return the evaluated part of `results.json`, with one certified accuracy for each bound.
 
+    Every process of a run calls it, takes a part of the images and gets the sums over all.
+
     `certified_accuracy` is that of `bound`, of the exact network as in the literature; `certified_accuracy_executed`
     that of the network in the precision of its weights. All hold together with probability 1 - `failure_probability`.
     """
     model = model.eval()
-    images, labels = split[:]
     bounds = list(dict.fromkeys((str(bound), *settings.bounds)))
-    in_turn = certify_in_turn(model, images, labels, epsilon, bounds, settings)
-    with torch.no_grad():
-        clean = torch.cat([model(batch).argmax(dim=1) for batch in images.split(500)]) == labels
-    robust = pgd_robust(model, images, labels, epsilon, settings.pgd_steps) if settings.pgd_steps else None
-    averaged = images[: settings.lipschitz_images]
-    means = lipschitz_means(model, averaged, epsilon, bound, settings.batch_size)
-    certified = {name: _fraction(flags) for name, flags in in_turn.certified.items()}
+    parts = from_every_process(lambda: evaluation_counts(model, split, epsilon, bounds, settings))
+    counts = sum(parts, Counts())
+    certified = {name: count / counts.images for name, count in counts.certified.items()}
     return {
-        "num_test": len(split),
-        "clean_accuracy": _fraction(clean),
-        "pgd_accuracy": None if robust is None else _fraction(robust),
+        "num_test": counts.images,
+        "clean_accuracy": counts.clean / counts.images,
+        "pgd_accuracy": counts.robust / counts.images if settings.pgd_steps else None,
         "certified_accuracy": certified[str(bound)],
-        "certified_accuracy_executed": _fraction(in_turn.executed[str(bound)]),
+        "certified_accuracy_executed": counts.executed[str(bound)] / counts.images,
         "certified_accuracy_by_bound": certified,
-        "failure_probability": in_turn.failure_probability + means.failure_probability,
-        "global_lipschitz": means.whole,
-        "local_lipschitz_mean": means.local,
-        "lipschitz_images": len(averaged),
-        "varying_fraction": means.varying,
+        "failure_probability": counts.failure_probability,
+        "global_lipschitz": counts.global_lipschitz,
+        "local_lipschitz_mean": counts.local_lipschitz / counts.lipschitz_images,
+        "lipschitz_images": counts.lipschitz_images,
+        "varying_fraction": {name: total / counts.lipschitz_images for name, total in counts.varying.items()},
     }

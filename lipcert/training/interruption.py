@@ -17,14 +17,14 @@ from hydra.types import RunMode
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lipcert.commands import Interrupted
-from lipcert.training.ranks import is_first_rank
+from lipcert.training.processes import is_first_process
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def how_to_go_on(folder: Path) -> str:
     """Return the sentence with the command that goes on with the run of this process."""
-    if not is_first_rank():
+    if not is_first_process():
         return ""  # the first rank says it for all
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:

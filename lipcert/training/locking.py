@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lipcert.training.ranks import is_first_rank
+from lipcert.training.processes import is_first_process
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def locked(folder: Path) -> Iterator[None]:
         BlockingIOError: while another process holds it, saying which.
         PermissionError: where nothing can be written.
     """
-    if not is_first_rank():
+    if not is_first_process():
         yield
         return
     if not os.access(folder, os.W_OK):

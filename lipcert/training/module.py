@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from lipcert.bounds import Analysis, Bound, Economy, PowerNorms, analyze
+from lipcert.data.batches import GlobalBatches, Share
 from lipcert.losses import Objective, Setting, Sparsity
 from lipcert.losses.objective import Method
 from lipcert.training.metrics import CertifiedAccuracy
@@ -117,27 +118,37 @@ class RobustClassifier(pl.LightningModule):
         return self.method(self.model, images, labels, setting)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        """Return this process's part of the loss: averaged over processes, it is the mean over the global batch."""
         images, labels = batch
+        share = self.share(batch_index)
         objective = self.objective(images, labels)
-        self.log(
-            "train/loss", objective.loss.detach(), on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True
-        )
+        loss = objective.loss
+        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=share.log_weight, sync_dist=True)
         if batch_index % self.statistics_every == 0:
-            self._log_bounds(objective.analysis, images)
-        return objective.loss
+            self._log_bounds(objective.analysis, images, share)
+        return loss if share.ranks == 1 else loss * share.weight
+
+    def share(self, batch_index: int) -> Share:
+        """Return how much of a training batch this process holds, as the data module splits it."""
+        batches = getattr(self.trainer.train_dataloader, "sampler", None)
+        if not isinstance(batches, GlobalBatches):
+            raise TypeError(f"Expected batches split by GlobalBatches, got {type(batches).__name__}.")
+        return batches.share(batch_index)
 
     @torch.no_grad()
-    def _log_bounds(self, analysis: Analysis | None, images: Tensor) -> None:
+    def _log_bounds(self, analysis: Analysis | None, images: Tensor, share: Share) -> None:
         """Log what the bound sees; methods that need none are measured at the target epsilon."""
         if analysis is None:
             epsilon = self.schedule.epsilon_train
             analysis = analyze(self.model, images, epsilon, Bound.LOCAL, self.norms, self.clip_input)
-        self.log_dict(bound_statistics(analysis), on_step=False, on_epoch=True, batch_size=len(images), sync_dist=True)
+        statistics = bound_statistics(analysis)
+        self.log_dict(statistics, on_step=False, on_epoch=True, batch_size=share.log_weight, sync_dist=True)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         images, labels = batch
-        self.clean_accuracy.update(self.model(images), labels)
-        self.certified_accuracy.update(images, labels)
+        if len(labels):  # a last batch may have fewer images than there are processes
+            self.clean_accuracy.update(self.model(images), labels)
+            self.certified_accuracy.update(images, labels)
         self.log("val/clean_accuracy", self.clean_accuracy, on_epoch=True, prog_bar=True)
         self.log("val/certified_accuracy", self.certified_accuracy, on_epoch=True, prog_bar=True)
 

@@ -14,7 +14,7 @@ from lipcert.commands import link
 from lipcert.training.checks import check_run_directory, epochs_done
 from lipcert.training.configuration import check_same_run, configuration_file
 from lipcert.training.module import check_description
-from lipcert.training.ranks import is_first_rank
+from lipcert.training.processes import is_first_process
 from lipcert.training.storage import BEST, LAST, PREVIOUS, DamagedCheckpointError, read_state
 from lipcert.training.table import NAME as METRICS
 from lipcert.training.table import rewind
@@ -114,7 +114,8 @@ def starting_point(folder: Path, config: DictConfig, description: dict[str, Any]
     """
     if config.resume == AUTO:
         return find_state(folder, config, description)
-    check_run_directory(folder)
+    if is_first_process():  # others find what it has written already
+        check_run_directory(folder)
     if config.resume is None:
         return Fresh()
     return Resumable(Path(config.resume), epochs_done(config.resume, description, config.schedule.epochs))
@@ -127,7 +128,7 @@ def settle(folder: Path, state: Fresh | Resumable) -> Path | None:
     moment, another rank that looks for the state finds the same one. Call it with the folder locked, in the first rank;
     in other ranks it changes nothing.
     """
-    if not is_first_rank():
+    if not is_first_process():
         return None if isinstance(state, Fresh) else state.path
     for stale in (*folder.glob(".*.tmp"), *folder.glob("checkpoints/.*.tmp")):
         stale.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -19,7 +20,7 @@ from lipcert.commands import write_json
 from lipcert.data import ImageDataModule
 from lipcert.losses import Sparsity
 from lipcert.nn import build
-from lipcert.training.checks import check_devices, check_settings
+from lipcert.training.checks import check_devices, check_processes, check_settings
 from lipcert.training.configuration import configuration_file, write_configuration
 from lipcert.training.costs import Costs
 from lipcert.training.evaluation import EvaluationSettings, evaluate
@@ -27,6 +28,7 @@ from lipcert.training.interruption import how_to_go_on, interruptible
 from lipcert.training.locking import locked
 from lipcert.training.loggers import build_loggers
 from lipcert.training.module import RobustClassifier
+from lipcert.training.processes import environment_plugins, is_first_process
 from lipcert.training.resuming import AUTO, Complete, Fresh, Resumable, completed, settle, starting_point
 from lipcert.training.schedules import Schedule
 from lipcert.training.storage import LAST, DamagedCheckpointError, WholeCheckpoints, read_state
@@ -86,7 +88,7 @@ def build_trainer(config: DictConfig, *bookkeeping: pl.Callback) -> pl.Trainer:
         **OmegaConf.to_container(config.trainer, resolve=True),  # type: ignore[arg-type]
         max_epochs=config.schedule.epochs,
         callbacks=[*bookkeeping, *callbacks],
-        plugins=[WholeCheckpoints()],
+        plugins=[WholeCheckpoints(), *environment_plugins()],
         logger=build_loggers(config),
         enable_progress_bar="progress" in config.callbacks,
         enable_model_summary=False,
@@ -100,11 +102,13 @@ def quieten_lightning() -> None:
     """Silence what Lightning says of every run and what does not apply here."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",  # images lie in memory
         "Checkpoint directory .* exists and is not empty.*",  # `starting_point` has made sure of it
         ".*treespec, LeafSpec.*",  # torch deprecates what Lightning calls
         "The dirpath has changed.*",  # a resumed run has a folder of its own
+        "It is recommended to use .self.log.'schedule/.*",  # the same in every process
         "Total length of `list` across ranks is zero.*",  # no validation split
     ):
         warnings.filterwarnings("ignore", message)
@@ -127,10 +131,15 @@ def load_weights(module: RobustClassifier, folder: Path, which: str) -> None:
 
 
 def run(config: DictConfig) -> float:
-    """Train, evaluate and write `results.json`, from wherever the run stands; return the certified accuracy."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    """Train, evaluate and write `results.json`, from wherever the run stands; return the certified accuracy.
+
+    All processes of a run call it; the first one writes.
+    """
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
     check_epsilon(config.epsilon)
     check_devices(config.trainer.devices, config.trainer.accelerator)
+    check_processes(config, hydra.overrides.hydra, hydra.mode == RunMode.MULTIRUN)
     check_settings(config)
     complete = completed(folder, config)
     if complete is not None:
@@ -151,15 +160,14 @@ def _run(config: DictConfig, folder: Path, state: Fresh | Resumable) -> dict[str
     module = build_module(config, data)
     costs = Costs()
     trainer = build_trainer(config, costs, EpochRow())
-    if not configuration_file(folder).exists() or config.resume != AUTO:
+    first = is_first_process()
+    if first and (not configuration_file(folder).exists() or config.resume != AUTO):
         write_configuration(folder, config)
     checkpoint = settle(folder, state)
     if state.epochs < config.schedule.epochs:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     elif checkpoint is not None:
         costs.load_state_dict(read_state(checkpoint)["callbacks"][costs.state_key])
-    if not trainer.is_global_zero:
-        return {"certified_accuracy": float("nan")}
     load_weights(module, folder, config.evaluation.checkpoint)
     evaluated = evaluate(
         module.model.cpu(),
@@ -173,8 +181,11 @@ def _run(config: DictConfig, folder: Path, state: Fresh | Resumable) -> dict[str
             config.evaluation.batch_size,
             config.evaluation.clip_input,
             config.evaluation.lipschitz_images,
+            config.seed,
         ),
     )
+    if not first:
+        return evaluated
     results = {
         **describe(config),
         "method": module.method.name,

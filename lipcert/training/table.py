@@ -14,7 +14,7 @@ import torch
 from pytorch_lightning.loggers.logger import Logger
 
 from lipcert.commands import write_text
-from lipcert.training.ranks import is_first_rank
+from lipcert.training.processes import is_first_process
 
 NAME = "metrics.csv"
 
@@ -88,7 +88,7 @@ class MetricsTable(Logger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append a row; rewrite the table where there are new columns."""
-        if not is_first_rank():
+        if not is_first_process():
             return
         rows = None
         if self._columns is None:

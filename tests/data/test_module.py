@@ -109,10 +109,23 @@ def test_augmentation_depends_on_seed_and_step() -> None:
     assert at_step.max() <= 1
     torch.manual_seed(99)
     assert torch.equal(at_step, augmented(global_step=7))
-    for other in (augmented(global_step=8), augmented(global_step=7, global_rank=1), augmented(seed=1, global_step=7)):
+    for other in (augmented(global_step=8), augmented(seed=1, global_step=7)):
         assert not torch.equal(at_step, other)
     assert torch.equal(augmented(training=False, global_step=7), batch[0])
     assert torch.equal(augmented(padding=0, global_step=7), batch[0])
+
+
+@pytest.mark.parametrize("count", [32, 13, 1])
+def test_augmentation_of_an_image_is_the_same_on_any_number_of_devices(count: int) -> None:
+    data = ImageDataModule("digits", 32, crop_padding=2)
+    images, labels = data.train[:count]
+    data.trainer = _trainer(global_step=3)
+    expected, _ = data.on_after_batch_transfer((images, labels), 0)
+    for ranks in (2, 4):
+        for rank in range(ranks):
+            data.trainer = _trainer(global_step=3, world_size=ranks, global_rank=rank)
+            share, _ = data.on_after_batch_transfer((images[rank::ranks], labels[rank::ranks]), 0)
+            assert torch.equal(share, expected[rank::ranks])
 
 
 @pytest.mark.parametrize(

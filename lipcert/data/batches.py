@@ -1,0 +1,101 @@
+"""Global batches, the same for any number of processes, and each process's share of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+
+@dataclass(frozen=True)
+class Share:
+    """How much of a global batch one rank holds.
+
+    Attributes:
+        images: of the batch that are this rank's; 0 when there are fewer images than ranks.
+        batch: images of the global batch.
+        ranks: processes that split it.
+    """
+
+    images: int
+    batch: int
+    ranks: int
+
+    @property
+    def weight(self) -> float:
+        """Factor on a rank's mean loss that makes the mean of gradients over ranks the mean over the global batch."""
+        return self.ranks * self.images / self.batch
+
+    @property
+    def log_weight(self) -> int:
+        """Weight of a rank's mean in logs: a multiple of `ranks`, as Lightning divides it by them in integers."""
+        return self.ranks * self.images
+
+
+class GlobalBatches(Sampler[list[int]]):
+    """Yields one rank's indices of every global batch, in order: rank r holds images r, r + R, r + 2R, ... of it.
+
+    Every rank gets as many batches; the last may be empty on some.
+
+    Args:
+        count: images in all.
+        batch_size: images of a global batch; the last may be smaller.
+        ranks, rank: number of processes, and which of them this is.
+
+    Raises:
+        ValueError: when `ranks` do not divide `batch_size`.
+    """
+
+    def __init__(self, count: int, batch_size: int, ranks: int = 1, rank: int = 0) -> None:
+        if batch_size % ranks:
+            raise ValueError(f"`batch_size`={batch_size} cannot be split over {ranks} devices.")
+        self.count = count
+        self.batch_size = batch_size
+        self.ranks = ranks
+        self.rank = rank
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.order().split(self.batch_size):
+            yield self.part(batch).tolist()
+
+    def order(self) -> Tensor:
+        """Return the indices of all images in the order in which they are served, (N,)."""
+        return torch.arange(self.count)
+
+    def part(self, batch: Tensor) -> Tensor:
+        """Return this rank's indices of a global batch."""
+        return batch[self.rank :: self.ranks]
+
+    def share(self, batch_index: int) -> Share:
+        """Return this rank's share of a batch."""
+        batch = min(self.batch_size, self.count - batch_index * self.batch_size)
+        return Share(len(range(self.rank, batch, self.ranks)), batch, self.ranks)
+
+
+class ShuffledBatches(GlobalBatches):
+    """Global batches in an order that depends on seed and epoch alone.
+
+    A rank without an image of its own repeats the first of the batch, to take part in the step with weight 0.
+    """
+
+    def __init__(self, count: int, batch_size: int, ranks: int = 1, rank: int = 0, seed: int = 0) -> None:
+        super().__init__(count, batch_size, ranks, rank)
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch; Lightning calls it before each."""
+        self.epoch = epoch
+
+    def order(self) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        return torch.randperm(self.count, generator=generator)
+
+    def part(self, batch: Tensor) -> Tensor:
+        return batch[:1] if len(batch) <= self.rank else super().part(batch)

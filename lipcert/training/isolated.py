@@ -1,0 +1,79 @@
+"""A job of a sweep as a command line of its own: the processes of a DDP job must not enter the sweep again."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from lipcert.training.processes import started_processes
+
+
+def needs_isolation(config: DictConfig) -> bool:
+    """Whether a job of a sweep has processes that Lightning would start with the sweep's own command line.
+
+    Where SLURM started all of them, nothing is left to start.
+    """
+    several = config.trainer.devices * config.trainer.num_nodes > 1
+    return several and HydraConfig.get().mode == RunMode.MULTIRUN and started_processes() == 1
+
+
+def job_command(folder: Path) -> list[str]:
+    """Return the command line that runs the present job alone, in `folder`."""
+    hydra = HydraConfig.get()
+    added = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    return [
+        *(sys.executable, "-m", "lipcert.train"),
+        *(argument for path in added for argument in ("--config-dir", path)),
+        *("--config-name", str(hydra.job.config_name)),
+        *hydra.overrides.task,
+        *("hydra.mode=RUN", f"hydra.run.dir={QuotedString(str(folder), Quote.single).with_quotes()}"),
+    ]
+
+
+@contextmanager
+def _terminating(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Pass SIGTERM on to a process while it is waited for; signals only reach the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        process.send_signal(number)
+
+    before = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def run_isolated(config: DictConfig) -> float:
+    """Run the present job of a sweep in a process of its own; return its certified accuracy.
+
+    Raises:
+        ChildProcessError: when it fails; its own message stands on standard error.
+    """
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir).absolute()
+    with subprocess.Popen(job_command(folder), cwd=hydra.runtime.cwd) as process, _terminating(process):
+        code = process.wait()
+    if code:
+        raise ChildProcessError(
+            f"The job in {folder} ended with exit code {code}; its own message is above. "
+            f"Overrides: {' '.join(hydra.overrides.task)}."
+        )
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return float(results.get("certified_accuracy", math.nan))

@@ -1,0 +1,89 @@
+"""A job of a sweep in a process of its own: its command line, its result, its failure."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from lipcert.training import isolated
+
+CONFIG = OmegaConf.create({"trainer": {"devices": 2, "num_nodes": 1}})
+
+
+@pytest.fixture(name="hydra")
+def fixture_hydra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What Hydra knows of a job of a sweep."""
+    folder = tmp_path / "it's a sweep" / "0"
+    folder.mkdir(parents=True)
+    sources = [
+        SimpleNamespace(path=path, provider=provider) for path, provider in (("/a", "main"), ("/b", "command-line"))
+    ]
+    hydra = SimpleNamespace(
+        mode=RunMode.MULTIRUN,
+        runtime=SimpleNamespace(output_dir=str(folder), cwd=str(tmp_path), config_sources=sources),
+        overrides=SimpleNamespace(task=["seed=1", "data.root='a b'"], hydra=["hydra.mode=MULTIRUN"]),
+        job=SimpleNamespace(config_name="train"),
+    )
+    monkeypatch.setattr(isolated.HydraConfig, "get", lambda: hydra)
+    for name in ("WORLD_SIZE", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    return hydra
+
+
+def _job(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    monkeypatch.setattr(isolated, "job_command", lambda folder: [sys.executable, "-c", program, str(folder)])
+
+
+def test_only_jobs_whose_processes_would_enter_the_sweep(hydra: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = OmegaConf.create({"trainer": {"devices": 1, "num_nodes": 1}})
+    assert isolated.needs_isolation(CONFIG)
+    assert not isolated.needs_isolation(one)
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    assert not isolated.needs_isolation(CONFIG)
+    monkeypatch.delenv("SLURM_NTASKS")
+    hydra.mode = RunMode.RUN
+    assert not isolated.needs_isolation(CONFIG)
+
+
+def test_command_line_of_a_job(hydra: Any) -> None:
+    """Hydra reads back the folder, the job's own overrides, and that this is no sweep."""
+    folder = Path(hydra.runtime.output_dir)
+    python, *rest = isolated.job_command(folder)
+    assert python == sys.executable
+    assert rest[:6] == ["-m", "lipcert.train", "--config-dir", "/b", "--config-name", "train"]
+    overrides = OverridesParser.create().parse_overrides(rest[6:])
+    values = {each.get_key_element(): each.value() for each in overrides}
+    assert {key: str(value) for key, value in values.items()} == {
+        "seed": "1",
+        "data.root": "a b",
+        "hydra.mode": "RUN",
+        "hydra.run.dir": str(folder),
+    }
+
+
+def test_certified_accuracy_comes_back(hydra: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _job(
+        monkeypatch,
+        "import sys, pathlib; pathlib.Path(sys.argv[1], 'results.json').write_text('{\"certified_accuracy\": 0.25}')",
+    )
+    assert isolated.run_isolated(CONFIG) == 0.25
+
+
+def test_failure_comes_back(hydra: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _job(monkeypatch, "raise SystemExit(3)")
+    with pytest.raises(ChildProcessError, match=r"sweep/0 ended with exit code 3; .*seed=1"):
+        isolated.run_isolated(CONFIG)
+
+
+def test_termination_is_passed_on(hydra: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job asks for the end of its parent, and is itself ended by SIGTERM, number 15."""
+    _job(monkeypatch, "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)")
+    with pytest.raises(ChildProcessError, match="exit code -15"):
+        isolated.run_isolated(CONFIG)
