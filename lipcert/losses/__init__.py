@@ -1,6 +1,9 @@
 """Training objectives: one file a method, and the sparsity loss they share."""
 
 from lipcert.losses.bcp import BCP, bcp_loss
+from lipcert.losses.cll import CLL, calibrated_width, cll_logits
+from lipcert.losses.crm import CRM, crm_penalty
+from lipcert.losses.emma import EMMA, emma_logits
 from lipcert.losses.gloro import GloRo, gloro_logits
 from lipcert.losses.objective import Objective, Setting
 from lipcert.losses.sparsity import Sparsity, sparsity_loss
@@ -8,12 +11,19 @@ from lipcert.losses.standard import Standard
 
 __all__ = [
     "BCP",
+    "CLL",
+    "CRM",
+    "EMMA",
     "GloRo",
     "Objective",
     "Setting",
     "Sparsity",
     "Standard",
     "bcp_loss",
+    "calibrated_width",
+    "cll_logits",
+    "crm_penalty",
+    "emma_logits",
     "gloro_logits",
     "sparsity_loss",
 ]

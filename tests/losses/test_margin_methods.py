@@ -1,0 +1,189 @@
+"""EMMA, CRM and CLL on every bound and activation: warm-up, gradients, extremes, and a short run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from lipcert.bounds import Bound, PowerNorms, analyze, worst_logits
+from lipcert.losses import CLL, CRM, EMMA, Objective, Setting, Sparsity, sparsity_loss
+from lipcert.losses.objective import Method
+from lipcert.losses.radii import margins, pair_radii, pair_slopes
+from lipcert.nn import ClippedMaxMin, ClippedReLU
+from tests.commands import QUICK, train_each
+from tests.losses.dense import dense, pixels, setting
+from tests.networks import images, network
+from tests.oracles import ExactNorms
+
+BOUNDS = (Bound.GLOBAL, Bound.LOCAL, Bound.TIGHT)
+METHODS: dict[str, Method] = {
+    "emma": EMMA(),
+    "emma without the box": EMMA(box=False),
+    "crm": CRM(15, 5, 0.7),
+    "crm with the box": CRM(15, 5, 0.7, box=True),
+    "cll": CLL(0.5, 0.3, 1e-4),
+    "cll not held": CLL(0.5, 0.3, 1e-4, offset=1, detach=False, box=True),
+}
+LABELS = torch.tensor([0, 3, 4])
+
+
+@pytest.fixture(params=METHODS, name="method")
+def fixture_method(request: pytest.FixtureRequest) -> Method:
+    return METHODS[request.param]
+
+
+def test_warm_up_is_the_clean_loss(method: Method) -> None:
+    model = network("plain", "clipped_relu")
+    objective = method(model, images(), LABELS, setting(0.0))
+    torch.testing.assert_close(objective.loss, F.cross_entropy(model(images()), LABELS))
+    assert objective.analysis is None
+
+
+@pytest.mark.parametrize("kind", ["relu", "clipped_relu", "maxmin", "clipped_maxmin"])
+@pytest.mark.parametrize("bound", Bound)
+def test_every_bound_and_activation_gives_gradients(method: Method, kind: str, bound: Bound) -> None:
+    model = network("plain", kind).float()
+    state = Setting(0.1, 1.0, bound, PowerNorms(2), Sparsity())
+    inputs = images().float()
+    labels = model(inputs).argmax(dim=1)
+    objective = method(model, inputs, labels, state)
+    torch.testing.assert_close(objective.logits, model(inputs))
+    objective.loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    assert all(layer.weight.grad.abs().sum() > 0 for layer in model if isinstance(layer, nn.Conv2d | nn.Linear))
+
+
+def test_sparsity_is_added(method: Method) -> None:
+    model = network("plain", "clipped_relu")
+    plain = method(model, images(), LABELS, setting(0.3, Bound.LOCAL))
+    sparse = method(model, images(), LABELS, setting(0.3, Bound.LOCAL, sparsity=0.5))
+    assert plain.analysis is not None
+    torch.testing.assert_close(sparse.loss, plain.loss + 0.5 * sparsity_loss(plain.analysis, 0.1))
+
+
+@pytest.mark.parametrize("factor", [0.0, 1e-6, 1e4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("classes", [2, 5])
+def test_flat_and_huge_logits_stay_finite(method: Method, factor: float, dtype: torch.dtype, classes: int) -> None:
+    for right in (True, False):
+        model = dense(classes).to(dtype)
+        model[3].weight.data.mul_(factor)
+        model[3].bias.data.mul_(factor)
+        inputs = pixels().to(dtype)
+        labels = model(inputs).argmax(dim=1)
+        labels = labels if right else (labels + 1) % classes
+        objective = method(model, inputs, labels, Setting(0.5, 1.0, Bound.LOCAL, PowerNorms(2), Sparsity()))
+        objective.loss.backward()
+        assert objective.loss.isfinite()
+        assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_a_network_that_is_constant_in_the_region_stays_finite(method: Method) -> None:
+    model = dense(3).float()
+    model[1].bias.data.fill_(-100.0)
+    for label in range(3):
+        labels = torch.full((8,), label)
+        objective = method(model, pixels().float(), labels, Setting(0.5, 1.0, Bound.TIGHT, PowerNorms(2), Sparsity()))
+        objective.loss.backward()
+        assert objective.loss.isfinite()
+        assert all(each.grad is None or each.grad.isfinite().all() for each in model.parameters())
+
+
+def _tiny(kind: str) -> nn.Sequential:
+    clipped = ClippedReLU((4, 2, 2), 0.35) if kind == "clipped_relu" else ClippedMaxMin((4, 2, 2), 0.25, -0.2)
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(1, 4, 2, 2), clipped, nn.Flatten(), nn.Linear(16, 3)).double()
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+@pytest.mark.parametrize("kind", ["clipped_relu", "clipped_maxmin"])
+@pytest.mark.parametrize("box", [True, False])
+@pytest.mark.parametrize("name", ["emma", "crm", "cll"])
+def test_gradients_by_finite_differences(name: str, box: bool, kind: str, bound: Bound) -> None:
+    """Where nothing is held constant: EMMA that always uses all of epsilon, CLL with `detach=False`."""
+    method: Any = {
+        "emma": EMMA(1.0, box),
+        "crm": CRM(3, 5, 10.0, box),
+        "cll": CLL(0.2, 0.3, 1e-2, detach=False, box=box),
+    }[name]
+    model = _tiny(kind)
+    inputs = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    labels = model(inputs).argmax(dim=1)
+
+    class Loss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self) -> Tensor:
+            objective: Objective = method(self.model, inputs, labels, setting(0.2, bound))
+            return objective.loss
+
+    module = Loss()
+    names = [each for each, _ in model.named_parameters()]
+
+    def loss(*values: Tensor) -> Tensor:
+        return functional_call(module, {f"model.{each}": value for each, value in zip(names, values, strict=True)}, ())
+
+    values = [parameter.detach().clone().requires_grad_() for parameter in model.parameters()]
+    assert torch.autograd.gradcheck(loss, values, eps=1e-6, atol=1e-5, fast_mode=True)
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+@pytest.mark.parametrize("box", [True, False])
+def test_a_radius_reaches_epsilon_just_where_the_pair_is_certified(bound: Bound, box: bool) -> None:
+    epsilon = 0.02
+    model, inputs = network("plain", "clipped_maxmin"), images(20)
+    labels = model(inputs).argmax(dim=1)
+    analysis = analyze(model, inputs, epsilon, bound, ExactNorms())
+    radii = pair_radii(margins(analysis.logits, labels), pair_slopes(analysis, labels, box))
+    worst = worst_logits(analysis, labels, box)
+    survives = worst <= analysis.logits.gather(1, labels.unsqueeze(1))
+    others = ~F.one_hot(labels, 5).bool()
+    assert 0 < survives[others].double().mean() < 1
+    assert torch.equal((radii >= epsilon)[others], survives[others])
+
+
+@pytest.fixture(scope="module", name="runs")
+def fixture_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, object]]]:
+    """Short runs of the three, and one with an option that is out of range."""
+    folder = tmp_path_factory.mktemp("methods")
+    cheap = [*QUICK, "data=digits", "evaluation.pgd_steps=0", "evaluation.bounds=[]"]
+    lines = [
+        [*cheap, "method=emma", "bound=local", "model.activation=clipped_maxmin", "hydra.run.dir=emma"],
+        [*cheap, "method=crm", "bound=global", "hydra.run.dir=crm"],
+        [*cheap, "method=cll", "bound=tight", "hydra.run.dir=cll"],
+        [*cheap, "method=cll", "method.slack=2", "hydra.run.dir=refused"],
+    ]
+    return folder, train_each(lines, folder)
+
+
+def test_the_command_trains_with_each(runs: tuple[Path, list[dict[str, object]]]) -> None:
+    folder, outcomes = runs
+    for name, outcome in zip(("emma", "crm", "cll"), outcomes, strict=False):
+        assert outcome["exit"] == 0, outcome["stderr"]
+        results = json.loads((folder / name / "results.json").read_text())
+        assert results["method"] == name
+        assert 0 <= results["certified_accuracy"] <= results["clean_accuracy"]
+        with (folder / name / "metrics.csv").open() as file:
+            losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+        assert len(losses) == 3
+        assert all(map(math.isfinite, losses))
+
+
+def test_the_command_refuses_a_bad_option(runs: tuple[Path, list[dict[str, object]]]) -> None:
+    outcome = runs[1][3]
+    assert outcome["exit"] == 1
+    assert "method.slack" in str(outcome["stderr"])
+    assert "Traceback" not in str(outcome["stderr"])
