@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lipcert.attacks import pgd_robust
+from lipcert.attacks import auto_attack_robust, pgd_robust
 from lipcert.bounds import Bound, UpperNorms, analyze
 from lipcert.certificates import Certificate, certify
 from lipcert.certificates.certify import EXACT, FAILURE_PROBABILITY
@@ -32,6 +32,7 @@ class EvaluationSettings:
         batch_size: images bounded at a time.
         clip_input: confine the adversary to pixels in [0, 1].
         lipschitz_images: the first so many test images are averaged for Lipschitz bounds and varying neurons.
+        autoattack_images: the first so many test images meet AutoAttack; 0 for none.
     """
 
     bounds: Sequence[str]
@@ -40,6 +41,7 @@ class EvaluationSettings:
     batch_size: int
     clip_input: bool
     lipschitz_images: int
+    autoattack_images: int = 0
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,19 @@ def lipschitz_means(model: nn.Module, images: Tensor, epsilon: float, bound: Bou
     return LipschitzMeans(whole, torch.cat(local).mean().item(), fractions, norms.union_failure_probability)
 
 
+def attacked_accuracies(model: nn.Module, split: Split, epsilon: float, settings: EvaluationSettings) -> dict[str, Any]:
+    """Return accuracies under PGD and, on the first so many images, under AutoAttack; None for those not asked for."""
+    images, labels = split[:]
+    robust = pgd_robust(model, images, labels, epsilon, settings.pgd_steps) if settings.pgd_steps else None
+    first = min(settings.autoattack_images, len(split))
+    withstood = auto_attack_robust(model, images[:first], labels[:first], epsilon) if first else None
+    return {
+        "pgd_accuracy": None if robust is None else _fraction(robust),
+        "autoattack_accuracy": None if withstood is None else _fraction(withstood),
+        "autoattack_images": first or None,
+    }
+
+
 def evaluate(
     model: nn.Module, split: Split, epsilon: float, bound: Bound, settings: EvaluationSettings
 ) -> dict[str, Any]:
@@ -145,14 +160,14 @@ def evaluate(
     in_turn = certify_in_turn(model, images, labels, epsilon, bounds, settings)
     with torch.no_grad():
         clean = torch.cat([model(batch).argmax(dim=1) for batch in images.split(500)]) == labels
-    robust = pgd_robust(model, images, labels, epsilon, settings.pgd_steps) if settings.pgd_steps else None
+    attacked = attacked_accuracies(model, split, epsilon, settings)
     averaged = images[: settings.lipschitz_images]
     means = lipschitz_means(model, averaged, epsilon, bound, settings.batch_size)
     certified = {name: _fraction(flags) for name, flags in in_turn.certified.items()}
     return {
         "num_test": len(split),
         "clean_accuracy": _fraction(clean),
-        "pgd_accuracy": None if robust is None else _fraction(robust),
+        **attacked,
         "certified_accuracy": certified[str(bound)],
         "certified_accuracy_executed": _fraction(in_turn.executed[str(bound)]),
         "certified_accuracy_by_bound": certified,

@@ -160,6 +160,7 @@ def run(config: DictConfig) -> float:
             config.evaluation.batch_size,
             config.evaluation.clip_input,
             config.evaluation.lipschitz_images,
+            config.evaluation.autoattack_images,
         ),
     )
     results = {
@@ -196,6 +197,9 @@ def _report(results: dict[str, Any], folder: Path) -> None:
     table.add_row("clean accuracy", f"{results['clean_accuracy']:.1%}")
     if results["pgd_accuracy"] is not None:
         table.add_row("accuracy under PGD", f"{results['pgd_accuracy']:.1%}")
+    if results["autoattack_accuracy"] is not None:
+        attacked = f"under AutoAttack, first {results['autoattack_images']}"
+        table.add_row(attacked, f"{results['autoattack_accuracy']:.1%}")
     for name, certified in results["certified_accuracy_by_bound"].items():
         table.add_row(f"certified, {name} bound", f"{certified:.1%}")
     failure = results["failure_probability"]
