@@ -72,6 +72,7 @@ class EvaluationConfig:
     bounds: list[str] = field(default_factory=list)
     lanczos_steps: int = 40
     pgd_steps: int = 100
+    autoattack_images: int = 0
     batch_size: int = 100
     clip_input: bool = False
     lipschitz_images: int = 200

@@ -38,6 +38,13 @@ CASES = {
     "pgd steps": ("evaluation.pgd_steps=-1", "pgd_steps"),
     "half precision": ("trainer.precision=16-true", "precision"),
     "method option": ("method.exclude=nobody", "method.exclude"),
+    "method steps": ("method=adversarial method.steps=0", "Expected `method.steps` to be a whole number >= 1, got 0"),
+    "method weight": ("method=trades method.beta=-1", "Expected `method.beta` to be a finite number >= 0, got -1"),
+    "activation of a method": (
+        "method=relu_stability model.activation=maxmin",
+        "model.activation=relu or clipped_relu",
+    ),
+    "autoattack images": ("evaluation.autoattack_images=-1", "autoattack_images"),
     "negative sparsity": ("sparsity.weight=-1", "sparsity.weight"),
     "sparsity of plain relu": ("sparsity.weight=0.1 model.activation=relu", "clipped"),
 }

@@ -35,6 +35,8 @@ RESULTS = {
     *("pgd_accuracy", "certified_accuracy", "failure_probability", "global_lipschitz", "local_lipschitz_mean"),
     *(
         "certified_accuracy_executed",
+        "autoattack_accuracy",
+        "autoattack_images",
         "varying_fraction",
         "seconds_per_epoch",
         "peak_memory_mb",

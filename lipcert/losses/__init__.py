@@ -1,21 +1,27 @@
 """Training objectives: one file a method, and the sparsity loss they share."""
 
+from lipcert.losses.adversarial import Adversarial
 from lipcert.losses.bcp import BCP, bcp_loss
 from lipcert.losses.cll import CLL, calibrated_width, cll_logits
 from lipcert.losses.crm import CRM, crm_penalty
 from lipcert.losses.emma import EMMA, emma_logits
 from lipcert.losses.gloro import GloRo, gloro_logits
 from lipcert.losses.objective import Objective, Setting
+from lipcert.losses.relu_stability import ReLUStability, relu_stability_loss
 from lipcert.losses.sparsity import Sparsity, sparsity_loss
 from lipcert.losses.standard import Standard
+from lipcert.losses.trades import TRADES, trades_loss
 
 __all__ = [
     "BCP",
     "CLL",
     "CRM",
     "EMMA",
+    "TRADES",
+    "Adversarial",
     "GloRo",
     "Objective",
+    "ReLUStability",
     "Setting",
     "Sparsity",
     "Standard",
@@ -25,5 +31,7 @@ __all__ = [
     "crm_penalty",
     "emma_logits",
     "gloro_logits",
+    "relu_stability_loss",
     "sparsity_loss",
+    "trades_loss",
 ]

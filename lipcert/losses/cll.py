@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipcert.bounds import analyze
 from lipcert.losses.objective import Objective, Setting
 from lipcert.losses.options import check_number, check_switch
 from lipcert.losses.radii import margins, pair_radii, pair_slopes
@@ -72,7 +71,7 @@ class CLL:
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
         if setting.epsilon <= 0:
             return Standard()(model, images, labels, setting)
-        analysis = analyze(model, images, setting.epsilon, setting.bound, setting.norms, setting.clip_input)
+        analysis = setting.analyze(model, images)
         slopes = pair_slopes(analysis, labels, self.box)
         radii = pair_radii(margins(analysis.logits, labels), slopes.detach() if self.detach else slopes)
         logits = cll_logits(radii, labels, self.offset * setting.epsilon, self.width)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipcert.bounds import analyze, worst_increase
+from lipcert.bounds import worst_increase
 from lipcert.losses.objective import MARGIN_ROUNDS, Objective, Setting
 from lipcert.losses.options import check_number, check_switch
 from lipcert.losses.radii import margins
@@ -56,7 +56,7 @@ class EMMA:
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
         if setting.epsilon <= 0:
             return Standard()(model, images, labels, setting)
-        analysis = analyze(model, images, setting.epsilon, setting.bound, setting.norms, setting.clip_input)
+        analysis = setting.analyze(model, images)
         increase = worst_increase(analysis, labels, self.box, MARGIN_ROUNDS)
         loss = F.cross_entropy(emma_logits(analysis.logits, increase, labels, self.floor), labels)
         return Objective(loss + setting.sparsity(analysis), analysis.logits, analysis)

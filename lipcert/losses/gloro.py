@@ -34,8 +34,6 @@ class GloRo:
         ValueError: for another `exclude`.
     """
 
-    name = "gloro"
-
     def __init__(self, exclude: str = "label", box: bool = True) -> None:
         if exclude not in EXCLUDE:
             raise ValueError(f"Expected `method.exclude` to be one of {list(EXCLUDE)}, got {exclude!r}.")
@@ -43,6 +41,7 @@ class GloRo:
             raise ValueError(f"Expected `method.box` to be true or false, got {box!r}.")
         self.exclude = exclude
         self.box = box
+        self.name = "gloro_published" if exclude == "prediction" and not box else "gloro"
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
         if setting.epsilon <= 0:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import get_object
 from omegaconf import DictConfig
 
 from lipcert.config import DataConfig
@@ -104,12 +105,29 @@ def epochs_done(path: str, description: dict[str, Any], epochs: int) -> int:
     return done
 
 
+def check_method(method: DictConfig, activation: str) -> None:
+    """Raise ValueError for a method that cannot handle the activation; methods name those they can, or take all."""
+    target = get_object(method["_target_"])
+    handled: tuple[str, ...] | None = getattr(target, "activations", None)
+    if handled is not None and activation not in handled:
+        raise ValueError(
+            f"Method {target.__name__} does not handle model.activation={activation}: "
+            f"set model.activation={' or '.join(handled)}, or choose another method."
+        )
+
+
 def check_settings(config: DictConfig) -> None:
     """Raise ValueError for settings that would only fail once training is under way or over."""
     evaluation = config.evaluation
     if evaluation.checkpoint not in ("last", "best"):
         raise ValueError(f"Expected `evaluation.checkpoint` to be last or best, got {evaluation.checkpoint!r}.")
-    for name, least in (("batch_size", 1), ("lanczos_steps", 1), ("lipschitz_images", 1), ("pgd_steps", 0)):
+    for name, least in (
+        ("batch_size", 1),
+        ("lanczos_steps", 1),
+        ("lipschitz_images", 1),
+        ("pgd_steps", 0),
+        ("autoattack_images", 0),
+    ):
         if evaluation[name] < least:
             raise ValueError(f"Expected `evaluation.{name}` >= {least}, got {evaluation[name]}.")
     if "16" in config.trainer.precision:
@@ -121,6 +139,7 @@ def check_settings(config: DictConfig) -> None:
             f"`sparsity.weight`={config.sparsity.weight} needs clipped activations, not {config.model.activation}: "
             "set model.activation=clipped_relu or clipped_maxmin, or sparsity.weight=0."
         )
+    check_method(config.method, config.model.activation)
     unknown = set(config.data) - {each.name for each in fields(DataConfig)}
     if unknown:
         raise ValueError(f"Unknown keys in `data`: {', '.join(sorted(map(str, unknown)))}.")

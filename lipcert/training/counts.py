@@ -20,7 +20,8 @@ class Counts:
 
     Attributes:
         images: evaluated.
-        clean, robust: classified correctly, and still so under attack.
+        clean, robust: classified correctly, and still so under PGD.
+        attacked, withstood: put under AutoAttack, and classified correctly all the same.
         certified, executed: by bound; of the exact network, and of the network in the precision of its weights.
         failure_probability: that any of the certificates or bounds is wrong, at most.
         lipschitz_images: over which the next ones are summed.
@@ -32,6 +33,8 @@ class Counts:
     images: int = 0
     clean: int = 0
     robust: int = 0
+    attacked: int = 0
+    withstood: int = 0
     certified: dict[str, int] = field(default_factory=dict)
     executed: dict[str, int] = field(default_factory=dict)
     failure_probability: float = 0.0
@@ -46,6 +49,8 @@ class Counts:
             images=self.images + other.images,
             clean=self.clean + other.clean,
             robust=self.robust + other.robust,
+            attacked=self.attacked + other.attacked,
+            withstood=self.withstood + other.withstood,
             certified=_added(self.certified, other.certified),
             executed=_added(self.executed, other.executed),
             failure_probability=self.failure_probability + other.failure_probability,

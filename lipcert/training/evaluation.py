@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lipcert.attacks import pgd_robust
+from lipcert.attacks import auto_attack_robust, pgd_robust
 from lipcert.bounds import Bound, UpperNorms, analyze
 from lipcert.certificates import Certificate, certify
 from lipcert.certificates.certify import EXACT, FAILURE_PROBABILITY
@@ -31,6 +31,7 @@ class EvaluationSettings:
         clip_input: confine the adversary to pixels in [0, 1].
         lipschitz_images: the first so many test images are averaged for Lipschitz bounds and varying neurons.
         seed: of the attack's random starts.
+        autoattack_images: the first so many test images meet AutoAttack; 0 for none.
     """
 
     bounds: Sequence[str]
@@ -40,6 +41,7 @@ class EvaluationSettings:
     clip_input: bool
     lipschitz_images: int
     seed: int = 0
+    autoattack_images: int = 0
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,10 @@ def evaluation_counts(
         if settings.pgd_steps:
             robust = pgd_robust_count(model, batch, batch_labels, epsilon, settings, start)
             counts += Counts(robust=robust)
+        few = slice(max(0, settings.autoattack_images - start))
+        if len(batch[few]):
+            withstood = auto_attack_robust(model, batch[few], batch_labels[few], epsilon, seed=settings.seed)
+            counts += Counts(attacked=len(withstood), withstood=int(withstood.sum()))
     averaged = [
         batch[: settings.lipschitz_images - start] for start, batch, _ in chunks if start < settings.lipschitz_images
     ]
@@ -186,6 +192,8 @@ def evaluate(
         "num_test": counts.images,
         "clean_accuracy": counts.clean / counts.images,
         "pgd_accuracy": counts.robust / counts.images if settings.pgd_steps else None,
+        "autoattack_accuracy": counts.withstood / counts.attacked if counts.attacked else None,
+        "autoattack_images": counts.attacked or None,
         "certified_accuracy": certified[str(bound)],
         "certified_accuracy_executed": counts.executed[str(bound)] / counts.images,
         "certified_accuracy_by_bound": certified,

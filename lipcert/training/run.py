@@ -182,6 +182,7 @@ def _run(config: DictConfig, folder: Path, state: Fresh | Resumable) -> dict[str
             config.evaluation.clip_input,
             config.evaluation.lipschitz_images,
             config.seed,
+            config.evaluation.autoattack_images,
         ),
     )
     if not first:
@@ -218,6 +219,9 @@ def _report(results: dict[str, Any], folder: Path) -> None:
     table.add_row("clean accuracy", f"{results['clean_accuracy']:.1%}")
     if results["pgd_accuracy"] is not None:
         table.add_row("accuracy under PGD", f"{results['pgd_accuracy']:.1%}")
+    if results["autoattack_accuracy"] is not None:
+        attacked = f"under AutoAttack, first {results['autoattack_images']}"
+        table.add_row(attacked, f"{results['autoattack_accuracy']:.1%}")
     for name, certified in results["certified_accuracy_by_bound"].items():
         table.add_row(f"certified, {name} bound", f"{certified:.1%}")
     failure = results["failure_probability"]

@@ -130,6 +130,10 @@ class TestMethods:
         same = GloRo("label")(self.model, self.images, predictions, self.setting(0.3))
         assert objective.loss != same.loss or torch.equal(predictions, self.labels)
 
+    def test_gloro_as_published_has_a_name_of_its_own(self) -> None:
+        assert [GloRo().name, GloRo("prediction").name, GloRo(box=False).name] == ["gloro"] * 3
+        assert GloRo("prediction", False).name == "gloro_published"
+
     @pytest.mark.parametrize(("exclude", "box"), [("all", True), ("label", "yes")])
     def test_bad_options_are_refused(self, exclude: str, box: object) -> None:
         with pytest.raises(ValueError, match=r"method\."):

@@ -1,0 +1,58 @@
+"""Points of the ball and the box, checked in float64."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lipcert.attacks.box import Box
+
+
+def column(values: Tensor, images: Tensor) -> Tensor:
+    """Reshape (B,) so that it broadcasts against images, (B, ...)."""
+    return values.view(-1, *(1 for _ in images.shape[1:]))
+
+
+def lengths(change: Tensor) -> Tensor:
+    """Return the l2 length of each image's change, (B, ...) -> (B,)."""
+    return torch.linalg.vector_norm(change.flatten(1), dim=1)
+
+
+def project(points: Tensor, images: Tensor, epsilon: float, box: Box) -> Tensor:
+    """Move points into the ball, then into the box, (B, ...), up to rounding.
+
+    The second step does not leave the ball again, for images lie in the box.
+    """
+    change = points - images
+    shares = (epsilon / lengths(change).clamp_min(torch.finfo(change.dtype).tiny)).clamp_max(1)
+    return (images + column(shares, images) * change).clamp(*box)
+
+
+@torch.no_grad()
+def inside(points: Tensor, images: Tensor, epsilon: float, box: Box) -> Tensor:
+    """Return which points lie in the ball and the box, by their stored values in float64, (B,) bool; NaN does not.
+
+    The ends of the box are those that the points' precision can hold.
+    """
+    lower, upper = torch.tensor(box, dtype=points.dtype, device=points.device)
+    pixels = ((points >= lower) & (points <= upper)).flatten(1).all(dim=1)
+    return pixels & (lengths(points.double() - images.double()) <= epsilon)
+
+
+@torch.no_grad()
+def contained(points: Tensor, images: Tensor, epsilon: float, box: Box) -> Tensor:
+    """Return the points that lie inside, others moved inside, and the image where that fails, (B, ...).
+
+    Args:
+        points: (B, ...), what an attack returned.
+        images: (B, ...), pixels in `box`.
+        epsilon: l2 radius, of which rounding of the moved points must not use more.
+        box: pixels allowed.
+    """
+    points = points.detach().to(images.dtype)
+    rounding = math.sqrt(images[0].numel()) * torch.finfo(images.dtype).eps * max(map(abs, box))
+    nearer = project(points.double(), images.double(), max(epsilon - rounding, 0.0), box).to(images.dtype)
+    kept = torch.where(column(inside(points, images, epsilon, box), images), points, nearer)
+    return torch.where(column(inside(kept, images, epsilon, box), images), kept, images)

@@ -1,0 +1,68 @@
+"""A search on the sphere that uses no gradients."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from lipcert.attacks.box import PIXELS, Box
+from lipcert.attacks.containment import column, contained, lengths
+from lipcert.attacks.margins import margins
+from lipcert.attacks.model_state import check_attackable
+
+
+def _proposals(delta: Tensor, query: int, epsilon: float, generator: torch.Generator) -> Tensor:
+    """Return directions to try next, (B, *shape): anywhere, one square patch, or near the best so far, in turn."""
+    noise = torch.randn(delta.shape, generator=generator, dtype=torch.float64).to(delta)
+    if query % 3 == 1 and delta.dim() == 4:
+        height, width = delta.shape[2:]
+        side = int(torch.randint(1, max(2, min(height, width) // 2 + 1), (), generator=generator))
+        top = int(torch.randint(height - side + 1, (), generator=generator))
+        left = int(torch.randint(width - side + 1, (), generator=generator))
+        patch = torch.zeros_like(delta)
+        patch[:, :, top : top + side, left : left + side] = noise[:, :, :1, :1].sign()
+        return patch if query % 2 else delta + epsilon * patch / side
+    if query % 3 == 2:
+        share = 10.0 ** -float(2 * torch.rand((), generator=generator))
+        return delta + share * epsilon * noise / math.sqrt(noise[0].numel())
+    return noise
+
+
+@torch.no_grad()
+def random_search(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    epsilon: float,
+    queries: int = 1000,
+    seed: int = 0,
+    box: Box = PIXELS,
+) -> Tensor:
+    """Return for each image the point of smallest margin that a random search found on its sphere, (N, ...).
+
+    It uses no gradients, so no flat or shattered ones can mislead it.
+
+    Args:
+        model: in eval mode, on the device of `images`.
+        images: (N, ...), pixels in `box`; labels: (N,).
+        epsilon: l2 radius.
+        queries: points tried an image.
+        seed: of its random numbers.
+        box: pixels allowed.
+
+    Raises:
+        ValueError: for epsilon out of range, pixels outside of the box or a model in train mode.
+    """
+    check_attackable(model, images, epsilon, box)
+    generator = torch.Generator().manual_seed(seed)
+    best, smallest = images, margins(model, images, labels)
+    for query in range(queries):
+        direction = _proposals(best - images, query, epsilon, generator)
+        norms = lengths(direction).clamp_min(torch.finfo(direction.dtype).tiny)
+        points = (images + direction * column(epsilon / norms, images)).clamp(*box)
+        reached = margins(model, points, labels)
+        best = torch.where(column(reached < smallest, images), points, best)
+        smallest = torch.minimum(reached, smallest)
+    return contained(best, images, epsilon, box)

@@ -1,0 +1,42 @@
+"""Every method of `conf/method/`, from the command line to results."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lipcert.config import config_folder
+from tests.commands import QUICK, train_each
+
+METHODS = sorted(path.stem for path in (Path(config_folder()) / "method").glob("*.yaml"))
+SHORT = (
+    "schedule.epochs=2",
+    "data.limit_train=64",
+    "data.limit_test=10",
+    "data.validation=10",
+    "evaluation.bounds=[global,tight]",
+)
+
+
+@pytest.fixture(scope="module", name="folder")
+def fixture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a short run of every method left its folder, all in one process."""
+    folder = tmp_path_factory.mktemp("methods")
+    runs = [[*QUICK, *SHORT, f"method={method}", f"hydra.run.dir={method}"] for method in METHODS]
+    outcomes = train_each(runs, cwd=folder)
+    assert [(method, outcome) for method, outcome in zip(METHODS, outcomes, strict=True) if outcome["exit"]] == []
+    return folder
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_leaves_a_row(folder: Path, method: str) -> None:
+    results: dict[str, Any] = json.loads((folder / method / "results.json").read_text())
+    assert results["method"] == method or method.startswith("of_")
+    fractions = [results["clean_accuracy"], results["pgd_accuracy"], results["certified_accuracy"]]
+    assert all(0 <= fraction <= 1 for fraction in fractions)
+    assert 0 < results["local_lipschitz_mean"] <= results["global_lipschitz"] < math.inf
+    assert (results["autoattack_accuracy"], results["autoattack_images"]) == (None, None)
