@@ -16,7 +16,7 @@ ADDED = ("_runtime", "_step", "_timestamp", "_wandb.")
 
 @dataclass
 class OfflineRun:
-    """What one file of wandb holds; nested keys of the summary are joined by dots."""
+    """What one file of wandb holds; a logged table's description is in the summary under keys joined by dots."""
 
     file: Path
     stated: dict[str, Any] = field(default_factory=dict)
