@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
-from lipcert.data.arrays import Images, Split
+from lipcert.data.arrays import Images, Numbered, Split
 from lipcert.data.augmentation import random_crop_and_flip
 from lipcert.data.sources import load_images
 
@@ -22,6 +22,8 @@ def _as_is(batch: Any) -> Any:
 
 class ImageDataModule(pl.LightningDataModule):
     """Serves a data set in shuffled training batches and ordered validation and test batches.
+
+    Batches are (images, labels); those to train on end with the images' numbers.
 
     Args:
         name: a key of `SOURCES`.
@@ -90,7 +92,7 @@ class ImageDataModule(pl.LightningDataModule):
         if shuffle:
             sampler = DistributedSampler(split, world_size, rank, shuffle=True, seed=self.seed)  # type: ignore[arg-type]
         return DataLoader(
-            split,  # type: ignore[arg-type]
+            Numbered(split) if shuffle else split,  # type: ignore[arg-type]
             batch_size=self.batch_size // world_size,
             sampler=sampler,
             collate_fn=_as_is,
@@ -103,15 +105,15 @@ class ImageDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]] | list[Any]:
         return self._loader(self.validation, shuffle=False) if len(self.validation) else []
 
-    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+    def on_after_batch_transfer(self, batch: tuple[Tensor, ...], dataloader_idx: int) -> tuple[Tensor, ...]:
         """Augment training batches; the draw depends on seed, step and rank alone, so resuming repeats it."""
         trainer = self.trainer
         if trainer is None or not trainer.training or self.crop_padding == 0:
             return batch
-        images, labels = batch
+        images, *others = batch
         draw = (self.seed * 1_000_003 + trainer.global_step) * 4099 + trainer.global_rank
         generator = torch.Generator().manual_seed(draw)
-        return random_crop_and_flip(images, self.crop_padding, generator), labels
+        return random_crop_and_flip(images, self.crop_padding, generator), *others
 
 
 __all__ = ["ImageDataModule", "Images"]

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lipcert.bounds import Bound, check_epsilon
+from lipcert.bounds import Bound, WarmStart, check_epsilon
 from lipcert.commands import write_json, write_text
 from lipcert.data import ImageDataModule
 from lipcert.losses import Sparsity
@@ -25,6 +25,7 @@ from lipcert.training.checks import check_devices, check_run_directory, check_se
 from lipcert.training.evaluation import EvaluationSettings, evaluate
 from lipcert.training.module import RobustClassifier
 from lipcert.training.schedules import Schedule
+from lipcert.training.warm_start import announce
 from lipcert.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ def build_module(config: DictConfig, data: ImageDataModule) -> RobustClassifier:
         bound=Bound(config.bound.name),
         iterations=config.bound.iterations,
         precision=config.bound.precision,
+        warm_start=WarmStart(config.warm_start.name, len(data.train)),
         sparsity=Sparsity(config.sparsity.weight, config.sparsity.threshold_weight),
         clip_input=config.bound.clip_input,
         description=describe_training(config),
@@ -141,6 +143,7 @@ def run(config: DictConfig) -> float:
     data = ImageDataModule(batch_size=config.batch_size, seed=config.seed, **config.data)
     module = build_module(config, data)
     trainer = build_trainer(config)
+    announce(module.norms.warm_start, trainer.num_devices)
     write_configuration(folder, config)
     started = time.perf_counter()
     trainer.fit(module, data, ckpt_path=config.resume, weights_only=True)
