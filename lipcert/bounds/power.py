@@ -22,6 +22,9 @@ ALIVE = 1e-3
 DENSE_STEPS = 3
 """Krylov steps of a dense map for each power step of a convolution: they are cheap there, and needed."""
 
+ORTHOGONALISED = 2
+"""Times that a Krylov direction is made orthogonal to the others: once loses it to rounding after a dozen steps."""
+
 EXHAUSTED = 1e-2
 """A Krylov direction this much shorter than before orthogonalisation adds nothing (also in bfloat16)."""
 
@@ -72,7 +75,7 @@ def krylov_iteration(linear_map: LinearMap, start: Tensor, steps: int) -> Tensor
     rights: list[Tensor] = []
     for step in range(steps):
         before = _lengths(left)
-        for other in lefts:
+        for other in lefts * ORTHOGONALISED:
             left = left - (left * other).sum(dim=1, keepdim=True) * other
         # What orthogonalisation leaves of a vector inside the space already spanned is rounding: drop it.
         exhausted = _lengths(left) <= EXHAUSTED * before

@@ -107,7 +107,7 @@ class WarmStart:
         self.kept: dict[str, int] = {}
         self.sharing: list[str] = []
         self._tables: dict[str, VectorTable] = {}
-        self._visited = torch.zeros(0, dtype=torch.bool)
+        self._visited: Tensor | None = None
 
     def reserve(self, maps: Mapping[str, LinearMap]) -> None:
         """Decide which of the maps, by name, keep vectors: `kept` entries an image; the others are `sharing`."""
@@ -119,7 +119,6 @@ class WarmStart:
         chosen = set(self.kind.choose(sides))
         self.kept = {name: math.prod(shape) for name, shape in sides.items() if name in chosen}
         self.sharing = [name for name in maps if name not in chosen]
-        self._visited = torch.zeros(self.count if self.kept else 0, dtype=torch.bool)
 
     @property
     def bytes_per_image(self) -> int:
@@ -166,8 +165,13 @@ class WarmStart:
         if name in self.kept:
             table = self._table(name, left.device)
             table.put(images, right if self.kind.input_side else left)
-            self._visited = self._visited.to(table.vectors.device)
-            self._visited[images.to(self._visited.device)] = True
+            visited = self._flags().to(table.vectors.device)
+            visited[images.to(visited.device)] = True
+            self._visited = visited
+
+    def _flags(self) -> Tensor:
+        """Return which images this process visited since the last merge, (count,), bool."""
+        return torch.zeros(self.count, dtype=torch.bool) if self._visited is None else self._visited
 
     def merge(self, sum_over_ranks: Callable[[Tensor], Tensor], rank: int, world_size: int) -> None:
         """Give every process all vectors; to be called by all of them at the end of an epoch.
@@ -178,7 +182,7 @@ class WarmStart:
         if not self.kept:
             return
         counts = torch.zeros(world_size, self.count)
-        counts[rank] = self._visited.float().cpu()
+        counts[rank] = self._flags().float().cpu()
         visited = sum_over_ranks(counts).cpu() > 0
         changed = visited.any(dim=0)
         if not bool(changed.any()):
@@ -187,7 +191,7 @@ class WarmStart:
         for name in self.kept:
             table = self._tables.get(name) or self._table(name, torch.device("cpu"))
             table.merge(own, changed, sum_over_ranks)
-        self._visited.zero_()
+        self._visited = None
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint needs: the kind, and every table's vectors."""
