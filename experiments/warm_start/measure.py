@@ -46,7 +46,7 @@ REFERENCE: Estimator = ("shared", 2)
 BATCH = 64
 SHAPE = (1, 28, 28)
 LANCZOS_STEPS = 80
-COMPARED = 32
+COMPARED = 16
 """Images of a batch that are compared with exact norms."""
 
 
@@ -217,13 +217,13 @@ def problems(arguments: argparse.Namespace) -> Iterator[Problem]:
     """Yield trained networks whose training goes on, and one that is trained from the start."""
     if arguments.small is not None:
         model = load_network(arguments.small, SHAPE, 10).model.train()
-        yield Problem("small, trained", model, GloRo(), _going_on(3), 1280, 10, 20)
+        yield Problem("small, trained", model, GloRo(), _going_on(3), 960, 5, 30)
     if arguments.large is not None:
         model = load_network(arguments.large, SHAPE, 10).model.train()
-        yield Problem("4c3f, trained", model, BCP(), _going_on(3), 640, 5, 20)
+        yield Problem("4c3f, trained", model, BCP(), _going_on(3), 320, 3, 10)
     torch.manual_seed(0)
     schedule = Schedule(10, 0, 5, 5, 1e-3, 5e-6, 0.55)
-    yield Problem("small, training", build("small", SHAPE, 10), GloRo(), schedule, 2000, 24, 40)
+    yield Problem("small, training", build("small", SHAPE, 10), GloRo(), schedule, 2000, 16, 40)
 
 
 def _going_on(epochs: int) -> Schedule:
@@ -242,7 +242,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", type=Path, help="checkpoint of the small net on Fashion-MNIST")
     parser.add_argument("--4c3f", dest="large", type=Path, help="checkpoint of 4C3F on Fashion-MNIST")
-    parser.add_argument("--rounds", type=int, default=20, help="timed rounds; 0 for none")
+    parser.add_argument("--rounds", type=int, default=8, help="timed rounds; 0 for none")
     parser.add_argument("--output", type=Path, default=Path("measure.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
