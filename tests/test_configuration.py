@@ -17,7 +17,19 @@ from omegaconf.errors import OmegaConfBaseException
 from lipcert.config import config_folder, register
 
 CONF = Path(config_folder())
-GROUPS = ("bound", "callbacks", "data", "experiment", "logger", "method", "model", "optimizer", "sparsity", "trainer")
+GROUPS = (
+    "bound",
+    "callbacks",
+    "data",
+    "experiment",
+    "logger",
+    "method",
+    "model",
+    "optimizer",
+    "sparsity",
+    "trainer",
+    "warm_start",
+)
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 RECIPES = [path.stem for path in sorted((CONF / "recipe").glob("*.yaml"))]
 WRITTEN_AT_RUN_TIME = ("callbacks", "logger")
@@ -51,7 +63,7 @@ def test_every_option_composes(group: str, option: str) -> None:
     config = _compose(f"{group}={option}")
     assert OmegaConf.get_type(config).__name__ == "TrainConfig"
     values = _resolved(config)
-    if group in ("data", "model", "bound"):
+    if group in ("data", "model", "bound", "warm_start"):
         assert values[group]["name"] == option
     if group in WRITTEN_AT_RUN_TIME:
         assert len(config[group]) >= 1
@@ -150,6 +162,8 @@ def test_wandb_is_offline_unless_asked() -> None:
         "evaluation.bounds=local",
         "trainer.devices=auto",
         "model=vgg",
+        "warm_start=none",
+        "warm_start.side=input",
         "experiment=missing",
     ],
 )

@@ -17,6 +17,7 @@ from lipcert.bounds.lanczos import norm_upper_bound
 from lipcert.bounds.power import PowerNorms
 from lipcert.bounds.rounding import Arithmetic
 from lipcert.bounds.upper import UpperNorms
+from lipcert.bounds.warm_start import WarmStart
 
 __all__ = [
     "ActivationBounds",
@@ -28,6 +29,7 @@ __all__ = [
     "PowerNorms",
     "UnsupportedLayerError",
     "UpperNorms",
+    "WarmStart",
     "analyze",
     "check_epsilon",
     "lipschitz_to_logits",

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from lipcert.bounds.linear_map import LinearMap
+from lipcert.bounds.norms import Norms
 from lipcert.bounds.region import per_image
+from lipcert.bounds.warm_start import WarmStart
 
 START_STEPS = 30
 """Power steps that bring a new global singular vector near its limit, so that radii start out honest."""
@@ -16,6 +21,9 @@ ALIVE = 1e-3
 
 DENSE_STEPS = 3
 """Krylov steps of a dense map for each power step of a convolution: they are cheap there, and needed."""
+
+ORTHOGONALISED = 2
+"""Times that a Krylov direction is made orthogonal to the others: once loses it to rounding after a dozen steps."""
 
 EXHAUSTED = 1e-2
 """A Krylov direction this much shorter than before orthogonalisation adds nothing (also in bfloat16)."""
@@ -67,7 +75,7 @@ def krylov_iteration(linear_map: LinearMap, start: Tensor, steps: int) -> Tensor
     rights: list[Tensor] = []
     for step in range(steps):
         before = _lengths(left)
-        for other in lefts:
+        for other in lefts * ORTHOGONALISED:
             left = left - (left * other).sum(dim=1, keepdim=True) * other
         # What orthogonalisation leaves of a vector inside the space already spanned is rounding: drop it.
         exhausted = _lengths(left) <= EXHAUSTED * before
@@ -83,8 +91,15 @@ def krylov_iteration(linear_map: LinearMap, start: Tensor, steps: int) -> Tensor
         return (coefficients.mT @ basis).view(-1, *linear_map.input_shape)
 
 
-def estimate_norm(linear_map: LinearMap, vector: Tensor, rows: Tensor | None = None) -> Tensor:
-    """Return a lower *estimate* ||diag(rows) M u|| / ||u||, (B,), with the norm's gradient v u^T at (u, v).
+class Estimate(NamedTuple):
+    """A lower *estimate* of a norm, (B,), and the left vectors v = M u it was found with, (B, *output_shape)."""
+
+    norm: Tensor
+    left: Tensor
+
+
+def estimate_norm(linear_map: LinearMap, vector: Tensor, rows: Tensor | None = None) -> Estimate:
+    """Return a lower *estimate* ||diag(rows) M u|| / ||u||, with the norm's gradient v u^T at (u, v).
 
     `vector`: u, (B, *input_shape), a constant inside the column mask; `rows`: (B, *output_shape) or None.
     """
@@ -93,7 +108,7 @@ def estimate_norm(linear_map: LinearMap, vector: Tensor, rows: Tensor | None = N
     lengths = _lengths(left)
     unit = left * _inverse(lengths, left.dim()).to(left)
     products = (image * unit).sum(dim=tuple(range(1, image.dim())), dtype=lengths.dtype)
-    return products * _inverse(_lengths(vector), 1)
+    return Estimate(products * _inverse(_lengths(vector), 1), unit)
 
 
 def has_fast_bfloat16() -> bool:
@@ -111,20 +126,21 @@ class PowerNorms(nn.Module):
         iterations: power steps a call. The vectors are buffers: they follow the checkpoint.
         precision: of the products M u and M^T v an image: "float32", "bfloat16", or "auto": the latter where the
             processor has it. Lengths are accumulated in float32; whole norms are always in the model's precision.
-
-    Memory does not grow with the data set.
+        warm_start: what training images keep for their own starts; nothing when None, and memory does not grow
+            with the data set.
 
     Raises:
         ValueError: for parameters out of range.
     """
 
-    def __init__(self, iterations: int = 2, precision: str = "auto") -> None:
+    def __init__(self, iterations: int = 2, precision: str = "auto", warm_start: WarmStart | None = None) -> None:
         super().__init__()
         if iterations < 1:
             raise ValueError(f"Expected `iterations` >= 1, got {iterations}.")
         if precision not in PRECISIONS:
             raise ValueError(f"Expected `precision` to be one of {list(PRECISIONS)}, got {precision!r}.")
         self.iterations = iterations
+        self.warm_start = WarmStart() if warm_start is None else warm_start
         self.low_precision = precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16())
 
     def _vector(self, name: str, linear_map: LinearMap, like: Tensor) -> tuple[str, Tensor]:
@@ -152,6 +168,10 @@ class PowerNorms(nn.Module):
             setattr(self, key, self._unit(image.detach(), vector))
         return _lengths(image) * _inverse(_lengths(right), 1)
 
+    def of(self, images: Tensor | None) -> Norms:
+        """Return the norms of a batch of training images known by number, (B,); None for images of no number."""
+        return self if images is None else BatchNorms(self, images)
+
     def masked(
         self,
         name: str,
@@ -159,29 +179,62 @@ class PowerNorms(nn.Module):
         rows: Tensor | None,
         columns: Tensor | None,
         like: Tensor,
+        images: Tensor | None = None,
     ) -> Tensor:
         if linear_map.per_image:
             vector = torch.ones(1, *linear_map.output_shape, dtype=like.dtype, device=like.device)
         else:
             _, vector = self._vector(name, linear_map, like)
             vector = vector + ALIVE * vector.numel() ** -0.5
-        return self._masked_estimate(linear_map, vector, rows, columns, like.shape[0])
+        vector = vector.expand(like.shape[0], *linear_map.output_shape)
+        return self._masked_estimate(name, linear_map, vector, rows, columns, images)
 
     def _masked_estimate(
-        self, linear_map: LinearMap, vector: Tensor, rows: Tensor | None, columns: Tensor | None, batch: int
+        self,
+        name: str,
+        linear_map: LinearMap,
+        shared: Tensor,
+        rows: Tensor | None,
+        columns: Tensor | None,
+        images: Tensor | None,
     ) -> Tensor:
-        """Iterate from the shared `vector` to each image's right singular vector; return the norms, (B,).
+        """Iterate from `shared`, (B, *output_shape), or the images' own vectors; return the norms, (B,).
 
         Krylov steps for dense maps, power steps for others; in bfloat16 where that is faster: a relative error of
         2^-8 in the vector changes the norm it yields by its square, and errors of single products average out.
         """
         dense = len(linear_map.output_shape) == 1
         iterate, steps = (krylov_iteration, DENSE_STEPS) if dense else (power_iteration, 1)
-        low = self.low_precision and vector.dtype == torch.float32
-        dtype = torch.bfloat16 if low else vector.dtype
+        low = self.low_precision and shared.dtype == torch.float32
+        dtype = torch.bfloat16 if low else shared.dtype
         rows, columns = (None if mask is None else mask.to(dtype) for mask in (rows, columns))
-        start = vector.to(dtype).expand(batch, *linear_map.output_shape)
-        start = start if rows is None else start * rows
-        with torch.autocast(vector.device.type, torch.bfloat16, enabled=low):
-            right = iterate(linear_map.restricted(rows, columns), start, steps * self.iterations)
-            return estimate_norm(linear_map, right.to(dtype), rows).to(vector.dtype)
+        start = shared.to(dtype) if rows is None else shared.to(dtype) * rows
+        masked = linear_map.restricted(rows, columns)
+        with torch.autocast(shared.device.type, torch.bfloat16, enabled=low):
+            if images is not None:
+                with torch.no_grad():
+                    start = self.warm_start.start(name, images, masked, rows, columns, start)
+            right = iterate(masked, start, steps * self.iterations).to(dtype)
+            estimate = estimate_norm(linear_map, right, rows)
+        if images is not None and self.training:
+            self.warm_start.keep(name, images, estimate.left, right)
+        return estimate.norm.to(shared.dtype)
+
+
+@dataclass(frozen=True)
+class BatchNorms:
+    """`norms` for a batch of training images whose numbers, (B,), are known: each may start from its own vectors.
+
+    A call may be about the first few images of the batch alone.
+    """
+
+    norms: PowerNorms
+    images: Tensor
+
+    def whole(self, name: str, linear_map: LinearMap, like: Tensor) -> Tensor:
+        return self.norms.whole(name, linear_map, like)
+
+    def masked(
+        self, name: str, linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None, like: Tensor
+    ) -> Tensor:
+        return self.norms.masked(name, linear_map, rows, columns, like, self.images[: like.shape[0]])

@@ -51,6 +51,21 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Numbered:
+    """A split whose batches also say which of its images they hold."""
+
+    split: Split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return images (B, C, H, W), labels (B,) and the images' numbers (B,)."""
+        numbers = torch.tensor(indices)
+        return *self.split[numbers], numbers
+
+
+@dataclass(frozen=True)
 class Images:
     """A data set: training and test split and the number of classes."""
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lipcert.data.arrays import Images, Split
+from lipcert.data.arrays import Images, Numbered, Split
 from lipcert.data.augmentation import crop_and_flip, draw
 from lipcert.data.batches import GlobalBatches, ShuffledBatches
 from lipcert.data.sources import load_images
@@ -22,6 +22,8 @@ def _as_is(batch: Any) -> Any:
 
 class ImageDataModule(pl.LightningDataModule):
     """Serves a data set in shuffled training batches and ordered validation and test batches.
+
+    Batches are (images, labels); those to train on end with the images' numbers.
 
     Args:
         name: a key of `SOURCES`.
@@ -85,14 +87,14 @@ class ImageDataModule(pl.LightningDataModule):
         """Return this process's share of every training batch; the order depends on seed and epoch alone."""
         return ShuffledBatches(len(self.train), self.batch_size, *self._ranks(), seed=self.seed)
 
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return self._loader(self.train, self.training_batches())
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        return self._loader(Numbered(self.train), self.training_batches())
 
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]] | list[Any]:
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]] | list[Any]:
         batches = GlobalBatches(len(self.validation), self.batch_size, *self._ranks())
         return self._loader(self.validation, batches) if len(self.validation) else []
 
-    def _loader(self, split: Split, batches: GlobalBatches) -> DataLoader[tuple[Tensor, Tensor]]:
+    def _loader(self, split: Split | Numbered, batches: GlobalBatches) -> DataLoader[tuple[Tensor, ...]]:
         return DataLoader(
             split,  # type: ignore[arg-type]
             batch_size=None,  # the sampler yields whole batches
@@ -101,16 +103,16 @@ class ImageDataModule(pl.LightningDataModule):
             generator=torch.Generator().manual_seed(self.seed),
         )
 
-    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+    def on_after_batch_transfer(self, batch: tuple[Tensor, ...], dataloader_idx: int) -> tuple[Tensor, ...]:
         """Augment training batches; an image's draw depends on seed, step and place in the global batch alone."""
         trainer = self.trainer
         if trainer is None or not trainer.training or self.crop_padding == 0:
             return batch
-        images, labels = batch
+        images, *others = batch
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + trainer.global_step) * 4099)
         ranks, rank = self._ranks()
         draws = draw(self.batch_size, self.crop_padding, generator)[rank::ranks][: len(images)]
-        return crop_and_flip(images, self.crop_padding, draws), labels
+        return crop_and_flip(images, self.crop_padding, draws), *others
 
 
 __all__ = ["ImageDataModule", "Images"]

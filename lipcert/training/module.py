@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from lipcert.bounds import Analysis, Bound, Economy, PowerNorms, analyze
+from lipcert.bounds import Analysis, Bound, Economy, PowerNorms, WarmStart, analyze
+from lipcert.bounds.warm_start import MapsMet
 from lipcert.data.batches import GlobalBatches, Share
 from lipcert.losses import Objective, Setting, Sparsity
 from lipcert.losses.objective import Method
@@ -52,6 +53,7 @@ class RobustClassifier(pl.LightningModule):
         bound: Lipschitz bound of the loss and of validation.
         iterations: power steps of each norm estimate.
         precision: of the power steps, see `PowerNorms`.
+        warm_start: what training images keep for the norm estimates to start from; nothing when None.
         sparsity: weights of the sparsity loss.
         clip_input: whether the adversary is confined to pixels in [0, 1] while training.
         economy: steps between two measurements of which box passes and masked norms pay; 0 for all at every step.
@@ -76,6 +78,7 @@ class RobustClassifier(pl.LightningModule):
         economy: int = 0,
         statistics_every: int = 20,
         description: dict[str, Any] | None = None,
+        warm_start: WarmStart | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -83,7 +86,7 @@ class RobustClassifier(pl.LightningModule):
         self.make_optimizer = optimizer
         self.schedule = schedule
         self.bound = Bound(bound)
-        self.norms = PowerNorms(iterations, precision)
+        self.norms = PowerNorms(iterations, precision, warm_start)
         self.sparsity = Sparsity() if sparsity is None else sparsity
         self.clip_input = clip_input
         self.economy = Economy(economy) if economy else None
@@ -98,30 +101,40 @@ class RobustClassifier(pl.LightningModule):
     @torch.no_grad()
     def _find_singular_vectors(self, image_shape: tuple[int, int, int]) -> None:
         """Walk the model once, so that unsupported layers are refused and singular vectors exist to be loaded."""
-        analyze(self.model, torch.zeros(1, *image_shape), 1.0, self.bound, self.norms)
+        met = MapsMet(self.norms)
+        analyze(self.model, torch.zeros(1, *image_shape), 1.0, self.bound, met)
+        self.norms.warm_start.reserve(met.maps)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return clean logits, (B, K)."""
         return self.model(images)
 
-    def objective(self, images: Tensor, labels: Tensor) -> Objective:
-        """Return the loss of a batch under the schedules' present values."""
+    def objective(self, images: Tensor, labels: Tensor, numbers: Tensor | None = None) -> Objective:
+        """Return the loss of a batch under the schedules' present values; `numbers`: (B,), of the training images."""
         setting = Setting(
             self.current_epsilon,
             self.current_mixing,
             self.bound,
-            self.norms,
+            self.norms.of(numbers),
             self.sparsity,
             self.clip_input,
             self.economy,
         )
         return self.method(self.model, images, labels, setting)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        """Return this process's part of the loss: averaged over processes, it is the mean over the global batch."""
-        images, labels = batch
+    def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
+        """Return this process's part of the loss: averaged over processes, it is the mean over the global batch.
+
+        `batch`: images, labels and numbers of the images; the numbers may be missing for `shared`.
+        """
+        images, labels, *rest = batch
+        if self.norms.warm_start.kept and not rest:
+            raise ValueError(
+                f"warm_start={self.norms.warm_start.name} needs training batches (images, labels, numbers of the "
+                "images), got (images, labels); let the data loader add them, or set warm_start=shared."
+            )
         share = self.share(batch_index)
-        objective = self.objective(images, labels)
+        objective = self.objective(images, labels, *rest)
         loss = objective.loss
         self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=share.log_weight, sync_dist=True)
         if batch_index % self.statistics_every == 0:
@@ -152,15 +165,27 @@ class RobustClassifier(pl.LightningModule):
         self.log("val/clean_accuracy", self.clean_accuracy, on_epoch=True, prog_bar=True)
         self.log("val/certified_accuracy", self.certified_accuracy, on_epoch=True, prog_bar=True)
 
+    def on_train_epoch_end(self) -> None:
+        """Give every process the vectors that the others found for the images they saw."""
+        trainer = self.trainer
+        if trainer.world_size > 1:
+            self.norms.warm_start.merge(self._sum_over_ranks, trainer.global_rank, trainer.world_size)
+
+    def _sum_over_ranks(self, values: Tensor) -> Tensor:
+        summed = self.trainer.strategy.reduce(values.to(self.device), reduce_op="sum")
+        return summed if isinstance(summed, Tensor) else torch.as_tensor(summed)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.make_optimizer(self.model.parameters())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["lipcert"] = self.description
         checkpoint["economy"] = {} if self.economy is None else self.economy.state_dict()
+        checkpoint["warm_start"] = self.norms.warm_start.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another architecture with a sentence; take over what pays."""
         check_description(checkpoint.get("lipcert"), self.description)
         if self.economy is not None:
             self.economy.load_state_dict(checkpoint.get("economy", {}))
+        self.norms.warm_start.load(checkpoint.get("warm_start"))

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from lipcert.bounds import Bound, check_epsilon
+from lipcert.bounds import Bound, WarmStart, check_epsilon
 from lipcert.commands import write_json
 from lipcert.data import ImageDataModule
 from lipcert.losses import Sparsity
@@ -35,6 +35,7 @@ from lipcert.training.storage import LAST, DamagedCheckpointError, WholeCheckpoi
 from lipcert.training.table import EpochRow
 from lipcert.training.wandb_logger import finished
 from lipcert.training.wandb_results import report_results
+from lipcert.training.warm_start import announce
 from lipcert.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ def build_module(config: DictConfig, data: ImageDataModule) -> RobustClassifier:
         bound=Bound(config.bound.name),
         iterations=config.bound.iterations,
         precision=config.bound.precision,
+        warm_start=WarmStart(config.warm_start.name, len(data.train)),
         sparsity=Sparsity(config.sparsity.weight, config.sparsity.threshold_weight),
         clip_input=config.bound.clip_input,
         economy=config.bound.economy,
@@ -160,6 +162,7 @@ def _run(config: DictConfig, folder: Path, state: Fresh | Resumable) -> dict[str
     module = build_module(config, data)
     costs = Costs()
     trainer = build_trainer(config, costs, EpochRow())
+    announce(module.norms.warm_start, trainer.num_devices)
     first = is_first_process()
     if first and (not configuration_file(folder).exists() or config.resume != AUTO):
         write_configuration(folder, config)

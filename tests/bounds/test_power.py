@@ -79,6 +79,21 @@ def test_krylov_beats_as_many_power_steps() -> None:
     assert (best >= power.norm(dim=1) / right.norm(dim=1) * (1 - 1e-9)).all()
 
 
+def test_many_krylov_steps_lose_nothing() -> None:
+    """Where singular values decay fast, the space is soon exhausted up to rounding; more steps must do no harm."""
+    generator = torch.Generator().manual_seed(2)
+    left, right = (torch.linalg.qr(torch.randn(size, 60, generator=generator)).Q for size in (60, 90))
+    values = 0.4 + 0.6 * 0.8 ** torch.arange(60)
+    layer = nn.Linear(90, 60)
+    layer.weight.data = left @ torch.diag(values) @ right.T
+    linear_map = _map(layer, (90,))
+    start = left[:, 0] + 0.3 * torch.randn(20, 60, generator=generator)
+    for steps in (6, 15, 30):
+        vector = krylov_iteration(linear_map, start, steps).double()
+        found = (vector @ layer.weight.double().T).norm(dim=1) / vector.norm(dim=1)
+        torch.testing.assert_close(found, torch.ones(20).double(), rtol=2e-3 if steps == 6 else 1e-5, atol=0)
+
+
 def test_the_global_vector_is_warm_started_in_training_only() -> None:
     torch.manual_seed(0)
     linear_map = _map(nn.Conv2d(3, 4, 3, 1, 1), (3, 6, 6))

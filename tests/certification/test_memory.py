@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from lipcert.certification import memory
-from lipcert.certification.memory import LARGEST_BATCH, bytes_per_image, choose_batch_size, free_memory
+from lipcert.certification.memory import LARGEST_BATCH, bytes_per_image, choose_batch_size
+from lipcert.host_memory import free_memory
 from lipcert.nn import Residual, build
 
 CPU = torch.device("cpu")

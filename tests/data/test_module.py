@@ -15,7 +15,7 @@ def _batches(data: ImageDataModule, epoch: int) -> list[torch.Tensor]:
     """Return the images of a training epoch, with the sampler told of it as Lightning does."""
     loader = data.train_dataloader()
     loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
-    return [images for images, _ in loader]
+    return [images for images, *_ in loader]
 
 
 def _same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
@@ -66,6 +66,24 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     assert _same(reference, _batches(second, epoch=2))
     assert not _same(reference, _batches(second, epoch=3))
     assert not _same(reference, _batches(ImageDataModule("digits", 32, limit_train=100, seed=50), epoch=2))
+
+
+def test_training_batches_number_their_images() -> None:
+    """The numbers are places in the training split, whatever the order, and survive the augmentation."""
+    data = ImageDataModule("digits", 32, limit_train=70, validation=20)
+    seen = []
+    for images, labels, numbers in data.train_dataloader():
+        assert torch.equal(images, data.train[numbers][0])
+        assert torch.equal(labels, data.train.labels[numbers])
+        seen += numbers.tolist()
+    assert sorted(seen) == list(range(70))
+    assert seen != sorted(seen)
+    augmenting = ImageDataModule("digits", 32, crop_padding=2)
+    augmenting.trainer = _trainer()
+    augmented, _, kept = augmenting.on_after_batch_transfer((images, labels, numbers), 0)
+    assert torch.equal(kept, numbers)
+    assert not torch.equal(augmented, images)
+    assert all(len(batch) == 2 for batch in data.val_dataloader())
 
 
 def test_validation_in_order() -> None:

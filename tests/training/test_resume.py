@@ -11,6 +11,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from lipcert.bounds import WarmStart
+from lipcert.checkpoints import load_network
 from tests.training.fits import BATCHES, EPOCHS, StopAfter, classifier, digits, trainer
 
 
@@ -24,9 +26,17 @@ class Draws(pl.Callback):
         self.drawn.append((torch.rand(()).item(), float(np.random.rand()), random.random()))
 
 
-def _fit(folder: Path, activation: str, seed: int, *callbacks: pl.Callback, resume: Path | None = None):
+def _fit(
+    folder: Path,
+    activation: str,
+    seed: int,
+    *callbacks: pl.Callback,
+    resume: Path | None = None,
+    kind: str = "shared",
+    images: int = 200,
+):
     pl.seed_everything(seed, verbose=False)
-    module = classifier(activation, seed=seed)
+    module = classifier(activation, seed=seed, warm_start=WarmStart(kind, images))
     fitted = trainer(folder, *callbacks)
     fitted.fit(module, digits(), ckpt_path=resume, weights_only=True)
     return fitted, module
@@ -47,14 +57,22 @@ def _identical(first: Any, second: Any) -> bool:
     return first == second
 
 
-@pytest.mark.parametrize("activation", ["clipped_relu", "clipped_maxmin"])
-def test_resumed_training_is_bit_identical(tmp_path: Path, activation: str) -> None:
+@pytest.mark.parametrize(
+    ("activation", "kind", "tables"),
+    [
+        ("clipped_relu", "shared", set()),
+        ("clipped_maxmin", "shared", set()),
+        ("clipped_relu", "output_side", {"6"}),
+        ("clipped_relu", "per_image", {"1", "3", "6"}),
+    ],
+)
+def test_resumed_training_is_bit_identical(tmp_path: Path, activation: str, kind: str, tables: set[str]) -> None:
     draws, first_half, second_half = Draws(), Draws(), Draws()
-    whole, expected = _fit(tmp_path / "whole", activation, 0, draws)
-    stopped, _ = _fit(tmp_path / "half", activation, 0, first_half, StopAfter(1))
+    whole, expected = _fit(tmp_path / "whole", activation, 0, draws, kind=kind)
+    stopped, _ = _fit(tmp_path / "half", activation, 0, first_half, StopAfter(1), kind=kind)
     assert stopped.global_step == 2 * BATCHES
     checkpoint = tmp_path / "half" / "last.ckpt"
-    resumed, module = _fit(tmp_path / "rest", activation, 99, second_half, resume=checkpoint)
+    resumed, module = _fit(tmp_path / "rest", activation, 99, second_half, resume=checkpoint, kind=kind)
     assert resumed.global_step == whole.global_step == EPOCHS * BATCHES
     assert first_half.drawn + second_half.drawn == draws.drawn
 
@@ -62,8 +80,16 @@ def test_resumed_training_is_bit_identical(tmp_path: Path, activation: str) -> N
     assert weights.keys() == wanted.keys()
     assert {"norms.vector_1", "norms.vector_6"} <= weights.keys()
     assert [key for key in wanted if not torch.equal(weights[key], wanted[key])] == []
-    halfway = torch.load(checkpoint, weights_only=True)["state_dict"]
+    content = torch.load(checkpoint, weights_only=True)
+    halfway = content["state_dict"]
     assert [key for key in wanted if torch.equal(halfway[key], wanted[key])] == [], "everything went on changing"
+
+    vectors, same = (each.norms.warm_start.state()["vectors"] for each in (module, expected))
+    assert vectors.keys() == same.keys() == content["warm_start"]["vectors"].keys() == tables
+    for name in tables:
+        assert torch.equal(vectors[name], same[name])
+        assert not torch.equal(vectors[name], content["warm_start"]["vectors"][name])
+        assert vectors[name].any(dim=1).all(), "every image was visited"
 
     states = [_flat(each.optimizers[0].state_dict()) for each in (resumed, whole)]
     assert len(states[0]) == len(states[1]) > 3 * len(list(module.parameters()))
@@ -74,6 +100,40 @@ def test_checkpoint_of_another_architecture(tmp_path: Path) -> None:
     _fit(tmp_path, "clipped_relu", 0, StopAfter(0))
     with pytest.raises(ValueError, match=r"checkpoint holds .*'clipped_relu'.*this run trains .*'clipped_maxmin'"):
         _fit(tmp_path / "other", "clipped_maxmin", 0, resume=tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("kind", "images", "message"),
+    [
+        ("shared", 200, "trained with warm_start=output_side, this run has warm_start=shared"),
+        ("output_side", 180, r"\(200, 100\).*expects .*\(180, 100\)"),
+    ],
+)
+def test_checkpoint_with_other_vectors(tmp_path: Path, kind: str, images: int, message: str) -> None:
+    _fit(tmp_path, "clipped_relu", 0, StopAfter(0), kind="output_side")
+    with pytest.raises(ValueError, match=message):
+        _fit(tmp_path / "other", "clipped_relu", 0, resume=tmp_path / "last.ckpt", kind=kind, images=images)
+
+
+def test_checkpoint_from_before_warm_starts(tmp_path: Path) -> None:
+    """Without a word of warm starts a checkpoint is one of `shared`; its network loads like any other."""
+    _fit(tmp_path, "clipped_relu", 0, StopAfter(0))
+    path = tmp_path / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    del content["warm_start"]
+    torch.save(content, path)
+    resumed, _ = _fit(tmp_path / "rest", "clipped_relu", 0, resume=path)
+    assert resumed.global_step == EPOCHS * BATCHES
+    with pytest.raises(ValueError, match="trained with warm_start=shared, this run has warm_start=per_image"):
+        _fit(tmp_path / "other", "clipped_relu", 0, resume=path, kind="per_image")
+
+
+def test_other_commands_load_the_weights(tmp_path: Path) -> None:
+    """Vectors of images lie beside the state dict, where certification looks for a network alone."""
+    _, module = _fit(tmp_path, "clipped_relu", 0, StopAfter(0), kind="per_image")
+    loaded = load_network(tmp_path / "last.ckpt", (1, 8, 8), 10).model
+    images = digits().test.images[:20]
+    assert torch.equal(loaded(images), module.eval()(images))
 
 
 def test_evaluation_loads_every_weight(tmp_path: Path) -> None:
