@@ -26,6 +26,9 @@ ID_FILE = "wandb_id.txt"
 FOLDERS = ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR")
 """Environment variables of the folders that wandb otherwise makes in the user's home."""
 
+MODE = "WANDB_MODE"
+"""Environment variable that alone keeps wandb's usage reports offline too; `wandb.init(mode=...)` does not."""
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -95,9 +98,10 @@ class RunLogger(WandbLogger):
         folder = Path(str(self._save_dir))
         for variable in FOLDERS:
             os.environ.setdefault(variable, str(folder / "wandb" / "local"))
-        mode = "offline" if self._offline else None
+        if self._offline:
+            os.environ[MODE] = "offline"
         try:
-            run = wandb.init(**self._wandb_init, mode=mode, reinit="finish_previous")
+            run = wandb.init(**self._wandb_init, reinit="finish_previous")
         except (wandb.Error, OSError) as error:
             raise ConnectionError(
                 f"Weights & Biases did not start ({error}). Log in with `wandb login`, or keep the run on this machine "
@@ -141,7 +145,7 @@ def earlier_id(folder: Path, resume: str | None) -> str | None:
 @contextmanager
 def finished() -> Iterator[None]:
     """Finish the run of wandb that was started inside, if there is one: as failed where an error passes through."""
-    before = {variable: os.environ.get(variable) for variable in FOLDERS}
+    before = {variable: os.environ.get(variable) for variable in (*FOLDERS, MODE)}
     try:
         yield
     except BaseException as error:

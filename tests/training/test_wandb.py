@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class FailAfterAnEpoch(pl.Callback):
 
 @pytest.fixture(scope="module", name="folder")
 def fixture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs in one process: whole, failed, stopped after an epoch, resumed, and a sweep of two."""
+    """Runs in one process: whole, failed, stopped after an epoch, resumed, and a sweep of two; none calls anybody."""
     folder = tmp_path_factory.mktemp("wandb")
     (folder / "home").mkdir()
     jobs = [
@@ -53,7 +54,14 @@ def fixture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [*RUN, *CHEAP, "resume=stopped/checkpoints/last.ckpt", "hydra.run.dir=resumed"],
         ["-m", "bound=global,local", "hydra.sweep.dir=sweeps/both", *RUN, *CHEAP, "schedule.epochs=1"],
     ]
-    done = python("-m", "tests.train_each", cwd=folder, stdin=json.dumps(jobs), HOME=str(folder / "home"))
+    environment = {"HOME": str(folder / "home"), "WANDB_API_KEY": "0" * 40, "NO_PROXY": "", "no_proxy": ""}
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        here = f"http://127.0.0.1:{server.getsockname()[1]}"
+        addresses = dict.fromkeys(("WANDB_BASE_URL", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), here)
+        done = python("-m", "tests.train_each", cwd=folder, stdin=json.dumps(jobs), **environment, **addresses)
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody called
+            server.accept()
     assert done.returncode == 0, done.stderr
     outcomes = json.loads(done.stdout.splitlines()[-1])
     assert [each["exit"] for each in outcomes] == [0, 1, 0, 0, 0], outcomes
@@ -262,11 +270,12 @@ def test_earlier_id(tmp_path: Path) -> None:
     assert earlier_id(new, str(checkpoint)) == "first"
 
 
+@pytest.mark.parametrize("variable", ["WANDB_DATA_DIR", "WANDB_MODE"])
 @pytest.mark.parametrize("before", [None, "/elsewhere"])
-def test_the_environment_is_restored(monkeypatch: pytest.MonkeyPatch, before: str | None) -> None:
-    monkeypatch.delenv("WANDB_DATA_DIR", raising=False)
+def test_the_environment_is_restored(monkeypatch: pytest.MonkeyPatch, variable: str, before: str | None) -> None:
+    monkeypatch.delenv(variable, raising=False)
     if before is not None:
-        monkeypatch.setenv("WANDB_DATA_DIR", before)
+        monkeypatch.setenv(variable, before)
     with finished():
-        os.environ["WANDB_DATA_DIR"] = "/inside"
-    assert os.environ.get("WANDB_DATA_DIR") == before
+        os.environ[variable] = "/inside"
+    assert os.environ.get(variable) == before
