@@ -5,7 +5,7 @@ Source: Zhang et al. 2018 (CROWN) and Xu et al. 2021 (free slopes), carried over
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -19,6 +19,14 @@ class Lines:
     lower_intercept: Tensor
     upper_slope: Tensor
     upper_intercept: Tensor
+
+    def at(self, image: Tensor) -> Lines:
+        """Return the lines of rows about `image`, (R,), from those of images."""
+        return Lines(*(getattr(self, each.name)[image] for each in fields(self)))
+
+    def magnitude(self, size: Tensor) -> Tensor:
+        """Return what rounding is relative to: values, slopes times points, intercepts (sums of the two)."""
+        return 4 * size * (1 + torch.maximum(self.lower_slope.abs(), self.upper_slope.abs()))
 
 
 @dataclass(frozen=True)

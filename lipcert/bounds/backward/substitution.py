@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from lipcert.bounds.backward.lines import Interval, Shares
+from lipcert.bounds.backward.lines import Interval, Lines, Shares
 from lipcert.bounds.backward.nodes import Affine, Box, Clamp, Node, Sum
 
 SAFETY = 2
@@ -105,14 +105,11 @@ def _before_affine(node: Affine, rows: Rows, state: State) -> Rows:
 
 
 def _before_clamp(node: Clamp, rows: Rows, state: State) -> Rows:
-    interval = state.interval(node, rows.image)
-    lines = interval.lines(state.shares.get(node) or interval.closest())
+    lines, relative_to = _lines(node, rows.image, state)
     positive, negative = rows.coefficients.clamp_min(0), rows.coefficients.clamp_max(0)
     intercepts = positive * lines.lower_intercept + negative * lines.upper_intercept
     slack = rows.slack
-    if state.magnitudes is not None:
-        steepest = torch.maximum(lines.lower_slope.abs(), lines.upper_slope.abs())
-        relative_to = (1 + steepest) * interval.size * 4  # values, slopes times points, intercepts: sums of the two
+    if relative_to is not None:
         share = rounding_share(math.prod(node.shape) + 8, rows.constant)
         slack = slack + share * (_inner(rows.coefficients.abs() + UNDERFLOW, relative_to) + rows.constant.abs())
     return replace(
@@ -121,6 +118,18 @@ def _before_clamp(node: Clamp, rows: Rows, state: State) -> Rows:
         constant=rows.constant + intercepts.flatten(1).sum(dim=1),
         slack=slack,
     )
+
+
+def _lines(node: Clamp, image: Tensor, state: State) -> tuple[Lines, Tensor | None]:
+    """Return the lines of each row, and what their rounding is relative to where it counts, (R, *shape)."""
+    shares = state.shares.get(node)
+    if shares is not None:
+        interval = state.interval(node, image)
+        lines = interval.lines(shares)
+        return lines, None if state.magnitudes is None else lines.magnitude(interval.size)
+    interval = Interval.of(*state.boxes[node], node.low, node.high)
+    lines = interval.lines(interval.closest())  # of images: there are fewer of them than of rows
+    return lines.at(image), None if state.magnitudes is None else lines.magnitude(interval.size)[image]
 
 
 def _before_sum(node: Sum, rows: Rows, state: State) -> Rows:
