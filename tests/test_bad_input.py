@@ -39,6 +39,8 @@ CASES = {
     "half precision": ("trainer.precision=16-true", "precision"),
     "method option": ("method.exclude=nobody", "method.exclude"),
     "negative sparsity": ("sparsity.weight=-1", "sparsity.weight"),
+    "activation beyond a method's bound": ("method=cap model.activation=maxmin", "works with model.activation=relu"),
+    "cap's projections": ("method=cap model.activation=relu method.projections=-1", "method.projections"),
     "sparsity of plain relu": ("sparsity.weight=0.1 model.activation=relu", "clipped"),
 }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from lipcert.config import DataConfig
@@ -84,6 +85,19 @@ def check_settings(config: DictConfig) -> None:
             f"`sparsity.weight`={config.sparsity.weight} needs clipped activations, not {config.model.activation}: "
             "set model.activation=clipped_relu or clipped_maxmin, or sparsity.weight=0."
         )
+    check_activation(config)
     unknown = set(config.data) - {each.name for each in fields(DataConfig)}
     if unknown:
         raise ValueError(f"Unknown keys in `data`: {', '.join(sorted(map(str, unknown)))}.")
+
+
+def check_activation(config: DictConfig) -> None:
+    """Raise ValueError for a method whose bound cannot handle the activation."""
+    method = get_class(config.method["_target_"]) if "_target_" in config.method else None
+    activations = getattr(method, "activations", None)
+    if activations is not None and config.model.activation not in activations:
+        pairs = " or ".join(f"model.activation={each}" for each in activations)
+        raise ValueError(
+            f"The bound of method={getattr(method, 'name', method)} cannot handle {config.model.activation}: "
+            f"it works with {pairs}; for {config.model.activation} take another method, bcp or gloro for example."
+        )

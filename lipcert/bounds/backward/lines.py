@@ -77,6 +77,11 @@ class Interval:
         steep, steep_above = upper - low > low - lower, high - lower >= upper - high
         return Shares(steep.to(lower.dtype), steep_above.to(lower.dtype))
 
+    def parallel(self) -> Shares:
+        """Return the shares with which both lines of a ReLU have the slope u / (u - l) (Wong and Kolter)."""
+        chord = self.chord()
+        return Shares(chord, chord)
+
     def lines(self, shares: Shares) -> Lines:
         """Return lines whose intercepts leave the clamp on the right side at ends and kinks, hence everywhere."""
         chord = self.chord()

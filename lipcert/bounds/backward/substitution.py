@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -46,12 +46,14 @@ class State:
     Attributes:
         boxes: of the input of every clamp, (B, *shape).
         magnitudes: what rounding errors are relative to, see `magnitudes`; None to leave them out.
-        shares: slopes of rows, (R, *shape); the closest lines where a clamp has none.
+        shares: slopes of rows, (R, *shape).
+        otherwise: slopes of images, for clamps without `shares`: the closest lines.
     """
 
     boxes: Mapping[Clamp, Box]
     magnitudes: Mapping[Node, Tensor] | None = None
     shares: Mapping[Clamp, Shares] = field(default_factory=dict)
+    otherwise: Callable[[Interval], Shares] = Interval.closest
 
     def interval(self, clamp: Clamp, image: Tensor) -> Interval:
         """Return a clamp over the boxes of `image`, (R,)."""
@@ -128,7 +130,7 @@ def _lines(node: Clamp, image: Tensor, state: State) -> tuple[Lines, Tensor | No
         lines = interval.lines(shares)
         return lines, None if state.magnitudes is None else lines.magnitude(interval.size)
     interval = Interval.of(*state.boxes[node], node.low, node.high)
-    lines = interval.lines(interval.closest())  # of images: there are fewer of them than of rows
+    lines = interval.lines(state.otherwise(interval))  # of images: there are fewer of them than of rows
     return lines.at(image), None if state.magnitudes is None else lines.magnitude(interval.size)[image]
 
 

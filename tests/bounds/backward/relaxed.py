@@ -42,12 +42,16 @@ def _activation(kind: str, size: int) -> nn.Module:
 
 @dataclass
 class Program:
-    """Variables with bounds, equations, and cuts, all over `CAPACITY` columns."""
+    """Variables with bounds, equations, and cuts, all over `CAPACITY` columns.
+
+    `boxes`: of the clamps, in turn, in place of those by interval arithmetic.
+    """
 
     used: int = 0
     bounds: list[tuple[float, float | None]] = field(default_factory=list)
     equations: list[np.ndarray] = field(default_factory=list)
     cuts: list[np.ndarray] = field(default_factory=list)
+    boxes: list[Box] = field(default_factory=list)
 
     def variables(self, count: int, lower: float, upper: float | None) -> np.ndarray:
         """Return new variables as quantities, (count, CAPACITY + 1)."""
@@ -99,6 +103,7 @@ def relax(network: nn.Sequential, program: Program, inputs: np.ndarray, box: Box
         size = len(inputs)
         if isinstance(layer, nn.ReLU | ClippedReLU):
             top = layer.threshold[0].detach().numpy() if isinstance(layer, ClippedReLU) else np.full(size, np.inf)
+            box = program.boxes[len(boxes)] if program.boxes else box
             boxes.append(box)
             inputs = program.clamped(inputs, box, np.zeros(size), top)
             box = (np.clip(box[0], 0, top), np.clip(box[1], 0, top))
