@@ -46,6 +46,8 @@ CASES = {
     ),
     "autoattack images": ("evaluation.autoattack_images=-1", "autoattack_images"),
     "negative sparsity": ("sparsity.weight=-1", "sparsity.weight"),
+    "activation beyond a method's bound": ("method=cap model.activation=maxmin", "works with model.activation=relu"),
+    "cap's projections": ("method=cap model.activation=relu method.projections=-1", "method.projections"),
     "sparsity of plain relu": ("sparsity.weight=0.1 model.activation=relu", "clipped"),
 }
 

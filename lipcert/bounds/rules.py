@@ -92,7 +92,7 @@ def walk_layer(layer: nn.Module, region: Region, walk: Walk, name: str) -> Regio
     return apply_rule(layer, region, walk, name)
 
 
-def _join(name: str, child: str) -> str:
+def joined_name(name: str, child: str) -> str:
     return f"{name}.{child}" if name else child
 
 
@@ -100,7 +100,7 @@ def _join(name: str, child: str) -> str:
 def _(layer: nn.Sequential, region: Region, walk: Walk, name: str) -> Region:
     for child_name, child in layer._modules.items():  # named_children() would skip a layer used a second time
         if child is not None:
-            region = walk_layer(child, region, walk, _join(name, child_name))
+            region = walk_layer(child, region, walk, joined_name(name, child_name))
     return region
 
 
@@ -111,8 +111,8 @@ def _(layer: Residual, region: Region, walk: Walk, name: str) -> Region:
             f"Layer {name!r}: an activation inside a Residual works in place and may overwrite what the "
             "shortcut reads; build it with inplace=False."
         )
-    branch = walk_layer(layer.branch, region, walk, _join(name, "branch"))
-    shortcut = walk_layer(layer.shortcut, region, walk, _join(name, "shortcut"))
+    branch = walk_layer(layer.branch, region, walk, joined_name(name, "branch"))
+    shortcut = walk_layer(layer.shortcut, region, walk, joined_name(name, "shortcut"))
     if branch.shape != shortcut.shape:
         raise UnsupportedLayerError(
             f"Layer {name!r}: branch and shortcut yield shapes {branch.shape} and {shortcut.shape}; they must agree."

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from lipcert.bounds import Bound
 from lipcert.certificates.certify import EXECUTED, FAILURE_PROBABILITY, Certificate, Certifier
 
+LINEAR_METHODS = ("crown", "crown-alpha")
+"""How records call backward linear bounds, with the closest and with optimised slopes."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -24,6 +27,8 @@ class Stage:
         within: enter only images whose radius proved so far reaches this share of epsilon; others are hopeless.
         trial: the stage tries so many images first and goes on if it improved one; None for all at once. It helps
             a network or it does not: the loop transformation does nothing for one trained on products of norms.
+        slope_steps: None for a Lipschitz bound; else backward linear bounds over the boxes of `bound`, with that
+            many steps of optimised slopes.
     """
 
     name: str
@@ -31,6 +36,12 @@ class Stage:
     lanczos_steps: int
     within: float = 0.0
     trial: int | None = None
+    slope_steps: int | None = None
+
+    @property
+    def method(self) -> str:
+        """How records call what the stage computes: a Lipschitz bound, or backward linear bounds."""
+        return str(self.bound) if self.slope_steps is None else LINEAR_METHODS[self.slope_steps > 0]
 
 
 @dataclass
@@ -53,6 +64,13 @@ STAGES = (
     Stage("tight-100", Bound.TIGHT, 100, within=0.85),
     Stage("liplt", Bound.LIPLT, 30, within=0.1, trial=2),
 )
+
+
+LINEAR_STAGES = (
+    Stage("crown", Bound.TIGHT, 30, slope_steps=0),
+    Stage("crown-alpha", Bound.TIGHT, 30, slope_steps=30),
+)
+"""Stages that run when they are asked for."""
 
 
 class Cascade:
@@ -102,6 +120,7 @@ class Cascade:
         started = time.perf_counter()
         stage, tally = self.stages[index], self.tallies[index]
         self._certifier.bound, self._certifier.norms.steps = stage.bound, stage.lanczos_steps
+        self._certifier.slope_steps = stage.slope_steps
         certificate = self._certifier(images, labels, epsilon)
         tally.entered += len(labels)
         tally.certified += int(certificate.certified.sum())

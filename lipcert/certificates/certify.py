@@ -17,10 +17,11 @@ from lipcert.bounds import (
     analyze,
     check_epsilon,
     logit_rounding,
-    robust_margin,
     worst_increase,
 )
+from lipcert.bounds.backward import Ball
 from lipcert.certificates.arithmetic import executed_dtype
+from lipcert.certificates.linear import Margins, Problem, tightened
 from lipcert.certificates.validation import check_images, check_labels, double_copy
 
 FAILURE_PROBABILITY = 1e-9
@@ -92,7 +93,12 @@ class Certifier:
         failure_probability: of each norm.
         clip_input: intersect the input box with [0, 1].
         arithmetic: `executed` or `exact`, see `Certificate`; the first implies the second.
+
+    `slope_steps`: None for Lipschitz bounds alone; else what they leave open is bounded by backward linear bounds with
+    that many steps of optimised slopes, 0 for none. May be changed between batches.
     """
+
+    slope_steps: int | None = None
 
     def __init__(
         self,
@@ -127,15 +133,22 @@ class Certifier:
             )
         check_labels(labels, *analysis.logits.shape)
         labels = labels.long()
-        exact, executed = margins(analysis, labels, arithmetic)
-        margin = executed if self.arithmetic == EXECUTED else exact
+        found = margins(analysis, labels, arithmetic)
         prediction = analysis.logits.argmax(dim=1)
         correct = prediction == labels
-        certified = (margin > 0) & correct
         reached = torch.as_tensor(epsilon, dtype=torch.float64, device=images.device).expand(images.shape[0])
-        if bool((correct & ~certified).any()):
+        hopeful = correct & ~(self._stated(found) > 0)
+        if bool(hopeful.any()):
             proved = proven_radius(analysis, labels, arithmetic, reached, self.arithmetic)
-            reached = torch.where(certified, reached, proved)
+            if self.slope_steps is not None:
+                ball = Ball(images.double(), radius.expand(images.shape[0]), self.clip_input)
+                found, further = self._tightened(analysis, found, ball, labels, hopeful)
+                proved = torch.maximum(proved, further)
+            below = torch.nextafter(reached, torch.zeros_like(reached))
+            certified = correct & (self._stated(found) > 0)
+            reached = torch.where(certified, reached, torch.minimum(proved, below))
+        margin, certified = self._stated(found), correct & (self._stated(found) > 0)
+        exact, executed = found.smallest()
         return Certificate(
             certified=certified.cpu(),
             margin=margin.cpu(),
@@ -150,12 +163,26 @@ class Certifier:
             failure_probability=self.norms.union_failure_probability,
         )
 
+    def _stated(self, found: Margins) -> Tensor:
+        """Return the margins in the arithmetic that is stated, (B,)."""
+        exact, executed = found.smallest()
+        return executed if self.arithmetic == EXECUTED else exact
 
-def margins(analysis: Analysis, labels: Tensor, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
-    """Return the smallest margins over the region, (B,): of the exact network, and of the executed one."""
+    def _tightened(
+        self, analysis: Analysis, found: Margins, ball: Ball, labels: Tensor, hopeful: Tensor
+    ) -> tuple[Margins, Tensor]:
+        """Return what backward linear bounds make of the margins, and the radii they prove."""
+        rounding = logit_rounding(analysis, labels) * (1 + SLACK)
+        required = rounding if self.arithmetic == EXECUTED else torch.zeros_like(rounding)
+        problem = Problem(ball, labels, rounding, required)
+        return tightened(self.model, analysis, found, problem, hopeful, self.slope_steps or 0)
+
+
+def margins(analysis: Analysis, labels: Tensor, arithmetic: Arithmetic) -> Margins:
+    """Return lower bounds of margins over the region."""
     worst = analysis.logits + worst_increase(analysis, labels) * (1 + SLACK)
     rounding = logit_rounding(analysis, labels) * (1 + SLACK)
-    return robust_margin(worst + arithmetic.analysis * rounding, labels), robust_margin(worst + rounding, labels)
+    return Margins.of(worst + arithmetic.analysis * rounding, worst + rounding, labels)
 
 
 def proven_radius(
@@ -169,7 +196,7 @@ def proven_radius(
     for _ in range(RADIUS_ROUNDS):
         middle = (proved + refused) / 2
         region = replace(analysis.region, epsilon=middle * (1 + SLACK))
-        exact, executed = margins(replace(analysis, region=region), labels, arithmetic)
+        exact, executed = margins(replace(analysis, region=region), labels, arithmetic).smallest()
         holds = (executed if stated == EXECUTED else exact) > 0
         proved, refused = torch.where(holds, middle, proved), torch.where(holds, refused, middle)
     return proved

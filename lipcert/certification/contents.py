@@ -59,7 +59,7 @@ def stage_tallies(batches: Sequence[Batch], stages: Sequence[Stage]) -> tuple[St
     return tuple(
         StageTally(
             name=stage.name,
-            bound=str(stage.bound),
+            bound=stage.method,
             lanczos_steps=stage.lanczos_steps,
             entered=sum(batch.stages[index].entered for batch in batches),
             certified=sum(batch.stages[index].certified for batch in batches),

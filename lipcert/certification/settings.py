@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig, ListConfig
 
 from lipcert.bounds import check_epsilon
-from lipcert.certificates.cascade import STAGES, Stage
+from lipcert.certificates.cascade import LINEAR_STAGES, STAGES, Stage
 from lipcert.data import Images, Split
 from lipcert.records import JSON_NAME
 
@@ -63,14 +63,14 @@ def chosen_images(images: Images, name: str, limit: int | None) -> Split:
 
 
 def chosen_stages(names: Sequence[str] | None) -> tuple[Stage, ...]:
-    """Return the default cascade, or those of its stages that are named.
+    """Return the default cascade, or the stages that are named: its own and backward linear bounds.
 
     Raises:
         ValueError: for an unknown name, a name twice or none at all.
     """
     if names is None:
         return STAGES
-    known = {stage.name: stage for stage in STAGES}
+    known = {stage.name: stage for stage in (*STAGES, *LINEAR_STAGES)}
     if not names or not set(names) <= known.keys() or len(set(names)) < len(names):
         raise ValueError(f"Expected `stages` to be some of {', '.join(known)}, each once, got {list(names)}.")
     return tuple(known[name] for name in names)

@@ -2,6 +2,7 @@
 
 from lipcert.losses.adversarial import Adversarial
 from lipcert.losses.bcp import BCP, bcp_loss
+from lipcert.losses.cap import CAP, cap_logits
 from lipcert.losses.cll import CLL, calibrated_width, cll_logits
 from lipcert.losses.crm import CRM, crm_penalty
 from lipcert.losses.emma import EMMA, emma_logits
@@ -14,6 +15,7 @@ from lipcert.losses.trades import TRADES, trades_loss
 
 __all__ = [
     "BCP",
+    "CAP",
     "CLL",
     "CRM",
     "EMMA",
@@ -27,6 +29,7 @@ __all__ = [
     "Standard",
     "bcp_loss",
     "calibrated_width",
+    "cap_logits",
     "cll_logits",
     "crm_penalty",
     "emma_logits",

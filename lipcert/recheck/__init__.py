@@ -5,6 +5,6 @@ It shares no code with `lipcert.bounds` or `lipcert.certificates`, so that an er
 
 from lipcert.recheck.consistency import contradictions
 from lipcert.recheck.layers import contradicted_norms
-from lipcert.recheck.verdict import Rechecker
+from lipcert.recheck.verdict import Rechecker, stages_not_derived
 
-__all__ = ["Rechecker", "contradicted_norms", "contradictions"]
+__all__ = ["Rechecker", "contradicted_norms", "contradictions", "stages_not_derived"]

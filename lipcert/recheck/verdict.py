@@ -12,7 +12,7 @@ from lipcert.recheck.attack import find_counterexample
 from lipcert.recheck.derivation import Derivation, Margins
 from lipcert.recheck.norms import Norms
 from lipcert.recheck.program import Program, compile_program
-from lipcert.records import Row
+from lipcert.records import Record, Row
 
 MARGIN_TOLERANCE = 1e-6
 """A recorded margin may exceed ours by this times 1 + its modulus: Lanczos brackets are not exact."""
@@ -29,8 +29,16 @@ EFFORTS = ((False, 300, 400), (True, 300, 0), (True, 600, 1000))
 The decomposed family can lose by smaller boxes, as slopes change with them: it is tried without and with more of them.
 """
 
+NOT_DERIVED = ("crown", "crown-alpha")
+"""What records call the bounds that are not derived here: backward linear bounds."""
+
 ROUNDING_TOLERANCE = 0.1
 """A recorded margin may exceed ours by this fraction of our rounding: two sound rounding bounds need not be equal."""
+
+
+def stages_not_derived(record: Record) -> list[str]:
+    """Return the names of the record's stages whose bounds are not derived here."""
+    return [stage.name for stage in record.contents.stages if stage.bound in NOT_DERIVED]
 
 
 @dataclass(eq=False)
@@ -64,6 +72,24 @@ class Rechecker:
             image: (C, H, W), float pixels in [0, 1].
             label: its class.
         """
+        try:
+            return (
+                self._against_center(row, image, label)
+                or self._against_margin(row, image)
+                or self._against_radius(row, image)
+                or self._attack(row, image)
+            )
+        except ArithmeticError as error:
+            return f"not derived: {error}"
+
+    def refutation(self, row: Row, image: Tensor, label: int) -> str | None:
+        """Return why a row cannot be true, whatever bound it rests on: by the image itself and by attack, else None.
+
+        Arguments as of `reason_against`.
+        """
+        return self._against_center(row, image, label) or self._attack(row, image)
+
+    def _against_center(self, row: Row, image: Tensor, label: int) -> str | None:
         if row.label != label:
             return f"the label of image {row.index} is {label}"
         at_center = self.derive(image, 0.0)
@@ -71,10 +97,7 @@ class Rechecker:
             return f"the network predicts {int(at_center.logits.center.argmax())}, not {row.prediction}"
         if row.margin > at_center.margins(label).real + MARGIN_TOLERANCE * (1 + abs(row.margin)):
             return f"the margin {row.margin:.9g} is above the one at the image itself"
-        try:
-            return self._against_margin(row, image) or self._against_radius(row, image) or self._attack(row, image)
-        except ArithmeticError as error:
-            return f"not derived: {error}"
+        return None
 
     def _margins(self, image: Tensor, label: int, epsilon: float) -> Iterator[Margins]:
         """Yield the best margins so far, with more and more effort."""

@@ -110,9 +110,10 @@ def check_method(method: DictConfig, activation: str) -> None:
     target = get_object(method["_target_"])
     handled: tuple[str, ...] | None = getattr(target, "activations", None)
     if handled is not None and activation not in handled:
+        pairs = " or ".join(f"model.activation={each}" for each in handled)
         raise ValueError(
-            f"Method {target.__name__} does not handle model.activation={activation}: "
-            f"set model.activation={' or '.join(handled)}, or choose another method."
+            f"The bound of method={target.name} cannot handle {activation}: it works with {pairs}; "
+            f"for {activation} take another method, bcp or gloro for example."
         )
 
 

@@ -195,3 +195,29 @@ def test_the_module_runs_as_a_command(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"error: {tmp_path / 'none.json'}: no such record; give the path of a certificate.json.\n"
+
+
+def _with_linear_stage(contents: Contents) -> Contents:
+    """Return contents in which backward linear bounds certified everything."""
+    return replace(contents, stages=tuple(replace(stage, bound="crown-alpha") for stage in contents.stages))
+
+
+def test_rows_beyond_reach_are_not_re_derived_where_linear_bounds_took_part(
+    tmp_path: Path, model: nn.Module, rows: list[Row], capsys: pytest.CaptureFixture[str]
+) -> None:
+    number = _first(rows, certified=True)
+    raised = changed(rows, number, margin=rows[number].margin + 1e-3)
+    said = _refused(write(tmp_path, model, raised, _with_linear_stage).words(*ALL), capsys)
+    assert "1 of 16 rows are not re-derived" in said
+    assert "the other 15 are confirmed" in said
+    main(write(tmp_path, model, rows, _with_linear_stage).words(*ALL))
+    assert "confirmed: 16 of 16 rows" in capsys.readouterr().out
+
+
+def test_linear_bounds_are_no_excuse_for_what_an_attack_refutes(
+    tmp_path: Path, model: nn.Module, rows: list[Row], capsys: pytest.CaptureFixture[str]
+) -> None:
+    number = _first(rows, certified=False)
+    false = changed(rows, number, margin=1e-3, certified=True, radius=EPSILONS[1], stage="tight")
+    said = _refused(write(tmp_path, model, false, _with_linear_stage).words(*ALL), capsys)
+    assert "is contradicted" in said

@@ -109,7 +109,7 @@ def test_evaluation_is_that_of_one_process(observed: Any) -> None:
     alone, (first, second) = observed
     expected = dict(alone["evaluated"])
     exact = [key for key in expected if "accuracy" in key or key in ("num_test", "lipschitz_images")]
-    assert len(exact) == 7
+    assert len(exact) == 8
     assert first["evaluated"] == second["evaluated"]
     assert {key: first["evaluated"][key] for key in exact} == {key: expected[key] for key in exact}
     assert first["evaluated"]["varying_fraction"] == pytest.approx(expected["varying_fraction"])

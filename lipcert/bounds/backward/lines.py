@@ -1,0 +1,108 @@
+"""Two lines around a clamp over an interval: below and above it everywhere inside, whatever their slopes.
+
+Source: Zhang et al. 2018 (CROWN) and Xu et al. 2021 (free slopes), carried over to two kinks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Slopes and intercepts of a lower and an upper line; all of one shape."""
+
+    lower_slope: Tensor
+    lower_intercept: Tensor
+    upper_slope: Tensor
+    upper_intercept: Tensor
+
+    def at(self, image: Tensor) -> Lines:
+        """Return the lines of rows about `image`, (R,), from those of images."""
+        return Lines(*(getattr(self, each.name)[image] for each in fields(self)))
+
+    def magnitude(self, size: Tensor) -> Tensor:
+        """Return what rounding is relative to: values, slopes times points, intercepts (sums of the two)."""
+        return 4 * size * (1 + torch.maximum(self.lower_slope.abs(), self.upper_slope.abs()))
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How steep the free lines are, as shares of the steepest: `lower` where a clamp bends up, `upper` where it bends
+    down. Values outside [0, 1] give sound lines, too, but poor ones.
+    """
+
+    lower: Tensor
+    upper: Tensor
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A clamp over an interval: its ends and kinks (brought inside), and the clamp's values there."""
+
+    points: tuple[Tensor, Tensor, Tensor, Tensor]
+    values: tuple[Tensor, Tensor, Tensor, Tensor]
+    bends_up: Tensor
+    bends_down: Tensor
+
+    @classmethod
+    def of(cls, lower: Tensor, upper: Tensor, low: Tensor, high: Tensor) -> Interval:
+        """Return what min(max(z, low), high) does for lower <= z <= upper; NaN stays NaN."""
+        points = (lower, upper, _inside(low, lower, upper), _inside(high, lower, upper))
+        values = [torch.minimum(torch.maximum(each, low), high) for each in points]
+        up, down = (lower < low) & (low < upper), (lower < high) & (high < upper)
+        return cls(points, tuple(values), up, down)  # type: ignore[arg-type]
+
+    @property
+    def bends(self) -> Tensor:
+        """Where the clamp is not linear."""
+        return self.bends_up | self.bends_down
+
+    @property
+    def size(self) -> Tensor:
+        """Largest absolute value before and after the clamp."""
+        ends = (*self.points[:2], *self.values[:2])
+        return torch.stack([end.abs() for end in ends]).amax(dim=0)
+
+    def chord(self) -> Tensor:
+        """Return the slope between the ends: u / (u - l) for a ReLU that bends."""
+        return _slope(self.points, self.values, 0, 1)
+
+    def closest(self) -> Shares:
+        """Return the shares whose lines leave the smallest areas: 0 or 1 (CROWN's adaptive slopes)."""
+        lower, upper, low, high = self.points
+        steep, steep_above = upper - low > low - lower, high - lower >= upper - high
+        return Shares(steep.to(lower.dtype), steep_above.to(lower.dtype))
+
+    def parallel(self) -> Shares:
+        """Return the shares with which both lines of a ReLU have the slope u / (u - l) (Wong and Kolter)."""
+        chord = self.chord()
+        return Shares(chord, chord)
+
+    def lines(self, shares: Shares) -> Lines:
+        """Return lines whose intercepts leave the clamp on the right side at ends and kinks, hence everywhere."""
+        chord = self.chord()
+        below = torch.where(self.bends_up, shares.lower * _slope(self.points, self.values, 2, 1), chord)
+        above = torch.where(self.bends_down, shares.upper * _slope(self.points, self.values, 0, 3), chord)
+        return Lines(below, self._intercept(below, 2, 1), above, self._intercept(above, 3, -1))
+
+    def _intercept(self, slope: Tensor, first: int, sign: int) -> Tensor:
+        """Return the least (`sign` 1) or largest (-1) value minus slope times point; ties go to point `first`."""
+        gaps = [sign * (value - slope * point) for point, value in zip(self.points, self.values, strict=True)]
+        best = gaps[first]
+        for gap in gaps:
+            best = torch.where(gap < best, gap, best)
+        return sign * best
+
+
+def _inside(kink: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    return torch.minimum(torch.maximum(kink, lower), upper)
+
+
+def _slope(points: tuple[Tensor, ...], values: tuple[Tensor, ...], start: int, end: int) -> Tensor:
+    """Return the slope between two points, 0 where they are one."""
+    width = points[end] - points[start]
+    return (values[end] - values[start]) / torch.where(width > 0, width, 1)

@@ -1,0 +1,113 @@
+"""Backward linear bounds as stages of certification."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lipcert
+from lipcert.bounds import Bound
+from lipcert.certificates import LINEAR_STAGES, STAGES, Cascade, Certificate, Certifier, Stage
+from tests.networks import images, network
+from tests.oracles import points_in_ball
+
+IMAGES = images(6)
+KINDS = ("relu", "clipped_relu", "maxmin", "clipped_maxmin")
+
+
+def _case(name: str = "plain", kind: str = "relu") -> tuple[nn.Module, Tensor, Tensor]:
+    model = network(name, kind, scale=1.2)
+    return model, IMAGES, model(IMAGES).argmax(dim=1)
+
+
+def _certify(model: nn.Module, labels: Tensor, epsilon: float, steps: int | None, **settings: object) -> Certificate:
+    certifier = Certifier(model, Bound.TIGHT, **settings)  # type: ignore[arg-type]
+    certifier.slope_steps = steps
+    return certifier(IMAGES, labels, epsilon)
+
+
+def _epsilon(model: nn.Module, labels: Tensor) -> float:
+    """Return a radius at which `tight` certifies about a third."""
+    radii = lipcert.certified_radius(model, IMAGES, labels, Bound.TIGHT, largest=1.0, rounds=8)
+    return 1.1 * float(radii.quantile(0.6))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["plain", "residual"])
+def test_margins_grow_and_stay_below_what_points_reach(name: str, kind: str) -> None:
+    model, inputs, labels = _case(name, kind)
+    epsilon = _epsilon(model, labels)
+    before, closest, best = (_certify(model, labels, epsilon, steps) for steps in (None, 0, 10))
+    for first, second in ((before, closest), (closest, best)):
+        assert (second.certified >= first.certified).all()
+        assert (second.margin >= first.margin - 1e-6 * (1 + first.margin.abs())).all()
+        assert (second.radius >= first.radius * 0.98).all()
+    assert (best.margin > before.margin + 1e-6).any()
+    assert ((best.radius < epsilon) | best.certified).all()
+    own = labels[:, None]
+    reached = torch.full((len(inputs),), torch.inf, dtype=torch.float64)
+    with torch.no_grad():
+        for point in points_in_ball(inputs, epsilon, 200):
+            logits = model(point)
+            others = logits.scatter(1, own, -torch.inf).amax(dim=1)
+            reached = torch.minimum(reached, logits.gather(1, own)[:, 0] - others)
+    assert (best.margin <= reached).all()
+
+
+def test_a_radius_proved_by_linear_bounds_is_proved_again_at_it() -> None:
+    model, _, labels = _case("residual", "clipped_relu")
+    epsilon = _epsilon(model, labels)
+    count = 0
+    for factor in (1.1, 1.3):
+        found = _certify(model, labels, factor * epsilon, 10)
+        alone = _certify(model, labels, factor * epsilon, None)
+        rows = (~found.certified & (found.radius > alone.radius * 1.02)).nonzero()[:, 0]
+        if len(rows):
+            certifier = Certifier(model, Bound.TIGHT)
+            certifier.slope_steps = 60
+            assert certifier(IMAGES[rows], labels[rows], found.radius[rows]).certified.all()
+        count += len(rows)
+    assert count
+
+
+def test_the_stated_arithmetic_decides() -> None:
+    model, _, labels = _case()
+    model = model.float()
+    epsilon = _epsilon(model, labels)
+    executed, exact = (_certify(model, labels, epsilon, 0, arithmetic=each) for each in ("executed", "exact"))
+    assert (exact.margin >= executed.margin).all()
+    assert (executed.rounding > 0).all()
+    torch.testing.assert_close(exact.margin - executed.margin, executed.rounding, rtol=0.5, atol=1e-9)
+
+
+def test_only_what_other_stages_left_enters() -> None:
+    model, inputs, labels = _case()
+    labels = labels.clone()
+    labels[0] = (labels[0] + 1) % 5
+    epsilon = _epsilon(model, labels)
+    stages = (STAGES[2], replace(LINEAR_STAGES[1], slope_steps=10))
+    cascade = Cascade(model, stages)
+    certificate = cascade(inputs, labels, epsilon)
+    assert cascade.tallies[0].entered == 6
+    assert cascade.tallies[1].entered == 5 - cascade.tallies[0].certified
+    assert cascade.tallies[1].certified == int((certificate.stage == 1).sum()) > 0
+    assert not certificate.certified[0]
+    assert certificate.radius[0] == 0
+
+
+def test_constant_logits_and_ties_are_never_certified() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(72, 4), nn.ReLU(), nn.Linear(4, 3)).double().eval()
+    nn.init.zeros_(model[3].weight)
+    nn.init.zeros_(model[3].bias)
+    certificate = _certify(model, torch.zeros(6, dtype=torch.long), 0.1, 5)
+    assert not certificate.certified.any()
+    assert (certificate.radius == 0).all()
+
+
+def test_records_tell_linear_bounds_from_lipschitz_bounds() -> None:
+    assert [stage.method for stage in LINEAR_STAGES] == ["crown", "crown-alpha"]
+    assert [stage.method for stage in STAGES] == [str(stage.bound) for stage in STAGES]
+    assert Stage("mine", Bound.LIPLT, 30, slope_steps=3).method == "crown-alpha"
