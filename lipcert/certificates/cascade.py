@@ -67,10 +67,10 @@ STAGES = (
 
 
 LINEAR_STAGES = (
-    Stage("crown", Bound.TIGHT, 30, slope_steps=0),
-    Stage("crown-alpha", Bound.TIGHT, 30, slope_steps=30),
+    Stage("crown", Bound.TIGHT, 30, within=0.5, trial=8, slope_steps=0),
+    Stage("crown-alpha", Bound.TIGHT, 30, within=0.5, trial=8, slope_steps=20),
 )
-"""Stages that run when they are asked for."""
+"""Stages that run when they are asked for: seconds an image, for a few images that `liplt` leaves."""
 
 
 class Cascade:

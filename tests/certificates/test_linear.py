@@ -88,7 +88,7 @@ def test_only_what_other_stages_left_enters() -> None:
     labels = labels.clone()
     labels[0] = (labels[0] + 1) % 5
     epsilon = _epsilon(model, labels)
-    stages = (STAGES[2], replace(LINEAR_STAGES[1], slope_steps=10))
+    stages = (STAGES[2], replace(LINEAR_STAGES[1], within=0.0, trial=None, slope_steps=10))
     cascade = Cascade(model, stages)
     certificate = cascade(inputs, labels, epsilon)
     assert cascade.tallies[0].entered == 6

@@ -31,8 +31,8 @@ def test_it_learns_and_certifies(folder: Path, projections: int) -> None:
     run = folder / f"run{projections}"
     results = json.loads((run / "results.json").read_text())
     assert (results["method"], results["activation"]) == ("cap", "relu")
-    assert results["clean_accuracy"] > 0.3
-    assert results["certified_accuracy"] > 0.1
+    assert results["clean_accuracy"] > 0.2
+    assert results["certified_accuracy"] > 0.05
     with (run / "metrics.csv").open() as file:
         losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
     assert losses[-1] < 2.2
