@@ -19,8 +19,9 @@ register()
 def train(config: DictConfig) -> float:
     """Run one job and return its certified accuracy."""
     from lipcert.training.run import run
+    from lipcert.training.sweep import is_job_of_sweep, run_job
 
-    return run(config)
+    return run_job(run, config) if is_job_of_sweep() else run(config)
 
 
 def main() -> None:

@@ -16,6 +16,9 @@ from lipcert.certificates.certify import EXACT, FAILURE_PROBABILITY
 from lipcert.certificates.validation import double_copy
 from lipcert.data import Split
 
+MEANS_STEPS = 40
+"""Most Lanczos steps of a norm an image where Lipschitz bounds are averaged."""
+
 
 def _fraction(flags: torch.Tensor) -> float:
     return flags.double().mean().item()
@@ -111,11 +114,13 @@ class LipschitzMeans:
     failure_probability: float
 
 
-def lipschitz_means(model: nn.Module, images: Tensor, epsilon: float, bound: Bound, batch_size: int) -> LipschitzMeans:
+def lipschitz_means(
+    model: nn.Module, images: Tensor, epsilon: float, bound: Bound, batch_size: int, steps: int
+) -> LipschitzMeans:
     """Return mean Lipschitz bounds up to the last activation; `local` stands in where `bound` is `global`."""
     masked = Bound.LOCAL if bound is Bound.GLOBAL else bound
     double = double_copy(model)
-    norms = UpperNorms(failure_probability=FAILURE_PROBABILITY)
+    norms = UpperNorms(min(MEANS_STEPS, steps), failure_probability=FAILURE_PROBABILITY)
     local: list[Tensor] = []
     varying: dict[str, list[Tensor]] = {}
     whole = 1.0
@@ -147,7 +152,7 @@ def evaluate(
         clean = torch.cat([model(batch).argmax(dim=1) for batch in images.split(500)]) == labels
     robust = pgd_robust(model, images, labels, epsilon, settings.pgd_steps) if settings.pgd_steps else None
     averaged = images[: settings.lipschitz_images]
-    means = lipschitz_means(model, averaged, epsilon, bound, settings.batch_size)
+    means = lipschitz_means(model, averaged, epsilon, bound, settings.batch_size, settings.lanczos_steps)
     certified = {name: _fraction(flags) for name, flags in in_turn.certified.items()}
     return {
         "num_test": len(split),
