@@ -17,7 +17,10 @@ from omegaconf.errors import OmegaConfBaseException
 from lipcert.config import config_folder, register
 
 CONF = Path(config_folder())
-GROUPS = ("bound", "callbacks", "data", "experiment", "logger", "method", "model", "optimizer", "sparsity", "trainer")
+GROUPS = (
+    *("bound", "callbacks", "data", "experiment", "logger", "method", "model", "optimizer", "scale", "sparsity"),
+    *("sweep", "trainer"),
+)
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 RECIPES = [path.stem for path in sorted((CONF / "recipe").glob("*.yaml"))]
 WRITTEN_AT_RUN_TIME = ("callbacks", "logger")

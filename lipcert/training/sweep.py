@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -80,8 +81,8 @@ def run_job(run: Callable[[DictConfig], float], config: DictConfig) -> float:
 
 
 def sentence(error: Exception) -> str:
-    """Return what to say of an error; a fault of lipcert is called by its type."""
-    text = " ".join([str(error), *getattr(error, "__notes__", [])])
+    """Return what to say of an error, on one line; a fault of lipcert is called by its type."""
+    text = " ".join(" ".join([str(error), *getattr(error, "__notes__", [])]).split())
     return text if isinstance(error, EXPECTED_ERRORS) else f"{type(error).__name__}: {text}"
 
 
@@ -93,15 +94,14 @@ def _failed(folder: Path, error: Exception) -> float:
 def _go_to(folder: Path) -> None:
     """Make `folder` the present job's."""
     folder.mkdir(exist_ok=True)
-    config = HydraConfig.instance().cfg
-    assert config is not None
+    config: Any = HydraConfig.instance().cfg
     with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
         config.hydra.runtime.output_dir = str(folder)
 
 
 def _record(folder: Path, state: str, message: str | None = None) -> None:
     hydra = HydraConfig.get()
-    records = folder.parent / RECORDS / hydra.callbacks.sweep.command
+    records = folder.parent / RECORDS / hydra.callbacks["sweep"]["command"]
     records.mkdir(parents=True, exist_ok=True)
     job = Job(hydra.job.num, list(hydra.overrides.task), folder.name, state, message)
     write_json(records / f"{job.number}.json", asdict(job))

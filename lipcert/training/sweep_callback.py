@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import traceback
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from lipcert.config import register
+from lipcert.job_names import split_override
 
 
 class SweepReport(Callback):
@@ -28,6 +32,15 @@ class SweepReport(Callback):
         register()
         self.__dict__.update(state)
 
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse several named sweeps at once: a job takes the settings of a sweep, not its jobs."""
+        for override in config.hydra.overrides.task:
+            key, sweep = split_override(override)
+            if key == "sweep" and "," in sweep:
+                _fail(f"Expected one `sweep` a command, got {sweep}; type one after the other.")
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _stop)
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Report; Hydra makes a warning of every other exception than SystemExit."""
         try:
@@ -35,8 +48,7 @@ class SweepReport(Callback):
         except Exception:
             message = traceback.format_exc()
         if message is not None:
-            sys.stderr.write(f"error: {message}\n")
-            sys.exit(1)
+            _fail(message)
 
     def _report(self, folder: Path) -> str | None:
         """Write and print; return what to say of failed jobs."""
@@ -45,6 +57,8 @@ class SweepReport(Callback):
         from lipcert.training.sweep_table import markdown, sweep_table
 
         jobs = collect(folder, self.command)
+        if not jobs:
+            return f"no job left a record in {folder}."
         rows = sweep_table(folder, jobs)
         write_text(folder / "table.md", markdown(rows))
         _print(folder, rows)
@@ -57,11 +71,24 @@ class SweepReport(Callback):
         )
 
 
+def _stop(number: int, frame: FrameType | None) -> None:
+    """End by an exception, so that launchers end the processes of their jobs."""
+    sys.exit(128 + number)
+
+
+def _fail(message: str) -> None:
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(1)
+
+
 def _print(folder: Path, rows: list[list[str]]) -> None:
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*rows[0], title=f"Jobs of {folder}")
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
     for row in rows[1:]:
         table.add_row(*row)
     console = Console()
