@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lipcert.training.sweep_table import mean_and_deviation
+
 COLUMNS = ("method", "bound", "seeds", "clean %", "PGD %", "certified %: global", "local", "tight")
 MEANS = ("L global", "L local", "varying neurons by layer", "s an epoch")
 
@@ -21,14 +23,6 @@ MEANS = ("L global", "L local", "varying neurons by layer", "s an epoch")
 def results_below(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Return (run folder, results) of all finished runs."""
     return [(path.parent, json.loads(path.read_text())) for path in sorted(folder.rglob("results.json"))]
-
-
-def mean_and_deviation(values: list[float], factor: float = 100, digits: int = 1) -> str:
-    """Format a mean, with its standard deviation over seeds where there are two or more."""
-    if not values:
-        return "-"
-    mean = f"{factor * statistics.mean(values):.{digits}f}"
-    return mean if len(values) < 2 else f"{mean} ± {factor * statistics.stdev(values):.{digits}f}"
 
 
 def row(runs: list[tuple[Path, dict[str, Any]]], timings: list[dict[str, Any]], folder: Path) -> list[str]:

@@ -9,6 +9,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from lipcert.job_names import job_folder, sweep_folder
+
 
 @dataclass
 class DataConfig:
@@ -206,3 +208,5 @@ def register() -> None:
     OmegaConf.register_new_resolver(
         "monitored", lambda held_out: "val/certified_accuracy" if int(held_out) else None, replace=True
     )
+    OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
+    OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)

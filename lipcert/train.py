@@ -20,12 +20,11 @@ def train(config: DictConfig) -> float:
     """Run one job and return its certified accuracy."""
     register()  # a launcher's processes know no resolvers
     from lipcert.training.isolated import needs_isolation, run_isolated
-
-    if needs_isolation(config):
-        return run_isolated(config)
     from lipcert.training.run import run
+    from lipcert.training.sweep import is_job_of_sweep, run_job
 
-    return run(config)
+    start = run_isolated if needs_isolation(config) else run
+    return run_job(start, config) if is_job_of_sweep() else run(config)
 
 
 def main() -> None:

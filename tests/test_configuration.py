@@ -18,17 +18,8 @@ from lipcert.config import config_folder, register
 
 CONF = Path(config_folder())
 GROUPS = (
-    "bound",
-    "callbacks",
-    "data",
-    "experiment",
-    "logger",
-    "method",
-    "model",
-    "optimizer",
-    "sparsity",
-    "trainer",
-    "warm_start",
+    *("bound", "callbacks", "data", "experiment", "logger", "method", "model", "optimizer", "scale", "sparsity"),
+    *("sweep", "trainer", "warm_start"),
 )
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 RECIPES = [path.stem for path in sorted((CONF / "recipe").glob("*.yaml"))]

@@ -161,7 +161,16 @@ def test_figures_6_and_7() -> None:
         assert schedule.learning_rate(120 + 10 * halvings) == pytest.approx(1e-3 / 2**halvings, rel=1e-12)
 
 
-@pytest.mark.parametrize("name", [*EXPERIMENTS, "cifar10_6c2f_200"])
+@pytest.mark.parametrize("name", ["cifar10_6c2f_global", "cifar10_6c2f_standard"])
+def test_rows_of_table_5_change_one_thing(name: str) -> None:
+    row, ours = _compose(f"experiment={name}"), _compose("experiment=cifar10_6c2f")
+    _check_column(row, "cifar10")
+    changed = {key for key in ours if row[key] != ours[key]}
+    assert changed == {"bound" if name.endswith("global") else "method"}
+    assert (row.bound.name, type(instantiate(row.method)).__name__) in [("global", "BCP"), ("local", "Standard")]
+
+
+@pytest.mark.parametrize("name", [*EXPERIMENTS, "cifar10_6c2f_200", "cifar10_6c2f_global", "cifar10_6c2f_standard"])
 def test_experiments_say_what_they_are(name: str) -> None:
     lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
     opening = lines[: lines.index("defaults:")]

@@ -169,9 +169,11 @@ def test_sweep(finished: Path, tmp_path: Path) -> None:
     """Two jobs in one process; the second repeats the finished run exactly."""
     done = train("-m", "method=bcp,gloro", "hydra.sweep.dir=sweep", *RUN, *CHEAP, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert [_results(tmp_path / "sweep" / job)["method"] for job in ("0", "1")] == ["bcp", "gloro"]
-    assert _metrics(tmp_path / "sweep" / "0").keys() >= LOGGED
-    expected, repeated, other = _weights(finished), _weights(tmp_path / "sweep" / "1"), _weights(tmp_path / "sweep/0")
+    jobs = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["jobs"]
+    bcp, gloro = (tmp_path / "sweep" / job["folder"] for job in jobs)
+    assert [_results(job)["method"] for job in (bcp, gloro)] == ["bcp", "gloro"]
+    assert _metrics(bcp).keys() >= LOGGED
+    expected, repeated, other = _weights(finished), _weights(gloro), _weights(bcp)
     assert all(torch.equal(repeated[key], expected[key]) for key in expected)
     assert not all(torch.equal(other[key], expected[key]) for key in expected)
 

@@ -19,7 +19,7 @@ class UpperNorms:
 
     Args:
         steps: Lanczos steps of a norm an image.
-        whole_steps: Lanczos steps of a global norm, bounded once and kept.
+        whole_steps: Lanczos steps of a global norm, bounded once and kept; when None, three times `steps`, at most 120.
         failure_probability: δ of each norm.
         generator: source of randomness; the operating system's when None.
     """
@@ -27,12 +27,12 @@ class UpperNorms:
     def __init__(
         self,
         steps: int = 40,
-        whole_steps: int = 120,
+        whole_steps: int | None = None,
         failure_probability: float = 1e-9,
         generator: np.random.Generator | None = None,
     ) -> None:
         self.steps = steps
-        self.whole_steps = whole_steps
+        self.whole_steps = min(120, 3 * steps) if whole_steps is None else whole_steps
         self.failure_probability = failure_probability
         self.generator = fresh_generator() if generator is None else generator
         self.bounded = 0

@@ -11,19 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lipcert.commands import write_text
-
-FREE = (
-    "callbacks",
-    "logger",
-    "resume",
-    "data.root",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.log_every_n_steps",
-    "trainer.num_nodes",
-    "trainer.strategy",
-)
-"""Keys that may differ between the starts of one run: where it runs and what it shows, not what it computes."""
+from lipcert.job_names import NOT_COMPARED
 
 
 def configuration_file(folder: Path) -> Path:
@@ -67,14 +55,14 @@ def check_same_run(folder: Path, config: DictConfig) -> None:
     if differing:
         raise ValueError(
             f"{folder} holds a run with other settings: {', '.join(differing)}. "
-            "Set them as they were, or choose another hydra.run.dir."
+            "Set them as they were, or choose another hydra.run.dir (hydra.sweep.dir)."
         )
 
 
 def _leaves(config: Any) -> dict[str, Any]:
     """Return the values that matter by dotted key, interpolations resolved."""
     config = OmegaConf.create(OmegaConf.to_container(config))  # a copy without the schema, which forbids removal
-    for key in FREE:
+    for key in NOT_COMPARED:
         group, _, name = key.rpartition(".")
         holder = OmegaConf.select(config, group) if group else config
         if isinstance(holder, DictConfig):

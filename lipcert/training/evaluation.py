@@ -18,6 +18,9 @@ from lipcert.data import Split
 from lipcert.training.counts import Counts
 from lipcert.training.processes import from_every_process, ranks
 
+MEANS_STEPS = 40
+"""Most Lanczos steps of a norm an image where Lipschitz bounds are averaged."""
+
 
 @dataclass(frozen=True)
 class EvaluationSettings:
@@ -113,14 +116,16 @@ def pgd_robust_count(
         return int(pgd_robust(model, images, labels, epsilon, settings.pgd_steps).sum())
 
 
-def lipschitz_counts(model: nn.Module, images: Tensor, epsilon: float, bound: Bound, batch_size: int) -> Counts:
+def lipschitz_counts(
+    model: nn.Module, images: Tensor, epsilon: float, bound: Bound, settings: EvaluationSettings
+) -> Counts:
     """Return sums of Lipschitz bounds up to the last activation; `local` stands in where `bound` is `global`."""
     masked = Bound.LOCAL if bound is Bound.GLOBAL else bound
     double = double_copy(model)
-    norms = UpperNorms(failure_probability=FAILURE_PROBABILITY)
+    norms = UpperNorms(min(MEANS_STEPS, settings.lanczos_steps), failure_probability=FAILURE_PROBABILITY)
     counts = Counts()
     with torch.no_grad():
-        for batch in images.double().split(batch_size):
+        for batch in images.double().split(settings.batch_size):
             analysis = analyze(double, batch, epsilon, masked, norms)
             varying = {
                 each.name: float(len(batch))
@@ -169,7 +174,7 @@ def evaluation_counts(
         batch[: settings.lipschitz_images - start] for start, batch, _ in chunks if start < settings.lipschitz_images
     ]
     if averaged:
-        counts += lipschitz_counts(model, torch.cat(averaged), epsilon, Bound(bounds[0]), size)
+        counts += lipschitz_counts(model, torch.cat(averaged), epsilon, Bound(bounds[0]), settings)
     return counts
 
 

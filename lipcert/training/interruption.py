@@ -29,7 +29,7 @@ def how_to_go_on(folder: Path) -> str:
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
         place = shlex.quote(f"hydra.sweep.dir={_quoted(hydra.sweep.dir)}")
-        return f"To go on, start the same sweep again with {place} resume=auto."
+        return f"To go on, start the same sweep again with {place}."
     kept = [each for each in hydra.overrides.task if not each.startswith("resume=")]
     kept += [each for each in hydra.overrides.hydra if not each.startswith(("hydra.run.dir=", "hydra.mode="))]
     command = shlex.join([*kept, f"hydra.run.dir={_quoted(str(folder))}", "resume=auto"])

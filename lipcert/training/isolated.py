@@ -30,16 +30,21 @@ def needs_isolation(config: DictConfig) -> bool:
     return several and HydraConfig.get().mode == RunMode.MULTIRUN and started_processes() == 1
 
 
-def job_command(folder: Path) -> list[str]:
-    """Return the command line that runs the present job alone, in `folder`."""
+def _quoted(value: str) -> str:
+    return QuotedString(value, Quote.single).with_quotes()
+
+
+def job_command(folder: Path, resume: str | None) -> list[str]:
+    """Return the command line that runs the present job alone, in `folder`, going on as `resume` says."""
     hydra = HydraConfig.get()
     added = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
     return [
         *(sys.executable, "-m", "lipcert.train"),
         *(argument for path in added for argument in ("--config-dir", path)),
         *("--config-name", str(hydra.job.config_name)),
-        *hydra.overrides.task,
-        *("hydra.mode=RUN", f"hydra.run.dir={QuotedString(str(folder), Quote.single).with_quotes()}"),
+        *(each for each in hydra.overrides.task if not each.startswith("resume=")),
+        *([] if resume is None else [f"resume={_quoted(resume)}"]),
+        *("hydra.mode=RUN", f"hydra.run.dir={_quoted(str(folder))}"),
     ]
 
 
@@ -68,7 +73,7 @@ def run_isolated(config: DictConfig) -> float:
     """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir).absolute()
-    with subprocess.Popen(job_command(folder), cwd=hydra.runtime.cwd) as process, _terminating(process):
+    with subprocess.Popen(job_command(folder, config.resume), cwd=hydra.runtime.cwd) as process, _terminating(process):
         code = process.wait()
     if code:
         raise ChildProcessError(

@@ -55,7 +55,7 @@ def test_only_jobs_whose_processes_would_enter_the_sweep(hydra: Any, monkeypatch
 def test_command_line_of_a_job(hydra: Any) -> None:
     """Hydra reads back the folder, the job's own overrides, and that this is no sweep."""
     folder = Path(hydra.runtime.output_dir)
-    python, *rest = isolated.job_command(folder)
+    python, *rest = isolated.job_command(folder, "auto")
     assert python == sys.executable
     assert rest[:6] == ["-m", "lipcert.train", "--config-dir", "/b", "--config-name", "train"]
     overrides = OverridesParser.create().parse_overrides(rest[6:])

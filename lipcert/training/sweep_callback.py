@@ -1,0 +1,96 @@
+"""What Hydra calls when all jobs of a sweep are over: their list, their table, the exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from lipcert.config import register
+from lipcert.job_names import split_override
+
+
+class SweepReport(Callback):
+    """Writes `sweep.json` and `table.md`, prints the table, ends with exit code 1 if a job failed.
+
+    Args:
+        command: what tells this command from others that run in the same folder.
+    """
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Arrive in the process of a job, where nobody has made the resolvers known."""
+        register()
+        self.__dict__.update(state)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse several named sweeps at once: a job takes the settings of a sweep, not its jobs."""
+        for override in config.hydra.overrides.task:
+            key, sweep = split_override(override)
+            if key == "sweep" and "," in sweep:
+                _fail(f"Expected one `sweep` a command, got {sweep}; type one after the other.")
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _stop)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Report; Hydra makes a warning of every other exception than SystemExit."""
+        try:
+            message = self._report(Path(config.hydra.sweep.dir).absolute())
+        except Exception:
+            message = traceback.format_exc()
+        if message is not None:
+            _fail(message)
+
+    def _report(self, folder: Path) -> str | None:
+        """Write and print; return what to say of failed jobs."""
+        from lipcert.commands import write_text
+        from lipcert.training.sweep import FAILED, collect
+        from lipcert.training.sweep_table import markdown, sweep_table
+
+        jobs = collect(folder, self.command)
+        if not jobs:
+            return f"no job left a record in {folder}."
+        rows = sweep_table(folder, jobs)
+        write_text(folder / "table.md", markdown(rows))
+        _print(folder, rows)
+        failed = [job for job in jobs if job.state == FAILED]
+        if not failed:
+            return None
+        names = "\n".join(f"  {job.folder}: {job.message}" for job in failed)
+        return (
+            f"{len(failed)} of {len(jobs)} jobs failed; the same command runs them again and skips the others.\n{names}"
+        )
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """End by an exception, so that launchers end the processes of their jobs."""
+    sys.exit(128 + number)
+
+
+def _fail(message: str) -> None:
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(1)
+
+
+def _print(folder: Path, rows: list[list[str]]) -> None:
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
+    for row in rows[1:]:
+        table.add_row(*row)
+    console = Console()
+    console.print(table)
+    console.print(f"Everything of this sweep is in {folder}", soft_wrap=True)

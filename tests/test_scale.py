@@ -1,0 +1,111 @@
+"""`scale=smoke`: every experiment and every sweep runs to its end, as it is but for size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from lipcert.config import config_folder, register
+from tests.commands import train, train_each
+from tests.data.test_tinyimagenet import TOP
+from tests.data.test_tinyimagenet import _write_folder as write_tiny_imagenet
+
+CONF = Path(config_folder())
+EXPERIMENTS = [path.stem for path in sorted((CONF / "experiment").glob("*.yaml"))]
+SWEEPS = [path.stem for path in sorted((CONF / "sweep").glob("*.yaml"))]
+HEADINGS = ("Source:", "Command:", "Hardware:", "Hours:", "Expected:")
+SMOKE = ("scale=smoke", "callbacks=quiet")
+LEAST = ("data.limit_train=2", "batch_size=2", "schedule.epochs=1", "evaluation.lanczos_steps=1", "data.limit_test=1")
+JOBS = {"table4": 8, "table5": 3, "table6": 4, "table7": 8}
+"""How many a sweep has at this scale."""
+
+
+@pytest.fixture(scope="module", name="runs")
+def fixture_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """All experiments, and Tiny-ImageNet on a generated folder in its own layout."""
+    folder = tmp_path_factory.mktemp("experiments")
+    write_tiny_imagenet(folder / "archive" / TOP)
+    lines = [[f"experiment={name}", *SMOKE, f"hydra.run.dir={name}"] for name in EXPERIMENTS]
+    typed = ["data.name=tinyimagenet", f"data.root={folder / 'archive'}", "hydra.run.dir=generated"]
+    lines.append(["experiment=tinyimagenet_8c2f", *SMOKE, *LEAST, *typed])
+    return folder, dict(zip([*EXPERIMENTS, "generated"], train_each(lines, folder), strict=True))
+
+
+def _compose(*overrides: str) -> DictConfig:
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", overrides=list(overrides))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_runs(runs: tuple[Path, dict[str, dict[str, Any]]], name: str) -> None:
+    folder, outcomes = runs
+    assert outcomes[name]["exit"] == 0, outcomes[name]["stderr"]
+    results = json.loads((folder / name / "results.json").read_text())
+    full = _compose(f"experiment={name}")
+    assert results["data"] == ("digits" if full.data.name in ("mnist", "fashionmnist") else "photos")
+    kept = (full.model.name, full.model.activation, full.bound.name, full.epsilon, full.seed)
+    assert tuple(results[key] for key in ("model", "activation", "bound", "epsilon", "seed")) == kept
+    assert results["method"].lower() in full.method["_target_"].lower()
+    assert (results["num_test"], results["epochs"]) == (2, 2)
+
+
+def test_tiny_imagenet_in_its_own_layout(runs: tuple[Path, dict[str, dict[str, Any]]]) -> None:
+    folder, outcomes = runs
+    assert outcomes["generated"]["exit"] == 0, outcomes["generated"]["stderr"]
+    results = json.loads((folder / "generated" / "results.json").read_text())
+    assert (results["data"], results["model"], results["num_test"]) == ("tinyimagenet", "8c2f", 1)
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_sweep_runs(tmp_path: Path, name: str) -> None:
+    done = train(f"sweep={name}", *SMOKE, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    sweep = tmp_path / "sweeps" / f"{name}-smoke"
+    jobs = json.loads((sweep / "sweep.json").read_text())["jobs"]
+    assert [job["state"] for job in jobs] == ["complete"] * JOBS[name]
+    assert len({job["folder"] for job in jobs}) == JOBS[name]
+    rows = (sweep / "table.md").read_text().splitlines()[2:]
+    assert len(rows) == JOBS[name] // (2 if name == "table4" else 1)
+    assert all(("±" in row) == (name == "table4") for row in rows)
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_sweeps_say_what_they_are(name: str) -> None:
+    lines = (CONF / "sweep" / f"{name}.yaml").read_text().splitlines()
+    found = [heading for heading in HEADINGS for line in lines if line.startswith(f"# {heading}")]
+    assert found == list(HEADINGS)
+    assert f"# Command:  python -m lipcert.train sweep={name}" in lines
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_only_the_size_changes(name: str) -> None:
+    full, smoke = _compose(f"experiment={name}"), _compose(f"experiment={name}", "scale=smoke")
+    changed = {key for key in full if full[key] != smoke[key]}
+    assert changed <= {"data", "batch_size", "schedule", "trainer", "evaluation", "callbacks"}
+    assert full == _compose(f"experiment={name}", "scale=full")
+    assert full.schedule.initial_lr == smoke.schedule.initial_lr
+    assert full.schedule.epsilon_train == smoke.schedule.epsilon_train
+
+
+def test_every_data_set_has_a_stand_in() -> None:
+    for path in (CONF / "data").glob("*.yaml"):
+        assert _compose(f"data={path.stem}", "scale=smoke").data.name in ("digits", "photos")
+
+
+def test_full_sizes_of_sweeps() -> None:
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        params = {
+            name: compose("train", [f"sweep={name}"], return_hydra_config=True).hydra.sweeper.params for name in SWEEPS
+        }
+    assert params["table4"].seed == "0,1,2"
+    assert len(params["table4"].experiment.split(",")) == 4
+    assert params["table6"]["sparsity.weight"] == "0,0.01,0.03,0.1"
+    assert params["table7"].method == "gloro,bcp"
+    assert params["table7"].bound == "global,local"
