@@ -21,7 +21,7 @@ class Counts:
     Attributes:
         images: evaluated.
         clean, robust: classified correctly, and still so under PGD.
-        attacked, withstood: put under AutoAttack, and classified correctly all the same.
+        attacked, withstood: meant for AutoAttack, and standing after it and PGD.
         certified, executed: by bound; of the exact network, and of the network in the precision of its weights.
         failure_probability: that any of the certificates or bounds is wrong, at most.
         lipschitz_images: over which the next ones are summed.

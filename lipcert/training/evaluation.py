@@ -106,14 +106,34 @@ def certify_in_turn(
     return InTurn({bound: certified[bound] for bound in bounds}, executed, failure)
 
 
-def pgd_robust_count(
-    model: nn.Module, images: Tensor, labels: Tensor, epsilon: float, settings: EvaluationSettings, first: int
-) -> int:
-    """Return how many images of a chunk withstand PGD; `first`, its first image's index, decides the random starts."""
-    devices = [images.device] if images.is_cuda else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(settings.seed * 1_000_003 + first)
-        return int(pgd_robust(model, images, labels, epsilon, settings.pgd_steps).sum())
+def attack_counts(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    certified: Tensor,
+    epsilon: float,
+    settings: EvaluationSettings,
+    first: int,
+) -> Counts:
+    """Return how many images of a chunk withstand PGD, and AutoAttack as well.
+
+    AutoAttack is spared images that PGD has broken, and those `certified` as executed, (B,): nothing can break them.
+    `first`, the chunk's first image's index, decides the random starts, whatever the number of processes.
+    """
+    with torch.no_grad():
+        robust = model(images).argmax(dim=1) == labels
+    counts = Counts(clean=int(robust.sum()))
+    if settings.pgd_steps:
+        with torch.random.fork_rng([images.device] if images.is_cuda else []):
+            torch.manual_seed(settings.seed * 1_000_003 + first)
+            robust = pgd_robust(model, images, labels, epsilon, settings.pgd_steps)
+        counts += Counts(robust=int(robust.sum()))
+    few = slice(max(0, settings.autoattack_images - first))
+    withstood, images, labels = robust[few], images[few], labels[few]
+    rows = (withstood & ~certified[few]).nonzero()[:, 0]
+    if len(rows):
+        withstood[rows] = auto_attack_robust(model, images[rows], labels[rows], epsilon, seed=settings.seed)
+    return counts + Counts(attacked=len(withstood), withstood=int(withstood.sum()))
 
 
 def lipschitz_counts(
@@ -160,16 +180,9 @@ def evaluation_counts(
         executed={name: int(flags.sum()) for name, flags in in_turn.executed.items()},
         failure_probability=in_turn.failure_probability,
     )
-    for start, batch, batch_labels in chunks:
-        with torch.no_grad():
-            counts += Counts(clean=int((model(batch).argmax(dim=1) == batch_labels).sum()))
-        if settings.pgd_steps:
-            robust = pgd_robust_count(model, batch, batch_labels, epsilon, settings, start)
-            counts += Counts(robust=robust)
-        few = slice(max(0, settings.autoattack_images - start))
-        if len(batch[few]):
-            withstood = auto_attack_robust(model, batch[few], batch_labels[few], epsilon, seed=settings.seed)
-            counts += Counts(attacked=len(withstood), withstood=int(withstood.sum()))
+    decided = torch.stack(list(in_turn.executed.values())).any(dim=0).split(size)
+    for (start, batch, batch_labels), certified in zip(chunks, decided, strict=True):
+        counts += attack_counts(model, batch, batch_labels, certified, epsilon, settings, start)
     averaged = [
         batch[: settings.lipschitz_images - start] for start, batch, _ in chunks if start < settings.lipschitz_images
     ]

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from lipcert.bounds import Bound
-from lipcert.data import load_images
+from lipcert.certificates import certify
+from lipcert.data import Split, load_images
 from lipcert.nn import build
 from lipcert.training.evaluation import EvaluationSettings, evaluate
 from tests.oracles import scale_weights
@@ -20,7 +21,9 @@ KEYS = ("clean_accuracy", "pgd_accuracy", "certified_accuracy", "global_lipschit
 
 
 def _evaluate(model: nn.Module, pgd_steps: int = 3, autoattack_images: int = 0) -> dict[str, Any]:
-    settings = EvaluationSettings(["global", "local", "tight"], 20, pgd_steps, 100, False, 20, autoattack_images)
+    settings = EvaluationSettings(
+        ["global", "local", "tight"], 20, pgd_steps, 100, False, 20, autoattack_images=autoattack_images
+    )
     return evaluate(model, load_images("digits").test.first(20), 0.3, Bound.LOCAL, settings)
 
 
@@ -48,14 +51,26 @@ def test_auto_attack_on_request() -> None:
     assert 0 <= results["autoattack_accuracy"] <= 1
 
 
-def test_no_more_images_meet_auto_attack_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    attacked = []
+def test_auto_attack_is_spared_what_is_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It meets neither wrong nor certified images, and its word counts for the others among the first."""
+    torch.manual_seed(0)
+    model = scale_weights(build("small", (1, 8, 8), 10), 0.8)
+    split = load_images("digits").test.first(200)
+    logits = model(split.images)
+    split = Split(split.images, torch.where(torch.arange(200) % 4 == 0, logits.argmin(dim=1), logits.argmax(dim=1)))
+    certified = certify(model, split.images, split.labels, 0.15, "tight").certified
+    attacked: list[torch.Tensor] = []
 
-    def all_withstand(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, epsilon: float) -> torch.Tensor:
-        attacked.append((len(images), len(labels), epsilon))
-        return torch.ones(len(labels), dtype=torch.bool)
+    def none_withstands(model: nn.Module, images: torch.Tensor, *_: Any, seed: int) -> torch.Tensor:
+        attacked.append(images)
+        return torch.zeros(len(images), dtype=torch.bool)
 
-    monkeypatch.setattr("lipcert.training.evaluation.auto_attack_robust", all_withstand)
-    results = _evaluate(build("small", (1, 8, 8), 10), autoattack_images=1000)
-    assert attacked == [(20, 20, 0.3)]
-    assert (results["autoattack_images"], results["autoattack_accuracy"]) == (20, 1.0)
+    monkeypatch.setattr("lipcert.training.evaluation.auto_attack_robust", none_withstands)
+    settings = EvaluationSettings(["global", "tight"], 60, 0, 50, False, 20, autoattack_images=130)
+    results = evaluate(model, split, 0.15, Bound.TIGHT, settings)
+    first = torch.arange(200) < 130
+    correct = torch.arange(200) % 4 != 0
+    assert 10 < (first & certified).sum() < (first & correct).sum()
+    assert torch.equal(torch.cat(attacked), split.images[first & correct & ~certified])
+    assert results["autoattack_images"] == 130
+    assert results["autoattack_accuracy"] == (first & certified).sum().item() / 130

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from lipcert.training import isolated
 
-CONFIG = OmegaConf.create({"trainer": {"devices": 2, "num_nodes": 1}})
+CONFIG = OmegaConf.create({"trainer": {"devices": 2, "num_nodes": 1}, "resume": None})
 
 
 @pytest.fixture(name="hydra")
@@ -38,7 +38,7 @@ def fixture_hydra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def _job(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
-    monkeypatch.setattr(isolated, "job_command", lambda folder: [sys.executable, "-c", program, str(folder)])
+    monkeypatch.setattr(isolated, "job_command", lambda folder, resume: [sys.executable, "-c", program, str(folder)])
 
 
 def test_only_jobs_whose_processes_would_enter_the_sweep(hydra: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,6 +63,7 @@ def test_command_line_of_a_job(hydra: Any) -> None:
     assert {key: str(value) for key, value in values.items()} == {
         "seed": "1",
         "data.root": "a b",
+        "resume": "auto",
         "hydra.mode": "RUN",
         "hydra.run.dir": str(folder),
     }
