@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.backward.ball import Ball
-from lipcert.bounds.backward.nodes import Affine, Box, Clamp, Node, Sum, clamps
+from lipcert.bounds.backward.nodes import Box, Clamp, Node, clamps, widest
 from lipcert.bounds.backward.substitution import Rows, State, magnitudes, substitute
 from lipcert.bounds.closing import ActivationBounds
 
-LARGEST_CHUNK = 2**22
+LARGEST_CHUNK = 2**20
 """Entries of the widest layer's rows that are handled at a time."""
 
 
@@ -67,17 +67,3 @@ def _raise_bounds(clamp: Clamp, places: Tensor, lower: Tensor, upper: Tensor, st
         flat = ends.view(len(ends), -1)
         before = flat[image, neuron]
         flat[image, neuron] = torch.where(sign * found > sign * before, found, before)  # NaN improves nothing
-
-
-def widest(nodes: tuple[Node, ...]) -> int:
-    """Return the number of entries of the largest layer."""
-    sizes = [1]
-    for node in nodes:
-        match node:
-            case Affine():
-                sizes += [math.prod(node.operator.input_shape), math.prod(node.operator.output_shape)]
-            case Clamp():
-                sizes.append(math.prod(node.shape))
-            case Sum():
-                sizes += [widest(node.branch), widest(node.shortcut)]
-    return max(sizes)

@@ -6,6 +6,7 @@ activation: the elementwise clamp min(max(z, low), high), either end possibly in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -60,3 +61,17 @@ def clamps(nodes: tuple[Node, ...]) -> Iterator[Clamp]:
             case Sum():
                 yield from clamps(node.branch)
                 yield from clamps(node.shortcut)
+
+
+def widest(nodes: tuple[Node, ...]) -> int:
+    """Return the number of entries of the largest layer."""
+    sizes = [1]
+    for node in nodes:
+        match node:
+            case Affine():
+                sizes += [math.prod(node.operator.input_shape), math.prod(node.operator.output_shape)]
+            case Clamp():
+                sizes.append(math.prod(node.shape))
+            case Sum():
+                sizes += [widest(node.branch), widest(node.shortcut)]
+    return max(sizes)

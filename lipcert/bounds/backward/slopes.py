@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
 
 from lipcert.bounds.backward.ball import Ball
 from lipcert.bounds.backward.lines import Shares
-from lipcert.bounds.backward.nodes import Clamp, Node, clamps
+from lipcert.bounds.backward.nodes import Clamp, Node, clamps, widest
 from lipcert.bounds.backward.substitution import Rows, State, substitute
 
 LEARNING_RATE = 0.2
 """Of Adam on shares in [0, 1]; it falls linearly to a tenth."""
 
-LARGEST_CHUNK = 2**22
-"""Slopes that are optimised at a time."""
+LARGEST_CHUNK = 2**20
+"""Slopes that are optimised at a time, and entries of the widest layer's rows elsewhere."""
 
 
 def bounded(
@@ -34,7 +34,9 @@ def bounded(
         steps: of the optimisation at most.
         required: (R,), rows above it are not worked on any more; None to maximise all.
     """
-    found = substitute(nodes, rows, state)
+    every = torch.arange(len(rows.image), device=rows.image.device)
+    chunks = every.split(max(1, LARGEST_CHUNK // widest(nodes)))
+    found = _joined([substitute(nodes, _taken(rows, chunk), state) for chunk in chunks])
     if steps == 0 or not len(rows.image):
         return found
     goal = torch.full_like(rows.constant, torch.inf) if required is None else required
@@ -92,6 +94,10 @@ def _initial(nodes: tuple[Node, ...], rows: Rows, state: State) -> Mapping[Clamp
             closest = interval.closest()
             found[clamp] = Shares(closest.lower.requires_grad_(True), closest.upper.requires_grad_(True))
     return found
+
+
+def _joined(parts: list[Rows]) -> Rows:
+    return Rows(*(torch.cat([getattr(part, each.name) for part in parts]) for each in fields(Rows)))
 
 
 def _taken(rows: Rows, index: Tensor) -> Rows:
