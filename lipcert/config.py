@@ -111,6 +111,8 @@ class TrainConfig:
 class BenchmarkConfig:
     """What `lipcert.benchmark` measures."""
 
+    checkpoint: str | None = None
+    data_root: str | None = None
     models: list[str] = MISSING
     activations: list[str] = MISSING
     bounds: list[str] = MISSING

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lipcert.benchmark import main
+from lipcert.nn import build
 
 
 def test_rows_of_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,8 +28,25 @@ def test_rows_of_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             "peak_memory_mb",
         }
         assert row["seconds"] > 0
+        assert row["peak_memory_mb"] is None or row["peak_memory_mb"] >= 0
         plain = next(r for r in rows if r["bound"] == "plain" and r["activation"] == row["activation"])
         assert row["ratio_to_plain"] == pytest.approx(row["seconds"] / plain["seconds"])
+
+
+def test_a_trained_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(
+        {
+            "state_dict": {f"model.{k}": v for k, v in build("small", (1, 8, 8), 10, "maxmin").state_dict().items()},
+            "lipcert": {"data": "digits", "model": "small", "activation": "maxmin"},
+        },
+        tmp_path / "last.ckpt",
+    )
+    output = tmp_path / "benchmark.json"
+    arguments = [f"checkpoint={tmp_path / 'last.ckpt'}", "batch_size=4", "rounds=1", f"output={output}"]
+    monkeypatch.setattr(sys, "argv", ["benchmark", *arguments, f"threads={torch.get_num_threads()}"])
+    main()
+    rows = json.loads(output.read_text())["rows"]
+    assert [(row["model"], row["activation"]) for row in rows] == [("small", "maxmin")] * 4
 
 
 def test_bad_settings_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from lipcert.bounds import Bound, Economy, PowerNorms
+from lipcert.checkpoints import load_network, read_checkpoint
 from lipcert.commands import write_json
+from lipcert.data import ImageDataModule
+from lipcert.host_peak import host_peak_mb
 from lipcert.losses import BCP, Setting, Sparsity
 from lipcert.nn import ClippedMaxMin, ClippedReLU, build
 
@@ -78,14 +82,54 @@ def measure(steps: dict[str, Callable[[], None]], rounds: int, device: torch.dev
 
 
 def _peak_memory_mb(step: Callable[[], None], device: torch.device) -> float | None:
-    """Return the most memory one step holds beyond what was held before; None where torch cannot tell (CPU)."""
+    """Return the most memory one step holds beyond what was held before; None where the system does not tell."""
     if device.type != "cuda":
-        return None
+        return host_peak_mb(step)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     step()
     _synchronize(device)
     return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is measured: a network, and a batch of images and labels."""
+
+    name: str
+    activation: str
+    model: nn.Module
+    images: Tensor
+    labels: Tensor
+
+
+def _built(name: str, activation: str, config: DictConfig) -> Work:
+    """Return a random network whose thresholds clip half of what reaches them, and random images."""
+    torch.manual_seed(0)
+    model = build(name, tuple(config.image_shape), config.num_classes, activation)
+    images = torch.rand(config.batch_size, *config.image_shape)
+    _clip_half(model, images)
+    return Work(name, activation, model, images, torch.randint(config.num_classes, (config.batch_size,)))
+
+
+def _trained(config: DictConfig) -> Work:
+    """Return the network of a checkpoint, and test images of the data it was trained on.
+
+    Raises:
+        ValueError: for a checkpoint that lipcert did not write, or more images than there are.
+    """
+    data_name = read_checkpoint(config.checkpoint).description.get("data")
+    if data_name is None:
+        raise ValueError(
+            f"checkpoint={config.checkpoint} does not say which data it was trained on; expected lipcert's."
+        )
+    data = ImageDataModule(data_name, config.batch_size, root=config.data_root)
+    if config.batch_size > len(data.test):
+        raise ValueError(f"Expected `batch_size` <= {len(data.test)}, the test images of {data_name}.")
+    network = load_network(config.checkpoint, data.image_shape, data.num_classes)
+    model = network.model.requires_grad_(True)
+    images, labels = data.test[: config.batch_size]
+    return Work(network.description["model"], network.description["activation"], model, images, labels)
 
 
 def run(config: DictConfig) -> None:
@@ -95,29 +139,27 @@ def run(config: DictConfig) -> None:
     torch.set_num_threads(config.threads)
     kind = "cuda" if config.device == "auto" and torch.cuda.is_available() else config.device
     device = torch.device("cpu" if kind == "auto" else kind)
-    rows: list[dict[str, Any]] = []
-    for name in config.models:
-        for activation in config.activations:
-            rows += _rows(name, activation, config, device)
+    works = (
+        (_built(name, activation, config) for name in config.models for activation in config.activations)
+        if config.checkpoint is None
+        else iter([_trained(config)])
+    )
+    rows = [row for work in works for row in _rows(work, config, device)]
     write_json(Path(config.output), {"torch": torch.__version__, "threads": config.threads, "rows": rows})
     _print(rows)
 
 
-def _rows(name: str, activation: str, config: DictConfig, device: torch.device) -> list[dict[str, Any]]:
-    torch.manual_seed(0)
-    model = build(name, tuple(config.image_shape), config.num_classes, activation)
+def _rows(work: Work, config: DictConfig, device: torch.device) -> list[dict[str, Any]]:
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
-    images = torch.rand(config.batch_size, *config.image_shape, device=device).to(memory_format=layout)
-    labels = torch.randint(config.num_classes, (config.batch_size,), device=device)
-    _clip_half(model, images)
+    model = work.model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    images, labels = work.images.to(device=device, memory_format=layout), work.labels.to(device)
     steps = _steps(model, images, labels, config, list(config.bounds))
     seconds = measure(steps, config.rounds, device)
     label = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return [
         {
-            "model": name,
-            "activation": activation,
+            "model": work.name,
+            "activation": work.activation,
             "bound": bound,
             "iterations": 0 if bound == PLAIN else config.iterations,
             "batch_size": config.batch_size,
@@ -136,10 +178,11 @@ def _print(rows: list[dict[str, Any]]) -> None:
 
     columns = ("model", "activation", "bound", "iterations", "batch_size", "device")
     table = Table(title="seconds of a training step: medians of interleaved rounds")
-    for column in (*columns, "seconds", "ratio_to_plain"):
-        table.add_column(column)
+    for column in (*columns, "seconds", "ratio_to_plain", "peak_memory_mb"):
+        table.add_column(column, overflow="fold")
     for row in rows:
+        memory = "-" if row["peak_memory_mb"] is None else f"{row['peak_memory_mb']:.0f}"
         table.add_row(
-            *(str(row[column]) for column in columns), f"{row['seconds']:.4f}", f"{row['ratio_to_plain']:.2f}"
+            *(str(row[column]) for column in columns), f"{row['seconds']:.4f}", f"{row['ratio_to_plain']:.2f}", memory
         )
     Console().print(table)
