@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lipcert.bounds.gram import Grams
+from lipcert.bounds.krylov import inverse, krylov_iteration, leading_vector, lengths_of, power_iteration
 from lipcert.bounds.linear_map import LinearMap
 from lipcert.bounds.norms import Norms
 from lipcert.bounds.region import per_image
@@ -19,76 +21,10 @@ START_STEPS = 30
 ALIVE = 1e-3
 """Share of a constant in each start vector, so that no mask leaves it zero."""
 
-DENSE_STEPS = 3
-"""Krylov steps of a dense map for each power step of a convolution: they are cheap there, and needed."""
-
-ORTHOGONALISED = 2
-"""Times that a Krylov direction is made orthogonal to the others: once loses it to rounding after a dozen steps."""
-
-EXHAUSTED = 1e-2
-"""A Krylov direction this much shorter than before orthogonalisation adds nothing (also in bfloat16)."""
+DENSE_STEPS = 5
+"""Krylov steps of a dense map for each power step of a convolution: cheap there, and needed."""
 
 PRECISIONS = ("auto", "float32", "bfloat16")
-
-
-def _lengths(vectors: Tensor) -> Tensor:
-    """Return l2 lengths of a batch, (B,), accumulated in float32 at least."""
-    accumulated = torch.promote_types(vectors.dtype, torch.float32)
-    return torch.linalg.vector_norm(vectors, dim=tuple(range(1, vectors.dim())), dtype=accumulated)
-
-
-def _inverse(lengths: Tensor, dimensions: int) -> Tensor:
-    """Return 1 / length, 0 for a dead vector, shaped to broadcast against (B, *shape)."""
-    alive = (lengths > 0) & lengths.isfinite()
-    return per_image(torch.where(alive, 1 / lengths, 0), dimensions)
-
-
-@torch.no_grad()
-def power_iteration(linear_map: LinearMap, start: Tensor, steps: int) -> Tensor:
-    """Return vectors u = M^T v near the first right singular vectors, (B, *input_shape), after `steps` steps.
-
-    A step is one M^T and one M; the last M is left to `estimate_norm`. Lengths are arbitrary: what gets scaled is
-    M u, on the side that a strided convolution makes small.
-
-    Args:
-        linear_map: M, masks included.
-        start: (B, *output_shape), near a left singular vector and inside the row mask.
-        steps: >= 1.
-    """
-    right = linear_map.adjoint(start)
-    for _ in range(steps - 1):
-        left = linear_map.apply(right)
-        right = linear_map.adjoint(left * _inverse(_lengths(left), left.dim()).to(left))
-    return right
-
-
-@torch.no_grad()
-def krylov_iteration(linear_map: LinearMap, start: Tensor, steps: int) -> Tensor:
-    """Return the best vectors u = M^T v, (B, *input_shape), with v in the Krylov space of `start`.
-
-    Costs what as many power steps do, and `steps` vectors an image on either side; for fully connected layers,
-    whose leading singular values lie close together after training. Arguments as for `power_iteration`.
-    """
-    working = torch.promote_types(start.dtype, torch.float32)
-    left = start.flatten(1).to(working)
-    lefts: list[Tensor] = []
-    rights: list[Tensor] = []
-    for step in range(steps):
-        before = _lengths(left)
-        for other in lefts * ORTHOGONALISED:
-            left = left - (left * other).sum(dim=1, keepdim=True) * other
-        # What orthogonalisation leaves of a vector inside the space already spanned is rounding: drop it.
-        exhausted = _lengths(left) <= EXHAUSTED * before
-        left = left * per_image(torch.where(exhausted, 0, 1 / _lengths(left)), 2)
-        lefts.append(left)
-        rights.append(linear_map.adjoint(left.view(-1, *linear_map.output_shape)).flatten(1).to(working))
-        if step < steps - 1:
-            left = linear_map.apply(rights[-1].view(-1, *linear_map.input_shape)).flatten(1).to(working)
-    basis = torch.stack(rights, dim=1)
-    with torch.autocast(basis.device.type, enabled=False):
-        gram = torch.nan_to_num(basis @ basis.mT)
-        coefficients = torch.linalg.eigh(gram).eigenvectors[..., -1:]
-        return (coefficients.mT @ basis).view(-1, *linear_map.input_shape)
 
 
 class Estimate(NamedTuple):
@@ -105,10 +41,10 @@ def estimate_norm(linear_map: LinearMap, vector: Tensor, rows: Tensor | None = N
     """
     image = linear_map.apply(vector)
     left = image.detach() if rows is None else image.detach() * rows
-    lengths = _lengths(left)
-    unit = left * _inverse(lengths, left.dim()).to(left)
+    lengths = lengths_of(left)
+    unit = left * inverse(lengths, left.dim()).to(left)
     products = (image * unit).sum(dim=tuple(range(1, image.dim())), dtype=lengths.dtype)
-    return Estimate(products * _inverse(_lengths(vector), 1), unit)
+    return Estimate(products * inverse(lengths_of(vector), 1), unit)
 
 
 def has_fast_bfloat16() -> bool:
@@ -141,6 +77,7 @@ class PowerNorms(nn.Module):
             raise ValueError(f"Expected `precision` to be one of {list(PRECISIONS)}, got {precision!r}.")
         self.iterations = iterations
         self.warm_start = WarmStart() if warm_start is None else warm_start
+        self.grams = Grams()
         self.low_precision = precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16())
 
     def _vector(self, name: str, linear_map: LinearMap, like: Tensor) -> tuple[str, Tensor]:
@@ -156,9 +93,9 @@ class PowerNorms(nn.Module):
     @staticmethod
     def _unit(vector: Tensor, fallback: Tensor) -> Tensor:
         """Scale (1, *shape) to length 1; keep `fallback` where it died."""
-        lengths = _lengths(vector)
+        lengths = lengths_of(vector)
         alive = per_image(lengths > 0, vector.dim())
-        return torch.where(alive, vector * _inverse(lengths, vector.dim()), fallback)
+        return torch.where(alive, vector * inverse(lengths, vector.dim()), fallback)
 
     def whole(self, name: str, linear_map: LinearMap, like: Tensor) -> Tensor:
         key, vector = self._vector(name, linear_map, like)
@@ -166,7 +103,7 @@ class PowerNorms(nn.Module):
         image = linear_map.apply(right)
         if self.training:
             setattr(self, key, self._unit(image.detach(), vector))
-        return _lengths(image) * _inverse(_lengths(right), 1)
+        return lengths_of(image) * inverse(lengths_of(right), 1)
 
     def of(self, images: Tensor | None) -> Norms:
         """Return the norms of a batch of training images known by number, (B,); None for images of no number."""
@@ -200,11 +137,14 @@ class PowerNorms(nn.Module):
     ) -> Tensor:
         """Iterate from `shared`, (B, *output_shape), or the images' own vectors; return the norms, (B,).
 
-        Krylov steps for dense maps, power steps for others; in bfloat16 where that is faster: a relative error of
-        2^-8 in the vector changes the norm it yields by its square, and errors of single products average out.
+        Krylov steps for dense maps, on M M^T where that is much smaller than M; power steps for others; in bfloat16
+        where that is faster: a relative error of 2^-8 in the vector changes the norm it yields by its square, and
+        errors of single products average out.
         """
         dense = len(linear_map.output_shape) == 1
-        iterate, steps = (krylov_iteration, DENSE_STEPS) if dense else (power_iteration, 1)
+        iterate = krylov_iteration if dense else power_iteration
+        steps = DENSE_STEPS * self.iterations if dense else self.iterations
+        gram = self.grams.of(name, linear_map, columns, shared, keep=self.training)
         low = self.low_precision and shared.dtype == torch.float32
         dtype = torch.bfloat16 if low else shared.dtype
         rows, columns = (None if mask is None else mask.to(dtype) for mask in (rows, columns))
@@ -214,7 +154,10 @@ class PowerNorms(nn.Module):
             if images is not None:
                 with torch.no_grad():
                     start = self.warm_start.start(name, images, masked, rows, columns, start)
-            right = iterate(masked, start, steps * self.iterations).to(dtype)
+            if gram is not None:
+                start = leading_vector(gram, rows, start, steps)
+                iterate, steps = power_iteration, 1
+            right = iterate(masked, start, steps).to(dtype)
             estimate = estimate_norm(linear_map, right, rows)
         if images is not None and self.training:
             self.warm_start.keep(name, images, estimate.left, right)

@@ -182,6 +182,7 @@ class RobustClassifier(pl.LightningModule):
         checkpoint["lipcert"] = self.description
         checkpoint["economy"] = {} if self.economy is None else self.economy.state_dict()
         checkpoint["warm_start"] = self.norms.warm_start.state()
+        checkpoint["grams"] = self.norms.grams.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another architecture with a sentence; take over what pays."""
@@ -189,3 +190,4 @@ class RobustClassifier(pl.LightningModule):
         if self.economy is not None:
             self.economy.load_state_dict(checkpoint.get("economy", {}))
         self.norms.warm_start.load(checkpoint.get("warm_start"))
+        self.norms.grams.load(checkpoint.get("grams", {}))

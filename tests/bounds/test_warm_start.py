@@ -83,7 +83,7 @@ def test_only_kept_vectors_improve_with_visits(kind: str, layer: str, improves: 
     assert (visits[0] < exact * (1 - 1e-6)).any(), "one iteration must not be exact for this test to mean anything"
     if improves:
         torch.testing.assert_close(visits[-1], exact, rtol=1e-3, atol=0)
-        assert (visits[-1] >= visits[0] * (1 - 1e-9)).all()
+        assert (visits[-1] >= visits[0] * (1 - 1e-3)).all()
     else:
         assert torch.equal(visits[-1], visits[0])
 

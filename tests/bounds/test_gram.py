@@ -1,0 +1,98 @@
+"""Starts from M Mᵀ: for wide dense maps alone, near the leading vector, made anew now and then, restored exactly."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lipcert.bounds import PowerNorms
+from lipcert.bounds.gram import EVERY, Grams
+from lipcert.bounds.krylov import leading_vector
+from lipcert.bounds.linear_map import LinearMap, identity_map
+from lipcert.bounds.operators import operator
+
+BATCH = 5
+
+
+def _map(layer: nn.Module, shape: tuple[int, ...]) -> LinearMap:
+    return identity_map(shape).after(operator(layer, shape))
+
+
+def _wide(seed: int = 0) -> tuple[nn.Linear, LinearMap]:
+    torch.manual_seed(seed)
+    layer = nn.Linear(90, 20).double()
+    return layer, _map(layer, (90,))
+
+
+def _mask(size: int, share: float, seed: int) -> Tensor:
+    return (torch.rand(BATCH, size, generator=torch.Generator().manual_seed(seed)) < share).double()
+
+
+def test_leading_vector_is_that_of_the_masked_matrix() -> None:
+    layer, _ = _wide()
+    gram = (layer.weight @ layer.weight.T).detach()
+    rows = _mask(20, 0.6, 1)
+    found = leading_vector(gram, rows, rows, 20)
+    for mask, vector in zip(rows, found, strict=True):
+        eigenvalues, eigenvectors = torch.linalg.eigh(mask[:, None] * gram * mask)
+        torch.testing.assert_close(vector @ gram @ vector / vector.square().sum(), eigenvalues[-1])
+        cosine = (vector @ eigenvectors[:, -1]).abs() / vector.norm()
+        torch.testing.assert_close(cosine, torch.ones((), dtype=torch.float64), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("columns", [1.0, 0.9, 0.4])
+def test_estimates_stay_below_and_come_close(columns: float) -> None:
+    layer, linear_map = _wide()
+    row_mask, column_mask = _mask(20, 0.6, 1), _mask(90, columns, 2)
+    estimate = PowerNorms(2).masked("dense", linear_map, row_mask, column_mask, row_mask)
+    masked = row_mask[:, :, None] * layer.weight * column_mask[:, None, :]
+    exact = torch.linalg.matrix_norm(masked, ord=2)
+    assert (estimate <= exact * (1 + 1e-12)).all()
+    assert (estimate >= exact * {1.0: 0.999, 0.9: 0.98, 0.4: 0.8}[columns]).all()
+
+
+def test_which_maps_have_one() -> None:
+    grams, like = Grams(), torch.zeros(BATCH, 1)
+    square, convolution = nn.Linear(20, 20), nn.Conv2d(1, 1, 3)
+    assert grams.of("square", _map(square, (20,)), None, like, keep=True) is None
+    assert grams.of("convolution", _map(convolution, (1, 9, 9)), None, like, keep=True) is None
+    _, wide = _wide()
+    assert grams.of("masked", wide.restricted(torch.ones(1, 20), None), None, like.double(), keep=True) is None
+    gram = grams.of("wide", wide, None, like.double(), keep=True)
+    assert gram is not None
+    assert gram.shape == (20, 20)
+
+
+def test_matrices_are_made_anew_now_and_then() -> None:
+    layer, wide = _wide()
+    columns = _mask(90, 0.5, 3)
+    grams, like = Grams(), torch.zeros(BATCH, 20, dtype=torch.float64)
+    first = grams.of("wide", wide, columns, like, keep=True)
+    expected = (layer.weight * columns.mean(dim=0)) @ layer.weight.T
+    torch.testing.assert_close(first, expected)
+    with torch.no_grad():
+        layer.weight.mul_(2)
+    later = [grams.of("wide", wide, columns, like, keep=True) for _ in range(EVERY)]
+    assert all(torch.equal(each, first) for each in later[:-1])
+    torch.testing.assert_close(later[-1], 4 * expected)
+
+
+def test_uses_outside_of_training_leave_no_trace() -> None:
+    _, wide = _wide()
+    grams = Grams()
+    grams.of("wide", wide, None, torch.zeros(1, 20, dtype=torch.float64), keep=False)
+    assert grams.state() == {}
+
+
+def test_matrices_are_restored() -> None:
+    layer, wide = _wide()
+    grams, restored, like = Grams(), Grams(), torch.zeros(BATCH, 20, dtype=torch.float64)
+    for _ in range(3):
+        grams.of("wide", wide, None, like, keep=True)
+    restored.load(grams.state())
+    with torch.no_grad():
+        layer.weight.mul_(2)
+    pairs = [[each.of("wide", wide, None, like, keep=True) for each in (grams, restored)] for _ in range(EVERY)]
+    assert all(torch.equal(first, second) for first, second in pairs)
+    assert not torch.equal(pairs[0][0], pairs[-1][0])
