@@ -9,7 +9,8 @@ for sweep in "$@"; do
         name=$(python3 -c "
 import json, sys
 r = json.load(open(sys.argv[1]))
-print(r['method'], r['bound'], f\"seed{r['seed']}\", sep='_')" "$results")
+activation = [] if r['activation'] == 'clipped_relu' else [r['activation']]
+print(*activation, r['method'], r['bound'], f\"seed{r['seed']}\", sep='_')" "$results")
         mkdir -p "$target/$name/.hydra"
         cp "$run/.hydra/config.yaml" "$run/.hydra/overrides.yaml" "$target/$name/.hydra/"
         cp "$run/results.json" "$run/metrics.csv" "$run/train.log" "$target/$name/"

@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lipcert.training.sweep_table import mean_and_deviation
+from lipcert.training.sweep_table import markdown, mean_and_deviation
 
+BOUNDS = ["global", "local", "tight"]
 COLUMNS = ("method", "bound", "seeds", "clean %", "PGD %", "certified %: global", "local", "tight")
 MEANS = ("L global", "L local", "varying neurons by layer", "s an epoch")
 
@@ -26,7 +27,7 @@ def results_below(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def row(runs: list[tuple[Path, dict[str, Any]]], timings: list[dict[str, Any]], folder: Path) -> list[str]:
-    """Return one row of the table: runs of the same method and bound."""
+    """Return one row of the table: runs of the same activation, method and bound."""
     results = [result for _, result in runs]
     first = results[0]
     links = ", ".join(f"[{result['seed']}]({path.relative_to(folder)})" for path, result in runs)
@@ -34,14 +35,16 @@ def row(runs: list[tuple[Path, dict[str, Any]]], timings: list[dict[str, Any]], 
         mean_and_deviation(
             [r["certified_accuracy_by_bound"][b] for r in results if b in r["certified_accuracy_by_bound"]]
         )
-        for b in ("global", "local", "tight")
+        for b in BOUNDS
     ]
     varying = " ".join(
         f"{statistics.mean(result['varying_fraction'][name] for result in results):.2f}"
         for name in first["varying_fraction"]
     )
     seconds = [
-        t["seconds_per_epoch"] for t in timings if (t["method"], t["bound"]) == (first["method"], first["bound"])
+        t["seconds_per_epoch"]
+        for t in timings
+        if all(t[key] == first[key] for key in ("activation", "method", "bound"))
     ]
     return [
         first["method"],
@@ -62,14 +65,14 @@ def table(folder: Path) -> str:
     everything = results_below(folder)
     timings = [result for path, result in everything if "timing" in path.relative_to(folder).parts]
     runs = [(path, result) for path, result in everything if "timing" not in path.relative_to(folder).parts]
-    groups: dict[tuple[str, str], list[tuple[Path, dict[str, Any]]]] = {}
+    groups: dict[tuple[str, str, str], list[tuple[Path, dict[str, Any]]]] = {}
     for path, result in sorted(runs, key=lambda run: run[1]["seed"]):
-        groups.setdefault((result["method"], result["bound"]), []).append((path, result))
-    order = sorted(groups, key=lambda key: (key[0] != "gloro", ["global", "local", "tight"].index(key[1])))
-    header = (*COLUMNS, *MEANS)
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    lines += ["| " + " | ".join(row(groups[key], timings, folder)) + " |" for key in order]
-    return "\n".join(lines)
+        groups.setdefault((result["activation"], result["method"], result["bound"]), []).append((path, result))
+    order = sorted(groups, key=lambda key: (key[0], key[1] != "gloro", key[1], BOUNDS.index(key[2])))
+    rows = [[*COLUMNS, *MEANS], *(row(groups[key], timings, folder) for key in order)]
+    if len({activation for activation, _, _ in groups}) > 1:
+        rows = [["activation", *rows[0]], *([key[0], *each] for key, each in zip(order, rows[1:], strict=True))]
+    return markdown(rows).rstrip()
 
 
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"
