@@ -42,7 +42,7 @@ CASES = {
     "method weight": ("method=trades method.beta=-1", "Expected `method.beta` to be a finite number >= 0, got -1"),
     "activation of a method": (
         "method=relu_stability model.activation=maxmin",
-        "model.activation=relu or clipped_relu",
+        "it works with model.activation=relu or model.activation=clipped_relu",
     ),
     "autoattack images": ("evaluation.autoattack_images=-1", "autoattack_images"),
     "negative sparsity": ("sparsity.weight=-1", "sparsity.weight"),

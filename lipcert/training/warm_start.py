@@ -6,23 +6,25 @@ import logging
 
 from lipcert.bounds import WarmStart
 from lipcert.host_memory import free_memory
+from lipcert.training.processes import is_first_process
 
 logger = logging.getLogger(__name__)
 
 
 def announce(warm_start: WarmStart, copies: int) -> None:
-    """Log what is kept an image and in all; refuse what the host has no memory for.
+    """Log what is kept an image and in all, in the first process; refuse what the host has no memory for.
 
     `copies`: processes on this machine, each of which holds all vectors.
 
     Raises:
         ValueError: if there is not enough memory.
     """
+    say = logger.info if is_first_process() else logger.debug
     if not warm_start.kept:
-        logger.info("warm_start=%s: nothing is kept for an image.", warm_start.name)
+        say("warm_start=%s: nothing is kept for an image.", warm_start.name)
         return
     total = warm_start.bytes_per_image * warm_start.count * copies
-    logger.info(
+    say(
         "warm_start=%s: %s bytes an image, %.3g GB for %s images and %s process(es), in every checkpoint %.3g GB.%s",
         warm_start.name,
         f"{warm_start.bytes_per_image:,}",

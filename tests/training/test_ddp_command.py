@@ -28,6 +28,7 @@ TINY = (
 )
 TWO = (*TINY, "trainer.devices=2")
 FILES = {"results.json", "metrics.csv", "train.log", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+FILES |= {"checkpoints/previous.ckpt"}
 FILES |= {f".hydra/{name}.yaml" for name in ("config", "overrides", "hydra")}
 
 
@@ -86,8 +87,9 @@ def test_sweep_of_two_processes_a_job(tmp_path: Path) -> None:
     done = train(*arguments, cwd=tmp_path, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     sweep = tmp_path / "a sweep"
-    assert [_results(sweep / job)["method"] for job in ("0", "1")] == ["bcp", "gloro"]
-    assert set(contents(sweep / "0")) >= FILES
+    jobs = [sweep / job["folder"] for job in json.loads((sweep / "sweep.json").read_text())["jobs"]]
+    assert [_results(job)["method"] for job in jobs] == ["bcp", "gloro"]
+    assert set(contents(jobs[0])) >= FILES
     assert not [name for name in contents(tmp_path) if not name.startswith("a sweep/")]
 
 
@@ -97,4 +99,5 @@ def test_sweep_through_submitit(tmp_path: Path) -> None:
     done = train("-m", *TINY, *arguments, cwd=tmp_path, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     (sweep,) = (tmp_path / "sweeps").iterdir()
-    assert [_results(sweep / job)["seed"] for job in ("0", "1")] == [0, 1]
+    jobs = [sweep / job["folder"] for job in json.loads((sweep / "sweep.json").read_text())["jobs"]]
+    assert [_results(job)["seed"] for job in jobs] == [0, 1]

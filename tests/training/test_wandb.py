@@ -205,7 +205,8 @@ def test_panels_show_what_is_logged(whole: OfflineRun) -> None:
 
 
 def test_group_of_a_sweep(folder: Path, whole: OfflineRun) -> None:
-    runs = [offline_runs(folder / "sweeps" / "both" / job)[0] for job in ("0", "1")]
+    jobs = json.loads((folder / "sweeps" / "both" / "sweep.json").read_text())["jobs"]
+    runs = [offline_runs(folder / "sweeps" / "both" / job["folder"])[0] for job in jobs]
     assert [run.stated["run_group"] for run in runs] == ["sweeps/both"] * 2
     names = [f"digits_small_gloro_{bound}_sparsity0.01_seed0" for bound in ("global", "local")]
     assert [run.stated["display_name"] for run in runs] == names
