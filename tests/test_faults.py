@@ -138,6 +138,19 @@ def test_sigterm(place: Path, terminated: dict[str, Any], killed: dict[str, Any]
     assert terminated["stderr"].rstrip().endswith(f"hydra.run.dir={place / 'run'} resume=auto")
 
 
+def test_sigterm_of_two_processes(tmp_path: Path) -> None:
+    """In mid-step neither process waits for the other: both end at once (stderr is closed when the last one has)."""
+    arguments = [*RUN, "schedule.epochs=1000", "trainer.devices=2", "trainer.accelerator=cpu", "hydra.run.dir=run"]
+    process = _start(arguments, tmp_path)
+    _wait_for(tmp_path / "run" / "checkpoints" / "last.ckpt", process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert errors.count("error: ended by SIGTERM. To go on: python -m lipcert.train") == 1
+    assert _whole_checkpoints(tmp_path / "run") >= {"last.ckpt"}
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
 def test_second_run_in_a_directory(terminated: dict[str, Any]) -> None:
     for outcome in terminated["outcomes"][:2]:
         assert outcome["exit"] == 1

@@ -1,4 +1,8 @@
-"""Runs that end early: by a signal, at once and with its exit code; in either case saying how to go on."""
+"""Runs that end early: by a signal, at once and with its exit code; in either case saying how to go on.
+
+Lightning's own handlers let the processes of a run wait for each other, in mid-step for ever; `HeedSignals` takes their
+place.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -69,3 +74,27 @@ def interruptible(advice: str) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class HeedSignals(pl.Callback):
+    """Puts the handlers that are set when it is made back in place of those that Lightning sets before training.
+
+    The processes that Lightning started are ended first: none of them writes, and none must wait for this one.
+    """
+
+    def __init__(self) -> None:
+        main = threading.current_thread() is threading.main_thread()
+        self._handlers = {each: signal.getsignal(each) for each in SIGNALS} if main else {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        launcher = trainer.strategy.launcher
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            if launcher is not None and hasattr(launcher, "kill"):
+                launcher.kill(signal.SIGKILL)
+            handler = self._handlers[signal.Signals(number)]
+            if callable(handler):
+                handler(number, frame)
+
+        for number, handler in self._handlers.items():
+            signal.signal(number, stop if callable(handler) else handler)

@@ -24,7 +24,7 @@ from lipcert.training.checks import check_devices, check_processes, check_settin
 from lipcert.training.configuration import configuration_file, write_configuration
 from lipcert.training.costs import Costs
 from lipcert.training.evaluation import EvaluationSettings, evaluate
-from lipcert.training.interruption import how_to_go_on, interruptible
+from lipcert.training.interruption import HeedSignals, how_to_go_on, interruptible
 from lipcert.training.locking import locked
 from lipcert.training.loggers import build_loggers
 from lipcert.training.module import RobustClassifier
@@ -161,7 +161,7 @@ def _run(config: DictConfig, folder: Path, state: Fresh | Resumable) -> dict[str
     data = ImageDataModule(batch_size=config.batch_size, seed=config.seed, **config.data)
     module = build_module(config, data)
     costs = Costs()
-    trainer = build_trainer(config, costs, EpochRow())
+    trainer = build_trainer(config, costs, EpochRow(), HeedSignals())
     announce(module.norms.warm_start, trainer.num_devices)
     first = is_first_process()
     if first and (not configuration_file(folder).exists() or config.resume != AUTO):
