@@ -21,7 +21,7 @@ EVERY = 20
 
 
 class Grams:
-    """Keeps M diag(c) Mᵀ by name, c the mean column mask of the batch that it was made with.
+    """Keeps M Mᵀ by name, the same in all processes that train together.
 
     What it yields are starts of *estimates*: the last step is always taken on the map and the masks themselves.
     """
@@ -30,13 +30,12 @@ class Grams:
         self._kept: dict[str, tuple[Tensor, int]] = {}
 
     @torch.no_grad()
-    def of(self, name: str, linear_map: LinearMap, columns: Tensor | None, like: Tensor, keep: bool) -> Tensor | None:
+    def of(self, name: str, linear_map: LinearMap, like: Tensor, keep: bool) -> Tensor | None:
         """Return the matrix, (n, n), of a wide dense map with n outputs; None for any other.
 
         Args:
             name: of the map.
             linear_map: M.
-            columns: (B, *input_shape), the mask; None for ones.
             like: dtype and device.
             keep: count this use, and keep the matrix for later ones.
         """
@@ -46,17 +45,16 @@ class Grams:
             return None
         gram, left = self._kept.get(name, (None, 0))
         if gram is None or left == 0 or gram.device != like.device:
-            gram, left = self._made(linear_map, columns, like), EVERY
+            gram, left = self._made(linear_map, like), EVERY
         if keep:
             self._kept[name] = gram, left - 1
         return gram
 
     @staticmethod
-    def _made(linear_map: LinearMap, columns: Tensor | None, like: Tensor) -> Tensor:
+    def _made(linear_map: LinearMap, like: Tensor) -> Tensor:
         with torch.autocast(like.device.type, enabled=False):
             matrix = linear_map.matrix(like)[0]
-            share = 1 if columns is None else columns.flatten(1).to(like).mean(dim=0)
-            return (matrix * share) @ matrix.mT
+            return matrix @ matrix.mT
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps, so that a resumed run goes on alike."""

@@ -144,7 +144,7 @@ class PowerNorms(nn.Module):
         dense = len(linear_map.output_shape) == 1
         iterate = krylov_iteration if dense else power_iteration
         steps = DENSE_STEPS * self.iterations if dense else self.iterations
-        gram = self.grams.of(name, linear_map, columns, shared, keep=self.training)
+        gram = self.grams.of(name, linear_map, shared, keep=self.training)
         low = self.low_precision and shared.dtype == torch.float32
         dtype = torch.bfloat16 if low else shared.dtype
         rows, columns = (None if mask is None else mask.to(dtype) for mask in (rows, columns))

@@ -18,7 +18,11 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from lipcert.commands import Interrupted
 from lipcert.training.processes import started_processes
+
+INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""Exit codes of a job that a signal ended."""
 
 
 def needs_isolation(config: DictConfig) -> bool:
@@ -50,12 +54,14 @@ def job_command(folder: Path, resume: str | None) -> list[str]:
 
 @contextmanager
 def _terminating(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Pass SIGTERM on to a process while it is waited for; signals only reach the main thread."""
+    """Pass SIGTERM on to a process while it is waited for, then heed it; signals only reach the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    received: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         process.send_signal(number)
 
     before = signal.signal(signal.SIGTERM, pass_on)
@@ -63,6 +69,8 @@ def _terminating(process: subprocess.Popen[bytes]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+    if received:
+        signal.raise_signal(received[0])  # it ends the sweep as it would have without the job
 
 
 def run_isolated(config: DictConfig) -> float:
@@ -75,6 +83,8 @@ def run_isolated(config: DictConfig) -> float:
     folder = Path(hydra.runtime.output_dir).absolute()
     with subprocess.Popen(job_command(folder, config.resume), cwd=hydra.runtime.cwd) as process, _terminating(process):
         code = process.wait()
+    if code in INTERRUPTED:
+        raise Interrupted(code - 128, "Start the same sweep again to go on.")
     if code:
         raise ChildProcessError(
             f"The job in {folder} ended with exit code {code}; its own message is above. "

@@ -17,6 +17,7 @@ COLUMNS = ("run", "quantity", "of", "value")
 QUANTITIES = {
     "clean_accuracy": "clean accuracy",
     "pgd_accuracy": "accuracy under PGD",
+    "autoattack_accuracy": "accuracy under PGD and AutoAttack",
     "global_lipschitz": "global Lipschitz bound",
     "local_lipschitz_mean": "mean local Lipschitz bound",
 }

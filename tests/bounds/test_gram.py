@@ -49,31 +49,30 @@ def test_estimates_stay_below_and_come_close(columns: float) -> None:
     masked = row_mask[:, :, None] * layer.weight * column_mask[:, None, :]
     exact = torch.linalg.matrix_norm(masked, ord=2)
     assert (estimate <= exact * (1 + 1e-12)).all()
-    assert (estimate >= exact * {1.0: 0.999, 0.9: 0.98, 0.4: 0.8}[columns]).all()
+    assert (estimate >= exact * {1.0: 0.999, 0.9: 0.95, 0.4: 0.75}[columns]).all()
 
 
 def test_which_maps_have_one() -> None:
     grams, like = Grams(), torch.zeros(BATCH, 1)
     square, convolution = nn.Linear(20, 20), nn.Conv2d(1, 1, 3)
-    assert grams.of("square", _map(square, (20,)), None, like, keep=True) is None
-    assert grams.of("convolution", _map(convolution, (1, 9, 9)), None, like, keep=True) is None
+    assert grams.of("square", _map(square, (20,)), like, keep=True) is None
+    assert grams.of("convolution", _map(convolution, (1, 9, 9)), like, keep=True) is None
     _, wide = _wide()
-    assert grams.of("masked", wide.restricted(torch.ones(1, 20), None), None, like.double(), keep=True) is None
-    gram = grams.of("wide", wide, None, like.double(), keep=True)
+    assert grams.of("masked", wide.restricted(torch.ones(1, 20), None), like.double(), keep=True) is None
+    gram = grams.of("wide", wide, like.double(), keep=True)
     assert gram is not None
     assert gram.shape == (20, 20)
 
 
 def test_matrices_are_made_anew_now_and_then() -> None:
     layer, wide = _wide()
-    columns = _mask(90, 0.5, 3)
     grams, like = Grams(), torch.zeros(BATCH, 20, dtype=torch.float64)
-    first = grams.of("wide", wide, columns, like, keep=True)
-    expected = (layer.weight * columns.mean(dim=0)) @ layer.weight.T
+    first = grams.of("wide", wide, like, keep=True)
+    expected = layer.weight @ layer.weight.T
     torch.testing.assert_close(first, expected)
     with torch.no_grad():
         layer.weight.mul_(2)
-    later = [grams.of("wide", wide, columns, like, keep=True) for _ in range(EVERY)]
+    later = [grams.of("wide", wide, like, keep=True) for _ in range(EVERY)]
     assert all(torch.equal(each, first) for each in later[:-1])
     torch.testing.assert_close(later[-1], 4 * expected)
 
@@ -81,7 +80,7 @@ def test_matrices_are_made_anew_now_and_then() -> None:
 def test_uses_outside_of_training_leave_no_trace() -> None:
     _, wide = _wide()
     grams = Grams()
-    grams.of("wide", wide, None, torch.zeros(1, 20, dtype=torch.float64), keep=False)
+    grams.of("wide", wide, torch.zeros(1, 20, dtype=torch.float64), keep=False)
     assert grams.state() == {}
 
 
@@ -89,10 +88,10 @@ def test_matrices_are_restored() -> None:
     layer, wide = _wide()
     grams, restored, like = Grams(), Grams(), torch.zeros(BATCH, 20, dtype=torch.float64)
     for _ in range(3):
-        grams.of("wide", wide, None, like, keep=True)
+        grams.of("wide", wide, like, keep=True)
     restored.load(grams.state())
     with torch.no_grad():
         layer.weight.mul_(2)
-    pairs = [[each.of("wide", wide, None, like, keep=True) for each in (grams, restored)] for _ in range(EVERY)]
+    pairs = [[each.of("wide", wide, like, keep=True) for each in (grams, restored)] for _ in range(EVERY)]
     assert all(torch.equal(first, second) for first, second in pairs)
     assert not torch.equal(pairs[0][0], pairs[-1][0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from lipcert.commands import Interrupted
 from lipcert.training import isolated
 
 CONFIG = OmegaConf.create({"trainer": {"devices": 2, "num_nodes": 1}, "resume": None})
@@ -84,7 +86,20 @@ def test_failure_comes_back(hydra: Any, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_termination_is_passed_on(hydra: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The job asks for the end of its parent, and is itself ended by SIGTERM, number 15."""
+    """The job asks for the end of its parent, is itself ended by SIGTERM, and its parent heeds it after that."""
+    heeded: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heeded.append(number))
     _job(monkeypatch, "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)")
-    with pytest.raises(ChildProcessError, match="exit code -15"):
+    try:
+        with pytest.raises(ChildProcessError, match="exit code -15"):
+            isolated.run_isolated(CONFIG)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heeded == [signal.SIGTERM]
+
+
+def test_a_job_that_a_signal_ended_ends_the_sweep(hydra: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _job(monkeypatch, "raise SystemExit(143)")
+    with pytest.raises(Interrupted) as ended:
         isolated.run_isolated(CONFIG)
+    assert ended.value.code == 143
