@@ -51,7 +51,8 @@ def _parametrized_by_torch(layer: nn.Module) -> bool:
     """Return whether the layer's class is the one that `torch.nn.utils.parametrize` makes, with nothing added."""
     names = set(parametrizations(layer))
     return bool(names) and all(
-        key in INERT | {"__getstate__", "__deepcopy__", "__slotnames__"} or (key in names and isinstance(value, property))
+        key in INERT | {"__getstate__", "__deepcopy__", "__slotnames__"}
+        or (key in names and isinstance(value, property))
         for key, value in vars(type(layer)).items()
     )
 
