@@ -129,13 +129,18 @@ def load_network(
         activation = activation or checkpoint.description.get("activation")
         model, activation = _architecture(checkpoint, shape, num_classes, model, activation)
         with torch.device("meta"):
-            network = build(model, shape, num_classes, activation)
+            network = build(model, shape, num_classes, activation, parametrization=_parametrization(checkpoint))
         known = {"model": model, "activation": activation}
     _check_fit(checkpoint, network)
     network.load_state_dict(checkpoint.state_dict, strict=True, assign=True)
     network.eval()
     _check_logits(checkpoint, network, shape, num_classes)
     return LoadedNetwork(network, {**checkpoint.description, **known})
+
+
+def _parametrization(checkpoint: Checkpoint) -> str:
+    """Return the parametrization that a file says of itself; tensors alone do not tell one from another."""
+    return str(checkpoint.description.get("parametrization", "none"))
 
 
 def _built(builder: str) -> nn.Module:
@@ -195,7 +200,7 @@ def _fitting(
         for activation in activations:
             try:
                 with torch.device("meta"):
-                    network = build(model, shape, num_classes, activation)
+                    network = build(model, shape, num_classes, activation, parametrization=_parametrization(checkpoint))
             except ValueError:  # images too small for it
                 continue
             if {name: tensor.shape for name, tensor in network.state_dict().items()} == found:

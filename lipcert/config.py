@@ -27,6 +27,7 @@ class ModelConfig:
     name: str = MISSING
     activation: str = "clipped_relu"
     threshold: float | None = None
+    parametrization: str = "none"
 
 
 @dataclass
@@ -145,6 +146,7 @@ class CertifyModelConfig:
     name: str | None = None
     activation: str | None = None
     threshold: float | None = None
+    parametrization: str | None = None
 
 
 @dataclass

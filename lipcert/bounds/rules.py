@@ -12,7 +12,7 @@ from functools import singledispatch
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as module_state
-from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from lipcert.bounds.closing import Bound, Closing, Walk, close
 from lipcert.bounds.errors import UnsupportedLayerError
@@ -20,7 +20,7 @@ from lipcert.bounds.linear_map import identity_map
 from lipcert.bounds.operators import operator
 from lipcert.bounds.region import Region, add, affine
 from lipcert.bounds.rounding import Rounding, after_affine
-from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin, Normalize, Residual
+from lipcert.nn import AlmostOrthogonal, ClippedMaxMin, ClippedReLU, MaxMin, Normalize, Residual
 from lipcert.nn.activations import clipped_max_min, clipped_relu, max_min, split_pairs
 
 
@@ -51,8 +51,18 @@ def _parametrized_by_torch(layer: nn.Module) -> bool:
     """Return whether the layer's class is the one that `torch.nn.utils.parametrize` makes, with nothing added."""
     names = set(parametrizations(layer))
     return bool(names) and all(
-        key in INERT | {"__getstate__", "__deepcopy__"} or (key in names and isinstance(value, property))
+        key in INERT | {"__getstate__", "__deepcopy__", "__slotnames__"}
+        or (key in names and isinstance(value, property))
         for key, value in vars(type(layer)).items()
+    )
+
+
+def _repeats_itself(layer: nn.Module) -> bool:
+    """Return whether every parametrization of the layer is known to yield the same weight at each use."""
+    computed = [layer.parametrizations[name] for name in parametrizations(layer)]  # type: ignore[index]
+    return all(
+        type(steps) is ParametrizationList and all(type(step) is AlmostOrthogonal for step in steps)
+        for steps in computed
     )
 
 
@@ -61,7 +71,7 @@ def refuse_altered(layer: nn.Module, name: str) -> None:
 
     Raises:
         UnsupportedLayerError: for a forward hook, a method of its own in a subclass or instance, or a
-            parametrization in train mode (it may change the weight at each use).
+            parametrization in train mode (it may change the weight at each use), other than `AlmostOrthogonal`.
     """
     place = f"Layer {name or 'model'!r} ({type(layer).__name__})"
     if any((layer._forward_hooks, layer._forward_pre_hooks)):
@@ -71,7 +81,7 @@ def refuse_altered(layer: nn.Module, name: str) -> None:
     if layer._compiled_call_impl is not None:
         raise UnsupportedLayerError(f"{place} was compiled; certify the module as it was before `compile()`.")
     parametrized = _parametrized_by_torch(layer)
-    if parametrized and any(part.training for part in layer.modules()):
+    if parametrized and not _repeats_itself(layer) and any(part.training for part in layer.modules()):
         raise UnsupportedLayerError(f"{place} has a parametrization in train mode; call model.eval() first.")
     own_class, *rest = type(layer).__mro__
     classes = rest if parametrized else [own_class, *rest]

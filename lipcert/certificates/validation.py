@@ -33,6 +33,12 @@ def check_labels(labels: Tensor, num_images: int, num_classes: int) -> None:
         raise ValueError(f"Expected labels in [0, {num_classes}), got {int(labels[row])} in row {row}.")
 
 
+def _own_class(module: nn.Module) -> None:
+    """Give a copied module its own class: torch makes one a parametrized module, and copies share it."""
+    shared = type(module)
+    module.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
+
+
 def double_copy(model: nn.Module) -> nn.Module:
     """Return a float64 copy of `model`, in the same mode; the original is untouched.
 
@@ -53,6 +59,8 @@ def double_copy(model: nn.Module) -> nn.Module:
         refuse_altered(module, name)
     executed = copy.deepcopy(model)
     for module in executed.modules():
+        if parametrizations(module):
+            _own_class(module)
         for name in parametrizations(module):
             remove_parametrizations(module, name, leave_parametrized=True)
     return executed.double().requires_grad_(False)

@@ -1,13 +1,16 @@
 """Networks: activations, normalisation, residual blocks and the published architectures."""
 
 from lipcert.nn.activations import ClippedMaxMin, ClippedReLU, MaxMin
-from lipcert.nn.architectures import ACTIVATIONS, ARCHITECTURES, build
+from lipcert.nn.almost_orthogonal import AlmostOrthogonal
+from lipcert.nn.architectures import ACTIVATIONS, ARCHITECTURES, PARAMETRIZATIONS, build
 from lipcert.nn.normalize import Normalize
 from lipcert.nn.residual import Residual
 
 __all__ = [
     "ACTIVATIONS",
     "ARCHITECTURES",
+    "PARAMETRIZATIONS",
+    "AlmostOrthogonal",
     "ClippedMaxMin",
     "ClippedReLU",
     "MaxMin",

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from lipcert.nn.activations import ClippedMaxMin, ClippedReLU, MaxMin
+from lipcert.nn.almost_orthogonal import parametrize_almost_orthogonal
 
 
 class Conv(NamedTuple):
@@ -96,6 +97,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 ACTIVATIONS = ("relu", "clipped_relu", "maxmin", "clipped_maxmin")
+PARAMETRIZATIONS = ("none", "aol")
 
 
 def _activation(name: str, shape: Sequence[int], threshold: float, max_min: tuple[float, float]) -> nn.Module:
@@ -126,6 +128,7 @@ def build(
     num_classes: int,
     activation: str = "clipped_relu",
     threshold: float | None = None,
+    parametrization: str = "none",
 ) -> nn.Sequential:
     """Build a published architecture for any image size and number of classes.
 
@@ -135,9 +138,10 @@ def build(
         num_classes: number of logits, >= 2.
         activation: one of `ACTIVATIONS`.
         threshold: initial threshold t of every clipped activation, ±t for MaxMin; the published one when None.
+        parametrization: one of `PARAMETRIZATIONS`; "aol" rescales every weight so that its layer is 1-Lipschitz.
 
     Raises:
-        ValueError: for an unknown name or activation, or an image too small for the convolutions.
+        ValueError: for an unknown name, activation or parametrization, or an image too small for the convolutions.
 
     Source: appendix C.1.
     """
@@ -145,6 +149,8 @@ def build(
         raise ValueError(f"Expected `name` to be one of {sorted(ARCHITECTURES)}, got {name!r}.")
     if activation not in ACTIVATIONS:
         raise ValueError(f"Expected `activation` to be one of {list(ACTIVATIONS)}, got {activation!r}.")
+    if parametrization not in PARAMETRIZATIONS:
+        raise ValueError(f"Expected `parametrization` to be one of {list(PARAMETRIZATIONS)}, got {parametrization!r}.")
     if len(image_shape) != 3:
         raise ValueError(f"Expected `image_shape` (channels, height, width), got {tuple(image_shape)}.")
     if num_classes < 2:
@@ -170,7 +176,10 @@ def build(
         layers += [nn.Linear(features, hidden), _activation(activation, (hidden,), upper, max_min[index])]
         features = hidden
     layers.append(nn.Linear(features, num_classes))
-    return nn.Sequential(*layers)
+    model = nn.Sequential(*layers)
+    if parametrization == "aol":
+        parametrize_almost_orthogonal(model)
+    return model
 
 
 @torch.no_grad()

@@ -43,7 +43,10 @@ logger = logging.getLogger(__name__)
 
 def describe(config: DictConfig) -> dict[str, Any]:
     """Return what a checkpoint says of itself."""
-    return {"data": config.data.name, "model": config.model.name, "activation": config.model.activation}
+    description = {"data": config.data.name, "model": config.model.name, "activation": config.model.activation}
+    if config.model.parametrization != "none":
+        description["parametrization"] = config.model.parametrization
+    return description
 
 
 def describe_training(config: DictConfig) -> dict[str, Any]:
@@ -62,7 +65,12 @@ def describe_training(config: DictConfig) -> dict[str, Any]:
 def build_module(config: DictConfig, data: ImageDataModule) -> RobustClassifier:
     """Build the network and its Lightning module."""
     network = build(
-        config.model.name, data.image_shape, data.num_classes, config.model.activation, config.model.threshold
+        config.model.name,
+        data.image_shape,
+        data.num_classes,
+        config.model.activation,
+        config.model.threshold,
+        config.model.parametrization,
     )
     return RobustClassifier(
         network,
