@@ -6,6 +6,8 @@ import hashlib
 import re
 from collections.abc import Sequence
 
+from hydra.core.override_parser.types import Quote, QuotedString
+
 LONGEST = 120
 """Characters of a job's name; file systems allow 255 bytes."""
 NOT_COMPARED = (
@@ -33,6 +35,11 @@ def split_override(override: str) -> tuple[str, str]:
     """Return key and value of an override: `data.root` and `/tmp` of `+data.root=/tmp`."""
     key, _, value = override.partition("=")
     return key.lstrip("+~").partition("@")[0], value
+
+
+def quoted(value: str) -> str:
+    """Return a value as Hydra's grammar of overrides takes it."""
+    return value if re.fullmatch(r"[\w./-]+", value) else QuotedString(value, Quote.single).with_quotes()
 
 
 def names_a_job(override: str) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lipcert.bounds import UnsupportedLayerError
 from lipcert.bounds.backward import Ball, Interval, Rows, State, clamps, dual_boxes, nodes_of, substitute
 from lipcert.losses.objective import Objective, Setting
+from lipcert.losses.options import check_whole
 from lipcert.losses.standard import Standard
 
 
@@ -58,8 +59,7 @@ class CAP:
     activations = ("relu",)
 
     def __init__(self, projections: int = 50) -> None:
-        if isinstance(projections, bool) or not isinstance(projections, int) or projections < 0:
-            raise ValueError(f"Expected `method.projections` to be a whole number >= 0, got {projections!r}.")
+        check_whole("projections", projections, 0)
         self.projections = projections
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:

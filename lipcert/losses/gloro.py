@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lipcert.bounds import worst_logits
 from lipcert.losses.objective import MARGIN_ROUNDS, Objective, Setting
+from lipcert.losses.options import check_switch
 from lipcert.losses.standard import Standard
 
 EXCLUDE = ("label", "prediction")
@@ -37,10 +38,8 @@ class GloRo:
     def __init__(self, exclude: str = "label", box: bool = True) -> None:
         if exclude not in EXCLUDE:
             raise ValueError(f"Expected `method.exclude` to be one of {list(EXCLUDE)}, got {exclude!r}.")
-        if not isinstance(box, bool):
-            raise ValueError(f"Expected `method.box` to be true or false, got {box!r}.")
         self.exclude = exclude
-        self.box = box
+        self.box = check_switch("box", box)
         self.name = "gloro_published" if exclude == "prediction" and not box else "gloro"
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,12 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipcert.attacks import evaluating, projected_ascent, uniform_in_ball
-
-
-def check_number(name: str, value: float, least: float = 0.0) -> None:
-    """Raise ValueError unless `method.NAME` is a finite number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
-        raise ValueError(f"Expected `method.{name}` to be a finite number >= {least:g}, got {value!r}.")
+from lipcert.losses.options import check_least, check_switch, check_whole
 
 
 @dataclass(frozen=True)
@@ -37,11 +31,9 @@ class Ascent:
     random_start: bool = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"Expected `method.steps` to be a whole number >= 1, got {self.steps!r}.")
-        check_number("step_size", self.step_size)
-        if not isinstance(self.random_start, bool):
-            raise ValueError(f"Expected `method.random_start` to be true or false, got {self.random_start!r}.")
+        check_whole("steps", self.steps, 1)
+        check_least("step_size", self.step_size)
+        check_switch("random_start", self.random_start)
 
 
 def climb(

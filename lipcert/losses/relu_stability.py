@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipcert.bounds import ActivationBounds, Analysis
-from lipcert.losses.inner import Ascent, check_number, misleading_images
+from lipcert.losses.inner import Ascent, misleading_images
 from lipcert.losses.objective import Objective, Setting
+from lipcert.losses.options import check_least
 from lipcert.losses.standard import Standard
 from lipcert.nn import ClippedReLU
 
@@ -65,7 +66,7 @@ class ReLUStability:
     activations: ClassVar[tuple[str, ...]] = ("relu", "clipped_relu")
 
     def __init__(self, weight: float = 1e-4, steps: int = 8, step_size: float = 0.3, random_start: bool = True) -> None:
-        check_number("weight", weight)
+        check_least("weight", weight)
         self.weight = weight
         self.ascent = Ascent(steps, step_size, random_start)
 

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipcert.attacks import evaluating
-from lipcert.losses.inner import Ascent, check_number, climb
+from lipcert.losses.inner import Ascent, climb
 from lipcert.losses.objective import Objective, Setting
+from lipcert.losses.options import check_least
 from lipcert.losses.standard import Standard
 
 START_NOISE = 1e-3
@@ -46,7 +47,7 @@ class TRADES:
     name = "trades"
 
     def __init__(self, beta: float = 6.0, steps: int = 10, step_size: float = 0.2) -> None:
-        check_number("beta", beta)
+        check_least("beta", beta)
         self.beta = beta
         self.ascent = Ascent(steps, step_size)
 

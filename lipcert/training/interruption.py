@@ -6,7 +6,6 @@ place.
 
 from __future__ import annotations
 
-import re
 import shlex
 import signal
 import threading
@@ -22,6 +21,7 @@ from hydra.types import RunMode
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lipcert.commands import Interrupted
+from lipcert.job_names import quoted
 from lipcert.training.processes import is_first_process
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -33,19 +33,12 @@ def how_to_go_on(folder: Path) -> str:
         return ""  # the first rank says it for all
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
-        place = shlex.quote(f"hydra.sweep.dir={_quoted(hydra.sweep.dir)}")
+        place = shlex.quote(f"hydra.sweep.dir={quoted(hydra.sweep.dir)}")
         return f"To go on, start the same sweep again with {place}."
     kept = [each for each in hydra.overrides.task if not each.startswith("resume=")]
     kept += [each for each in hydra.overrides.hydra if not each.startswith(("hydra.run.dir=", "hydra.mode="))]
-    command = shlex.join([*kept, f"hydra.run.dir={_quoted(str(folder))}", "resume=auto"])
+    command = shlex.join([*kept, f"hydra.run.dir={quoted(str(folder))}", "resume=auto"])
     return f"To go on: python -m lipcert.train {command}"
-
-
-def _quoted(value: str) -> str:
-    """Return a value as Hydra's grammar of overrides takes it."""
-    if re.fullmatch(r"[\w./-]+", value):
-        return value
-    return "'" + value.replace("'", "\\'") + "'"
 
 
 @contextmanager

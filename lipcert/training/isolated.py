@@ -14,11 +14,11 @@ from pathlib import Path
 from types import FrameType
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lipcert.commands import Interrupted
+from lipcert.job_names import quoted
 from lipcert.training.processes import started_processes
 
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
@@ -34,10 +34,6 @@ def needs_isolation(config: DictConfig) -> bool:
     return several and HydraConfig.get().mode == RunMode.MULTIRUN and started_processes() == 1
 
 
-def _quoted(value: str) -> str:
-    return QuotedString(value, Quote.single).with_quotes()
-
-
 def job_command(folder: Path, resume: str | None) -> list[str]:
     """Return the command line that runs the present job alone, in `folder`, going on as `resume` says."""
     hydra = HydraConfig.get()
@@ -47,8 +43,8 @@ def job_command(folder: Path, resume: str | None) -> list[str]:
         *(argument for path in added for argument in ("--config-dir", path)),
         *("--config-name", str(hydra.job.config_name)),
         *(each for each in hydra.overrides.task if not each.startswith("resume=")),
-        *([] if resume is None else [f"resume={_quoted(resume)}"]),
-        *("hydra.mode=RUN", f"hydra.run.dir={_quoted(str(folder))}"),
+        *([] if resume is None else [f"resume={quoted(resume)}"]),
+        *("hydra.mode=RUN", f"hydra.run.dir={quoted(str(folder))}"),
     ]
 
 

@@ -11,7 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lipcert.commands import Interrupted, run_command
-from lipcert.training.interruption import _quoted, interruptible
+from lipcert.job_names import quoted
+from lipcert.training.interruption import interruptible
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -59,6 +60,6 @@ def test_errors_of_the_system_say_how_to_go_on(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize("path", ["/a/b-c_d.e", "/a b/c", "/a,b", "/it's", "/x=y", "/ü/(1)", "/${a"])
 def test_paths_as_overrides(path: str) -> None:
-    parsed = OverridesParser.create().parse_override(f"hydra.run.dir={_quoted(path)}")
+    parsed = OverridesParser.create().parse_override(f"hydra.run.dir={quoted(path)}")
     assert parsed.value() == path
     assert Path(str(parsed.value())) == Path(path)
