@@ -64,3 +64,9 @@ def from_every_process(work: Callable[[], Value]) -> list[Value]:
     results: list[Any] = [None] * count
     dist.all_gather_object(results, work(), group=group)  # type: ignore[arg-type]
     return results
+
+
+def leave_group() -> None:
+    """Leave the group of processes: a thread of it that is left at the interpreter's end may abort the process."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

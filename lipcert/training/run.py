@@ -28,7 +28,7 @@ from lipcert.training.interruption import HeedSignals, how_to_go_on, interruptib
 from lipcert.training.locking import locked
 from lipcert.training.loggers import build_loggers
 from lipcert.training.module import RobustClassifier
-from lipcert.training.processes import environment_plugins, is_first_process
+from lipcert.training.processes import environment_plugins, is_first_process, leave_group
 from lipcert.training.resuming import AUTO, Complete, Fresh, Resumable, completed, settle, starting_point
 from lipcert.training.schedules import Schedule
 from lipcert.training.storage import LAST, DamagedCheckpointError, WholeCheckpoints, read_state
@@ -196,6 +196,7 @@ def _run(config: DictConfig, folder: Path, state: Fresh | Resumable) -> dict[str
             config.evaluation.autoattack_images,
         ),
     )
+    leave_group()
     if not first:
         return evaluated
     results = {

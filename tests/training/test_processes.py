@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 import pytest
+import torch.distributed as dist
 from omegaconf import DictConfig, OmegaConf
 
 from lipcert.training.checks import check_processes
-from lipcert.training.processes import (
+from lipcert.training.processes import leave_group, (
     environment_plugins,
     from_every_process,
     is_first_process,
@@ -117,3 +119,11 @@ def test_accepted(
 ) -> None:
     _environment(monkeypatch, variables)
     check_processes(config, overrides, multirun)
+
+
+def test_group_is_left(tmp_path: Path) -> None:
+    """Whether there is a group or none; its threads must not outlive the run."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    leave_group()
+    assert not dist.is_initialized()
+    leave_group()
