@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+
 import pytest
 import torch.distributed as dist
 from omegaconf import DictConfig, OmegaConf
 
 from lipcert.training.checks import check_processes
-from lipcert.training.processes import leave_group, (
+from lipcert.training.processes import (
     environment_plugins,
     from_every_process,
     is_first_process,
+    leave_group,
     started_apart,
     started_processes,
 )
