@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lipcert.bounds.closing import ActivationBounds, Bound, Walk
 from lipcert.bounds.economy import Economy
+from lipcert.bounds.lazy import Lazy
 from lipcert.bounds.linear_map import identity_map
 from lipcert.bounds.margins import support
 from lipcert.bounds.norms import Norms
@@ -93,12 +94,12 @@ def analyze(
     Source: section 1 of the design; eqs 21-23; Theorem 1.
     """
     radius = torch.as_tensor(epsilon, dtype=images.dtype, device=images.device).reshape(-1)
-    lower = upper = None
+    box = None
     if clip_input:
         reach = radius.view(-1, *(1 for _ in images.shape[1:]))
-        lower, upper = (images - reach).clamp_min(0), (images + reach).clamp_max(1)
+        box = Lazy.of(((images - reach).clamp_min(0), (images + reach).clamp_max(1)))
     one = torch.ones(1, dtype=images.dtype, device=images.device)
-    source = Source(images, lower, upper, one, one, None)
+    source = Source(images, box, one, one, None)
     walk = Walk(Bound(bound), norms, arithmetic, economy)
     opened = open_region(source, source, radius, mask_ball=False)
     if arithmetic is not None:
@@ -167,9 +168,8 @@ def _increase(
     for term in terms:
         source = term.source
         lower = upper = None
-        if box and source.lower is not None and source.upper is not None:
-            lower = (source.lower - source.center).flatten(1)
-            upper = (source.upper - source.center).flatten(1)
+        if box and source.box is not None:
+            lower, upper = ((end - source.center).flatten(1) for end in source.box.value)
         radius = (region.epsilon * source.lipschitz).expand(labels.shape[0])
         gains = [
             support(each, radius, lower, upper, rounds) for each in _directions(term, labels, region.center, classes)

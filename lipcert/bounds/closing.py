@@ -9,14 +9,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lipcert.bounds.economy import FEW, Economy
 from lipcert.bounds.errors import UnsupportedLayerError
+from lipcert.bounds.lazy import Lazy
 from lipcert.bounds.norms import Norms
-from lipcert.bounds.region import Region, Source, Term, mask_terms, open_region, sum_of
+from lipcert.bounds.region import Box, Region, Source, Term, mask_terms, open_region, sum_of
 from lipcert.bounds.rounding import Arithmetic, Rounding
 
 LARGEST_MERGED = 2**15
@@ -53,24 +55,59 @@ class Bound(StrEnum):
         raise ValueError(f"Expected a bound, one of {[str(bound) for bound in cls]}, got {value!r}.")
 
 
+class Masks(NamedTuple):
+    """What is constant behind an activation, 0/1 a neuron or None for ones.
+
+    `varying`: outputs that vary. `rows`: inputs of the activation that any varying output depends on.
+    """
+
+    varying: Tensor | None
+    rows: Tensor | None
+
+
+ALL_VARY = Lazy.of(Masks(None, None))
+
+
 @dataclass(frozen=True)
 class ActivationBounds:
     """What closing an activation found out; kept for losses, logs and figures.
 
-    `lower`, `upper`: box before the activation; `output_lower`, `output_upper`: after it. `varying`: 0/1 a neuron
-    of the output, or None where nothing is known to be constant. `whole_norm`: (1,), norm of the linear map
-    before it; `masked_norm`: (B,) or (1,), the norm that the bound used.
+    `box`: before the activation; `output_box`: after it. `masks`: what is constant. `whole_norm`: (1,), norm of the
+    linear map before it; `masked_norm`: (B,) or (1,), the norm that the bound used.
     """
 
     name: str
     layer: nn.Module
-    lower: Tensor
-    upper: Tensor
-    output_lower: Tensor
-    output_upper: Tensor
-    varying: Tensor | None
+    box: Lazy[Box]
+    output_box: Lazy[Box]
+    masks: Lazy[Masks]
     whole_norm: Tensor
     masked_norm: Tensor
+
+    @property
+    def lower(self) -> Tensor:
+        """Lower ends of the box before the activation, (B, *shape)."""
+        return self.box.value[0]
+
+    @property
+    def upper(self) -> Tensor:
+        """Upper ends of the box before the activation, (B, *shape)."""
+        return self.box.value[1]
+
+    @property
+    def output_lower(self) -> Tensor:
+        """Lower ends of the box after the activation, (B, *shape)."""
+        return self.output_box.value[0]
+
+    @property
+    def output_upper(self) -> Tensor:
+        """Upper ends of the box after the activation, (B, *shape)."""
+        return self.output_box.value[1]
+
+    @property
+    def varying(self) -> Tensor | None:
+        """1 for each neuron of the output that varies, 0 for a constant one; None where nothing is known to be."""
+        return self.masks.value.varying
 
 
 @dataclass
@@ -96,18 +133,15 @@ class Walk:
 class Closing:
     """An activation's input box, its output and what is constant in it.
 
-    `box`: (lower, upper) before the activation. `center`, `lower`, `upper`: after it. `varying`: outputs that vary.
-    `rows`: inputs of the activation that any varying output depends on. `linear`: neurons that equal their input
-    all over the region. Masks are 0/1, or None for ones. `remainder`: for elementwise activations, how the range of
+    `box`: before the activation. `center`, `output_box`: after it. `masks`: what is constant. `linear`: 1 for neurons
+    that equal their input all over the region. `remainder`: for elementwise activations, how the range of
     σ(z) - z/2 over the box follows. `rounding`: of the output.
     """
 
-    box: tuple[Tensor, Tensor]
+    box: Lazy[Box]
     center: Tensor
-    lower: Tensor
-    upper: Tensor
-    varying: Tensor | None
-    rows: Tensor | None
+    output_box: Lazy[Box]
+    masks: Lazy[Masks] = ALL_VARY
     linear: Tensor | None = None
     remainder: tuple[Tensor, Tensor] | None = None
     rounding: Rounding | None = None
@@ -155,27 +189,27 @@ def close(walk: Walk, name: str, layer: nn.Module, region: Region, closing: Clos
         )
     whole = _whole_norms(walk, name, region.ball_terms, like)
     ball_lipschitz = _carry(region.ball_terms, whole)
-    varying, norms = closing.varying, whole
+    varying, rows, norms = None, None, whole
+    if walk.bound is not Bound.GLOBAL:
+        varying, rows = closing.masks.value
     product = sum_of([t.source.product * norm for t, norm in zip(region.ball_terms, whole, strict=True)])
     split: tuple[Term, ...] = ()
-    if walk.bound is Bound.GLOBAL:
-        varying = None
-    elif walk.bound is Bound.LINEAR_SPLIT:
+    if walk.bound is Bound.LINEAR_SPLIT:
         linear = torch.zeros_like(like) if closing.linear is None else closing.linear
         varying = (1 - linear) if varying is None else varying * (1 - linear)
-        norms = _masked_norms(walk, name, terms, None if closing.rows is None else varying, like)
+        norms = _masked_norms(walk, name, terms, None if rows is None else varying, like)
         split = mask_terms(terms, linear)
-    else:
+    elif walk.bound is not Bound.GLOBAL:
         capped = terms if walk.bound is not Bound.LIPLT else region.ball_terms
         norms = [
-            _capped_norm(walk, _term_name(name, index, capped), term, closing.rows, cap, like)
+            _capped_norm(walk, _term_name(name, index, capped), term, rows, cap, like)
             for index, (term, cap) in enumerate(zip(capped, whole, strict=True))
         ]
     walk.activations.append(_summary(name, layer, closing, whole, norms))
     if walk.bound is Bound.LIPLT:
         return _close_with_remainder(walk, name, region, closing, _carry(region.ball_terms, norms), product)
     lipschitz = ball_lipschitz if norms is whole else _carry(terms, norms)
-    source = Source(closing.center, closing.lower, closing.upper, lipschitz, product, varying)
+    source = Source(closing.center, closing.output_box, lipschitz, product, varying)
     same = walk.bound in (Bound.GLOBAL, Bound.TIGHT)
     ball_source = source if same else replace(source, lipschitz=ball_lipschitz, varying=None)
     mask_ball = walk.bound is Bound.TIGHT and varying is not None and _constants_pay(walk, name, varying)
@@ -198,23 +232,24 @@ def _close_with_remainder(
     elementwise D is 0 and r all of σ(z') - σ(z).
     """
     like, terms = region.center, region.lipschitz_terms
+    varying, rows = closing.masks.value
 
     def behind(kind: str, rows: Tensor | None) -> Tensor:
         return _carry(terms, _masked_norms(walk, f"{name}..{kind}", terms, rows, like))
 
     first = terms is region.ball_terms  # both then say the same
-    outputs = tight if first else torch.minimum(tight, behind("outputs", closing.rows))
-    source = Source(closing.center, closing.lower, closing.upper, outputs, product, closing.varying)
+    outputs = tight if first else torch.minimum(tight, behind("outputs", rows))
+    source = Source(closing.center, closing.output_box, outputs, product, varying)
     opened = open_region(source, source, region.epsilon, mask_ball=True)
     opened = replace(opened, rounding=closing.rounding)
-    if closing.linear is None or closing.varying is None or closing.remainder is None:
+    if closing.linear is None or varying is None or closing.remainder is None:
         return opened
     if math.prod(region.shape) > LARGEST_MERGED:
         return opened
-    unstable = closing.varying * (1 - closing.linear)
+    unstable = varying * (1 - closing.linear)
     remainder = torch.minimum(tight, behind("remainder", unstable)) / 2
     lower, upper = (unstable * each for each in closing.remainder)
-    kept = Source(torch.zeros_like(like), lower, upper, remainder, product, unstable)
+    kept = Source(torch.zeros_like(like), Lazy.of((lower, upper)), remainder, product, unstable)
     linear_part = mask_terms(terms, closing.linear + unstable / 2)
     identity = open_region(kept, kept, region.epsilon, mask_ball=True).lipschitz_terms
     return replace(opened, lipschitz_terms=(*identity, *linear_part))
@@ -223,6 +258,4 @@ def _close_with_remainder(
 def _summary(
     name: str, layer: nn.Module, closing: Closing, whole: list[Tensor], norms: list[Tensor]
 ) -> ActivationBounds:
-    return ActivationBounds(
-        name, layer, *closing.box, closing.lower, closing.upper, closing.varying, sum_of(whole), sum_of(norms)
-    )
+    return ActivationBounds(name, layer, closing.box, closing.output_box, closing.masks, sum_of(whole), sum_of(norms))

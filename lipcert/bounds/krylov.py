@@ -10,11 +10,15 @@ from torch import Tensor
 from lipcert.bounds.linear_map import LinearMap
 from lipcert.bounds.region import per_image
 
-ORTHOGONALISED = 2
-"""Times that a Krylov direction is made orthogonal to the others: once loses it to rounding after a dozen steps."""
+FEW_STEPS = 8
+"""Up to so many Krylov directions are made orthogonal to the others once; more need it twice, or rounding loses it."""
 
 EXHAUSTED = 1e-2
 """A Krylov direction this much shorter than before orthogonalisation adds nothing (also in bfloat16)."""
+
+
+ALIVE = 1e-3
+"""Share of a constant in a shared start vector, so that no mask leaves it zero."""
 
 
 def lengths_of(vectors: Tensor) -> Tensor:
@@ -48,6 +52,36 @@ def power_iteration(linear_map: LinearMap, start: Tensor, steps: int) -> Tensor:
     return right
 
 
+@torch.no_grad()
+def shared_right_vector(linear_map: LinearMap, left: Tensor) -> Tensor:
+    """Return u = M^T v with a share of a constant, (1, *input_shape), scaled so that M u is about as long as v.
+
+    `left`: v, (1, *output_shape), near a left singular vector.
+    """
+    right = linear_map.adjoint(left)
+    lengths = lengths_of(right)
+    right = right + ALIVE * per_image(lengths, right.dim()).to(right) * right[0].numel() ** -0.5
+    return right * inverse(lengths.square() / lengths_of(left), right.dim()).to(right)
+
+
+@torch.no_grad()
+def power_iteration_from_right(linear_map: LinearMap, right: Tensor, steps: int) -> Tensor:
+    """Return right vectors, (B or 1, *input_shape), after `steps` - 1 steps of one M and one M^T.
+
+    With the last M, left to the estimate of the norm, these are one product fewer than from a left vector.
+
+    Args:
+        linear_map: M, masks included.
+        right: (B or 1, *input_shape), inside the column mask, of a length by which M u is near 1: the first left
+            vectors are not scaled.
+        steps: >= 1.
+    """
+    for step in range(steps - 1):
+        left = linear_map.apply(right)
+        right = linear_map.adjoint(left * inverse(lengths_of(left), left.dim()).to(left) if step else left)
+    return right
+
+
 def _krylov_basis(start: Tensor, steps: int, advance: Callable[[Tensor], Tensor]) -> Tensor:
     """Return orthonormal bases of the Krylov spaces of `start`, (B, steps, n); exhausted directions are 0.
 
@@ -57,7 +91,7 @@ def _krylov_basis(start: Tensor, steps: int, advance: Callable[[Tensor], Tensor]
     for step in range(steps):
         before = lengths_of(start)
         found = basis[:, :step]
-        for _ in range(ORTHOGONALISED if step else 0):
+        for _ in range(min(step, 1 if steps <= FEW_STEPS else 2)):
             start = start - ((found @ start.unsqueeze(-1)).mT @ found)[:, 0]
         # What orthogonalisation leaves of a vector inside the space already spanned is rounding: drop it.
         exhausted = lengths_of(start) <= EXHAUSTED * before

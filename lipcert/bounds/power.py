@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lipcert.bounds.gram import Grams
-from lipcert.bounds.krylov import inverse, krylov_iteration, leading_vector, lengths_of, power_iteration
+from lipcert.bounds.krylov import (
+    ALIVE,
+    inverse,
+    krylov_iteration,
+    leading_vector,
+    lengths_of,
+    power_iteration,
+    power_iteration_from_right,
+    shared_right_vector,
+)
 from lipcert.bounds.linear_map import LinearMap
 from lipcert.bounds.norms import Norms
 from lipcert.bounds.region import per_image
@@ -18,17 +27,36 @@ from lipcert.bounds.warm_start import WarmStart
 START_STEPS = 30
 """Power steps that bring a new global singular vector near its limit, so that radii start out honest."""
 
-ALIVE = 1e-3
-"""Share of a constant in each start vector, so that no mask leaves it zero."""
-
-DENSE_STEPS = 5
+DENSE_STEPS = 2
 """Krylov steps of a dense map for each power step of a convolution: cheap there, and needed."""
+
+MEMORY = 0.9
+"""What the typical vector of a dense map keeps of itself when another image's is added."""
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
+class _Length(torch.autograd.Function):
+    """Lengths of the rows that a mask leaves, (B,), and the masked vectors themselves, which get no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+        left = image if rows is None else image * rows
+        lengths = lengths_of(left)
+        ctx.save_for_backward(left, lengths)
+        ctx.shape = image.shape
+        ctx.mark_non_differentiable(left)
+        return lengths, left
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None]:
+        left, lengths = ctx.saved_tensors
+        scale = per_image(gradient, left.dim()) * inverse(lengths, left.dim())
+        return (left * scale.to(left)).sum_to_size(ctx.shape), None
+
+
 class Estimate(NamedTuple):
-    """A lower *estimate* of a norm, (B,), and the left vectors v = M u it was found with, (B, *output_shape)."""
+    """A lower *estimate* of a norm, (B,), and the left vectors M u it was found with, (B, *output_shape)."""
 
     norm: Tensor
     left: Tensor
@@ -37,14 +65,11 @@ class Estimate(NamedTuple):
 def estimate_norm(linear_map: LinearMap, vector: Tensor, rows: Tensor | None = None) -> Estimate:
     """Return a lower *estimate* ||diag(rows) M u|| / ||u||, with the norm's gradient v u^T at (u, v).
 
-    `vector`: u, (B, *input_shape), a constant inside the column mask; `rows`: (B, *output_shape) or None.
+    `vector`: u, (B, *input_shape), a constant inside the column mask; `rows`: (B, *output_shape), entries 0 or 1, or
+    None. B may be 1 for either, for all images alike.
     """
-    image = linear_map.apply(vector)
-    left = image.detach() if rows is None else image.detach() * rows
-    lengths = lengths_of(left)
-    unit = left * inverse(lengths, left.dim()).to(left)
-    products = (image * unit).sum(dim=tuple(range(1, image.dim())), dtype=lengths.dtype)
-    return Estimate(products * inverse(lengths_of(vector), 1), unit)
+    lengths, left = _Length.apply(linear_map.apply(vector), rows)
+    return Estimate(lengths * inverse(lengths_of(vector), 1), left)
 
 
 def has_fast_bfloat16() -> bool:
@@ -55,8 +80,17 @@ def has_fast_bfloat16() -> bool:
     return torch.backends.mkldnn.is_available() and bool(capabilities.get("avx512_bf16", False))
 
 
+def _buffer_name(name: str) -> str:
+    """Return a layer's name as a buffer's, which cannot have dots."""
+    return name.replace("%", "%25").replace(".", "%2E")
+
+
 class PowerNorms(nn.Module):
-    """Norm *estimates* with one warm-started left singular vector a linear map, masked for every image.
+    """Norm *estimates* with warm-started left singular vectors of each linear map, masked for every image.
+
+    One is that of the whole map. Masks take half of a dense map away, and its singular vectors then have little in
+    common with the whole one's, but much with each other: there images start from a typical one, an average over the
+    first images of recent batches.
 
     Args:
         iterations: power steps a call. The vectors are buffers: they follow the checkpoint.
@@ -82,13 +116,34 @@ class PowerNorms(nn.Module):
 
     def _vector(self, name: str, linear_map: LinearMap, like: Tensor) -> tuple[str, Tensor]:
         """Return the stored left singular vector (1, *output_shape), found anew at the first call."""
-        key = "vector_" + name.replace("%", "%25").replace(".", "%2E")  # buffers cannot have dots
+        key = "vector_" + _buffer_name(name)
         if not hasattr(self, key):
             start = torch.randn(1, *linear_map.output_shape, dtype=like.dtype, device=like.device)
             with torch.no_grad():
                 image = linear_map.apply(power_iteration(linear_map, start, START_STEPS))
             self.register_buffer(key, self._unit(image, start))
         return key, getattr(self, key)
+
+    def _typical(self, name: str, linear_map: LinearMap, like: Tensor) -> tuple[str, Tensor]:
+        """Return where the images' masked estimates of a dense map start, (1, n)."""
+        key = "typical_" + _buffer_name(name)
+        if not hasattr(self, key):
+            self.register_buffer(key, self._vector(name, linear_map, like)[1].clone())
+        return key, getattr(self, key)
+
+    @torch.no_grad()
+    def _note(self, key: str, typical: Tensor, left: Tensor) -> None:
+        """Add an image's left vector, (1, n), to the typical one; broadcasting makes it the first rank's everywhere."""
+        unit = self._unit(left.to(typical), typical)
+        sign = torch.where((unit * typical).sum() < 0, -1.0, 1.0)
+        setattr(self, key, self._unit(MEMORY * typical + (1 - MEMORY) * sign * unit, typical))
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """Take checkpoints that know of no typical vectors: those are found anew."""
+        for key, value in self._buffers.items():
+            if key.startswith("typical_"):
+                state_dict.setdefault(prefix + key, value)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @staticmethod
     def _unit(vector: Tensor, fallback: Tensor) -> Tensor:
@@ -99,7 +154,7 @@ class PowerNorms(nn.Module):
 
     def whole(self, name: str, linear_map: LinearMap, like: Tensor) -> Tensor:
         key, vector = self._vector(name, linear_map, like)
-        right = power_iteration(linear_map, vector, self.iterations)
+        right = krylov_iteration(linear_map, vector, self.iterations)
         image = linear_map.apply(right)
         if self.training:
             setattr(self, key, self._unit(image.detach(), vector))
@@ -118,50 +173,59 @@ class PowerNorms(nn.Module):
         like: Tensor,
         images: Tensor | None = None,
     ) -> Tensor:
+        key = None
         if linear_map.per_image:
             vector = torch.ones(1, *linear_map.output_shape, dtype=like.dtype, device=like.device)
+        elif len(linear_map.output_shape) == 1:
+            key, vector = self._typical(name, linear_map, like)
         else:
             _, vector = self._vector(name, linear_map, like)
-            vector = vector + ALIVE * vector.numel() ** -0.5
-        vector = vector.expand(like.shape[0], *linear_map.output_shape)
-        return self._masked_estimate(name, linear_map, vector, rows, columns, images)
+        shared = vector + ALIVE * vector.numel() ** -0.5
+        low = self.low_precision and like.dtype == torch.float32
+        dtype = torch.bfloat16 if low else like.dtype
+        rows, columns = (None if mask is None else mask.to(dtype) for mask in (rows, columns))
+        with torch.autocast(like.device.type, torch.bfloat16, enabled=low):
+            right = self._right_vectors(name, linear_map, shared, rows, columns, like.shape[0], images).to(dtype)
+            estimate = estimate_norm(linear_map, right, rows)
+        if self.training and key is not None:
+            self._note(key, vector, estimate.left[:1])
+        if self.training and images is not None:
+            self.warm_start.keep(name, images, estimate.left, right)
+        return estimate.norm.to(like.dtype).expand(like.shape[0])
 
-    def _masked_estimate(
+    @torch.no_grad()
+    def _right_vectors(
         self,
         name: str,
         linear_map: LinearMap,
         shared: Tensor,
         rows: Tensor | None,
         columns: Tensor | None,
+        batch: int,
         images: Tensor | None,
     ) -> Tensor:
-        """Iterate from `shared`, (B, *output_shape), or the images' own vectors; return the norms, (B,).
+        """Return right vectors inside the column mask, (B or 1, *input_shape), to estimate norms with.
 
-        Krylov steps for dense maps, on M M^T where that is much smaller than M; power steps for others; in bfloat16
-        where that is faster: a relative error of 2^-8 in the vector changes the norm it yields by its square, and
-        errors of single products average out.
+        Krylov steps for dense maps, on M M^T where that serves; power steps for others; in bfloat16 where that is
+        faster: a relative error of 2^-8 in the vector changes the norm it yields by its square, and errors of single
+        products average out. `shared`: (1, *output_shape), where all images start that have no vector of their own.
         """
-        dense = len(linear_map.output_shape) == 1
-        iterate = krylov_iteration if dense else power_iteration
-        steps = DENSE_STEPS * self.iterations if dense else self.iterations
-        gram = self.grams.of(name, linear_map, shared, keep=self.training)
-        low = self.low_precision and shared.dtype == torch.float32
-        dtype = torch.bfloat16 if low else shared.dtype
-        rows, columns = (None if mask is None else mask.to(dtype) for mask in (rows, columns))
-        start = shared.to(dtype) if rows is None else shared.to(dtype) * rows
         masked = linear_map.restricted(rows, columns)
-        with torch.autocast(shared.device.type, torch.bfloat16, enabled=low):
-            if images is not None:
-                with torch.no_grad():
-                    start = self.warm_start.start(name, images, masked, rows, columns, start)
-            if gram is not None:
-                start = leading_vector(gram, rows, start, steps)
-                iterate, steps = power_iteration, 1
-            right = iterate(masked, start, steps).to(dtype)
-            estimate = estimate_norm(linear_map, right, rows)
-        if images is not None and self.training:
-            self.warm_start.keep(name, images, estimate.left, right)
-        return estimate.norm.to(shared.dtype)
+        dense, keeps = len(linear_map.output_shape) == 1, self.warm_start.keeps(name)
+        if not dense and not keeps:
+            right = shared_right_vector(linear_map, shared)
+            right = right if columns is None else right.to(columns) * columns
+            return power_iteration_from_right(masked, right, self.iterations)
+        left = shared.expand(batch, *linear_map.output_shape)
+        left = left if rows is None else left.to(rows) * rows
+        if keeps and images is not None:
+            left = self.warm_start.start(name, images, masked, rows, columns, left)
+        if not dense:
+            return power_iteration(masked, left, self.iterations)
+        gram = self.grams.of(name, linear_map, shared, keep=self.training)
+        if gram is None:
+            return krylov_iteration(masked, left, DENSE_STEPS * self.iterations)
+        return power_iteration(masked, leading_vector(gram, rows, left, DENSE_STEPS * self.iterations), 1)
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from lipcert.bounds.economy import FEW
+from lipcert.bounds.lazy import Lazy
 from lipcert.bounds.linear_map import LinearMap, identity_map
 from lipcert.bounds.operators import Operator, scaling
 from lipcert.bounds.rounding import Reach, Rounding
-from lipcert.nn.selection import maximum, minimum
+from lipcert.nn.selection import maximum, minimum, sum_to_shape
 
 SMALLEST_SQUARE = 1e-30
 """Squared row norms are raised to this, so that their square root has a finite gradient."""
@@ -26,21 +27,34 @@ UNDERFLOW = 1e-37
 """The same without a gradient: above what a square may lose to underflow, in float32 as in float64."""
 
 
+Box = tuple[Tensor, Tensor]
+"""Lower and upper ends, (B, *shape) each."""
+
+
 @dataclass(frozen=True)
 class Source:
     """The set at the input or at an activation's output: center, box and Lipschitz constant from the image.
 
-    `lower`, `upper`: (B, *shape), or None where the ball says all. `lipschitz`: (B,) or (1,); the radius of
-    the ball is epsilon times it. `product`: (1,), the same with unmasked norms throughout.
+    `box`: lower and upper ends, (B, *shape) each, or None where the ball says all. `lipschitz`: (B,) or (1,); the
+    radius of the ball is epsilon times it. `product`: (1,), the same with unmasked norms throughout.
     `varying`: (B, *shape) with entries 0 or 1, or None where everything varies.
     """
 
     center: Tensor
-    lower: Tensor | None
-    upper: Tensor | None
+    box: Lazy[Box] | None
     lipschitz: Tensor
     product: Tensor
     varying: Tensor | None
+
+    @property
+    def lower(self) -> Tensor | None:
+        """Lower ends of the box, (B, *shape), None where the ball says all."""
+        return None if self.box is None else self.box.value[0]
+
+    @property
+    def upper(self) -> Tensor | None:
+        """Upper ends of the box, (B, *shape), None where the ball says all."""
+        return None if self.box is None else self.box.value[1]
 
 
 @dataclass(frozen=True)
@@ -122,7 +136,7 @@ class Region:
 
     Attributes:
         center: (B, *shape), the values at the image itself.
-        lower, upper: (B, *shape), or None where the ball of `ball_terms` says all.
+        intersected: lower and upper ends, (B, *shape) each, or None where the ball of `ball_terms` says all.
         ball_terms: sources whose radius bounds the neurons.
         lipschitz_terms: sources whose Lipschitz constants reach the margins; for `global` and `tight` the same.
         epsilon: (B,) or (1,), l2 radius in pixels of [0, 1].
@@ -131,8 +145,7 @@ class Region:
     """
 
     center: Tensor
-    lower: Tensor | None
-    upper: Tensor | None
+    intersected: Lazy[Box] | None
     ball_terms: tuple[BallTerm, ...]
     lipschitz_terms: tuple[Term, ...]
     epsilon: Tensor
@@ -144,12 +157,16 @@ class Region:
         """Shape without the batch dimension."""
         return tuple(self.center.shape[1:])
 
-    def box(self) -> tuple[Tensor, Tensor]:
+    def box(self) -> Box:
         """Return lower and upper bounds of every neuron, (B, *shape)."""
-        if self.lower is not None and self.upper is not None:
-            return self.lower, self.upper
-        deviation = sum_of([term.deviation(self.epsilon) for term in self.ball_terms])
+        if self.intersected is not None:
+            return self.intersected.value
+        deviation = self.deviation()
         return self.center - deviation, self.center + deviation
+
+    def deviation(self) -> Tensor:
+        """Return how far the balls let each neuron be from the center, broadcastable to (B, *shape)."""
+        return sum_of([term.deviation(self.epsilon) for term in self.ball_terms])
 
     def size(self) -> Tensor:
         """Return the largest absolute value of every neuron, (B, *shape)."""
@@ -168,7 +185,7 @@ class Region:
         """Return the region with this `rounding`, its box wider by the analysis's `share` of it."""
         lower, upper = self.box()
         slack = share * rounding.entries
-        return replace(self, lower=lower - slack, upper=upper + slack, rounding=rounding, last=None)
+        return replace(self, intersected=Lazy.of((lower - slack, upper + slack)), rounding=rounding, last=None)
 
 
 def per_image(values: Tensor, dimensions: int) -> Tensor:
@@ -193,10 +210,10 @@ def open_region(source: Source, ball_source: Source, epsilon: Tensor, mask_ball:
     rows = RowNorms(ball_source.varying if mask_ball else None, orthogonal=True)
     ball_terms = (BallTerm(identity, ball_source, rows),)
     lipschitz_terms = ball_terms if source is ball_source else (Term(identity, source),)
-    return Region(source.center, source.lower, source.upper, ball_terms, lipschitz_terms, epsilon)
+    return Region(source.center, source.box, ball_terms, lipschitz_terms, epsilon)
 
 
-def _box(region: Region, operator: Operator, images: slice = slice(None)) -> tuple[Tensor, Tensor]:
+def _box(region: Region, operator: Operator, images: slice = slice(None)) -> Box:
     """Return what the box of the first so many images becomes: the interval around W mid + b of |W| half."""
     lower, upper = (bound[images] for bound in region.box())
     middle = operator.affine((upper + lower) * 0.5)
@@ -204,13 +221,46 @@ def _box(region: Region, operator: Operator, images: slice = slice(None)) -> tup
     return middle - half, middle + half
 
 
+class _ShareOfBall(torch.autograd.Function):
+    """One end of an interval inside a ball's: `end` is center + factor * deviation, with the factor held constant."""
+
+    @staticmethod
+    def forward(ctx: Any, center: Tensor, deviation: Tensor, end: Tensor) -> Tensor:
+        ctx.save_for_backward(center, deviation, end)
+        return end
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        center, deviation, end = ctx.saved_tensors
+        factor = (end - center) / deviation.clamp_min(torch.finfo(deviation.dtype).tiny)
+        return gradient, sum_to_shape(gradient * factor, deviation.shape), None
+
+
+def _intersection(region: Region, ball: Region, operator: Operator) -> Box:
+    """Return box ∩ ball behind an affine layer (eqs 21-22)."""
+    (lower, upper), (ball_lower, ball_upper) = _box(region, operator), ball.box()
+    return maximum(lower, ball_lower), minimum(upper, ball_upper)
+
+
+def _intersection_without_graph(region: Region, ball: Region, operator: Operator) -> Box:
+    """Return box ∩ ball behind an affine layer; gradients are those of fixed shares of the ball's deviation."""
+    deviation = ball.deviation()
+    with torch.no_grad():
+        lower, upper = _intersection(region, ball, operator)
+    return _ShareOfBall.apply(ball.center, deviation, lower), _ShareOfBall.apply(ball.center, deviation, upper)
+
+
 def affine(
-    region: Region, operator: Operator, pays: Callable[[Callable[[], Tensor]], bool] = lambda gain: True
+    region: Region,
+    operator: Operator,
+    pays: Callable[[Callable[[], Tensor]], bool] = lambda gain: True,
+    box_gradient: bool = True,
 ) -> Region:
     """Carry a region through an affine layer: box and ball, intersected (eqs 21-23).
 
     `pays` is asked whether the box is worth its products where the ball is known; it is given how to measure by which
-    fraction the box shrinks the intervals of a few images.
+    fraction the box shrinks the intervals of a few images. `box_gradient`: False holds fixed by how much the box cuts
+    each interval of the ball, so that no gradient goes through the box pass.
     """
     center = operator.affine(region.center)
     ball_terms = tuple(term.after(operator) for term in region.ball_terms)
@@ -219,9 +269,11 @@ def affine(
         if region.lipschitz_terms is region.ball_terms
         else tuple(term.after(operator) for term in region.lipschitz_terms)
     )
+    ball = Region(center, None, ball_terms, lipschitz_terms, region.epsilon)
     ball_known = all(term.rows is not None for term in ball_terms)
-    ball = Region(center, None, None, ball_terms, lipschitz_terms, region.epsilon)
-    if region.lower is None and ball_known:
+    if not ball_known:
+        return replace(ball, intersected=Lazy(lambda: _box(region, operator)))
+    if region.intersected is None:
         return ball
 
     def gain() -> Tensor:
@@ -229,13 +281,13 @@ def affine(
         shared = minimum(inner[1], outer[1]) - maximum(inner[0], outer[0])
         return 1 - shared.mean() / (outer[1] - outer[0]).mean()
 
-    if ball_known and operator.products()[0] and not operator.elementwise and not pays(gain):
-        return ball
-    lower, upper = _box(region, operator)
-    if ball_known:
-        outer_lower, outer_upper = ball.box()
-        lower, upper = maximum(lower, outer_lower), minimum(upper, outer_upper)
-    return Region(center, lower, upper, ball_terms, lipschitz_terms, region.epsilon)
+    def intersected() -> Box:
+        optional = operator.products()[0] > 0 and not operator.elementwise
+        if optional and not pays(gain):
+            return ball.box()
+        return (_intersection if box_gradient else _intersection_without_graph)(region, ball, operator)
+
+    return replace(ball, intersected=Lazy(intersected))
 
 
 def mask_terms(terms: tuple[Term, ...], mask: Tensor) -> tuple[Term, ...]:
@@ -246,14 +298,17 @@ def mask_terms(terms: tuple[Term, ...], mask: Tensor) -> tuple[Term, ...]:
 
 def add(first: Region, second: Region) -> Region:
     """Return the region of the sum of two values that depend on the same image."""
-    first_box, second_box = first.box(), second.box()
+
+    def box() -> Box:
+        (first_lower, first_upper), (second_lower, second_upper) = first.box(), second.box()
+        return first_lower + second_lower, first_upper + second_upper
+
     ball_terms = _merge(first.ball_terms, second.ball_terms)
     shared = first.lipschitz_terms is first.ball_terms and second.lipschitz_terms is second.ball_terms
     lipschitz_terms = ball_terms if shared else _merge(first.lipschitz_terms, second.lipschitz_terms)
     return Region(
         first.center + second.center,
-        first_box[0] + second_box[0],
-        first_box[1] + second_box[1],
+        Lazy(box),
         ball_terms,
         lipschitz_terms,
         first.epsilon,

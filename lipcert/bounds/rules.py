@@ -6,6 +6,7 @@ asks for masked norms, multiplies the Lipschitz constants and opens the region a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import singledispatch
 
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn.modules import module as module_state
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
-from lipcert.bounds.closing import Bound, Closing, Walk, close
+from lipcert.bounds.closing import Bound, Closing, Masks, Walk, close
 from lipcert.bounds.errors import UnsupportedLayerError
+from lipcert.bounds.lazy import Lazy
 from lipcert.bounds.linear_map import identity_map
 from lipcert.bounds.operators import operator
-from lipcert.bounds.region import Region, add, affine
+from lipcert.bounds.region import Box, Region, add, affine
 from lipcert.bounds.rounding import Rounding, after_affine
 from lipcert.nn import AlmostOrthogonal, ClippedMaxMin, ClippedReLU, MaxMin, Normalize, Residual
 from lipcert.nn.activations import clipped_max_min, clipped_relu, max_min, split_pairs
@@ -151,7 +153,7 @@ def _(layer: nn.Module, region: Region, walk: Walk, name: str) -> Region:
         affine_map = operator(layer, region.shape)
     except UnsupportedLayerError as error:
         raise UnsupportedLayerError(f"Layer {name!r}: {error}") from None
-    moved = affine(region, affine_map, lambda gain: walk.pays(f"box {name}", gain))
+    moved = affine(region, affine_map, lambda gain: walk.pays(f"box {name}", gain), walk.economy is None)
     if walk.arithmetic is None or region.rounding is None:
         return moved
     norm = None
@@ -207,19 +209,31 @@ def _of_pairs(rounding: Rounding | None) -> Rounding | None:
     return replace(rounding, entries=torch.cat((larger, larger), dim=1))
 
 
+def _monotone(region: Region, activation: Callable[[Tensor], Tensor]) -> tuple[Lazy[Box], Tensor, Lazy[Box]]:
+    """Return box, output center and output box of an activation that is monotone in every entry."""
+    box = Lazy(region.box)
+
+    def output() -> Box:
+        lower, upper = box.value
+        return activation(lower), activation(upper)
+
+    return box, activation(region.center), Lazy(output)
+
+
 @apply_rule.register
 def _(layer: nn.ReLU, region: Region, walk: Walk, name: str) -> Region:
-    lower, upper = region.box()
-    varying = _mask(~(upper <= 0), upper)
-    linear = _mask(lower >= 0, upper) if walk.bound.splits else None
+    box, center, output = _monotone(region, torch.relu)
+
+    def masks() -> Masks:
+        varying = _mask(~(box.value[1] <= 0), region.center)
+        return Masks(varying, varying)
+
     closing = Closing(
-        (lower, upper),
-        region.center.relu(),
-        lower.relu(),
-        upper.relu(),
-        varying,
-        varying,
-        linear,
+        box,
+        center,
+        output,
+        Lazy(masks),
+        _mask(box.value[0] >= 0, center) if walk.bound.splits else None,
         _remainder(region, None) if walk.bound is Bound.LIPLT else None,
         _of_unclipped(region, None),
     )
@@ -228,17 +242,23 @@ def _(layer: nn.ReLU, region: Region, walk: Walk, name: str) -> Region:
 
 @apply_rule.register
 def _(layer: ClippedReLU, region: Region, walk: Walk, name: str) -> Region:
-    lower, upper = region.box()
     threshold = layer.threshold
-    varying = _mask(~((upper <= 0) | (lower >= _clips_above(threshold))), upper)
-    linear = _mask((lower >= 0) & (upper <= threshold), upper) if walk.bound.splits else None
+    box, center, output = _monotone(region, lambda values: clipped_relu(values, threshold))
+
+    def masks() -> Masks:
+        lower, upper = box.value
+        varying = _mask(~((upper <= 0) | (lower >= _clips_above(threshold))), region.center)
+        return Masks(varying, varying)
+
+    linear = None
+    if walk.bound.splits:
+        lower, upper = box.value
+        linear = _mask((lower >= 0) & (upper <= threshold), center)
     closing = Closing(
-        (lower, upper),
-        clipped_relu(region.center, threshold),
-        clipped_relu(lower, threshold),
-        clipped_relu(upper, threshold),
-        varying,
-        varying,
+        box,
+        center,
+        output,
+        Lazy(masks),
         linear,
         _remainder(region, threshold) if walk.bound is Bound.LIPLT else None,
         _of_unclipped(region, threshold),
@@ -248,41 +268,32 @@ def _(layer: ClippedReLU, region: Region, walk: Walk, name: str) -> Region:
 
 @apply_rule.register
 def _(layer: MaxMin, region: Region, walk: Walk, name: str) -> Region:
-    lower, upper = region.box()
-    closing = Closing(
-        (lower, upper),
-        max_min(region.center),
-        max_min(lower),
-        max_min(upper),
-        None,
-        None,
-        rounding=_of_pairs(region.rounding),
-    )
+    closing = Closing(*_monotone(region, max_min), rounding=_of_pairs(region.rounding))
     return close(walk, name, layer, region, closing)
 
 
-@apply_rule.register
-def _(layer: ClippedMaxMin, region: Region, walk: Walk, name: str) -> Region:
-    lower, upper = region.box()
+def _pair_masks(layer: ClippedMaxMin, box: Box, tightens: bool) -> Masks:
+    """Return what is constant behind a clipped MaxMin; rows only where the bound `tightens`.
+
+    An input pair matters while one of its outputs varies; where its order is decided, each input alone.
+    """
+    lower, upper = box
     first_lower, second_lower = split_pairs(lower)
     first_upper, second_upper = split_pairs(upper)
     larger = ~(torch.maximum(first_lower, second_lower) >= layer.max)
     smaller = ~(torch.minimum(first_upper, second_upper) <= layer.min)
-    rows = None
-    if walk.bound.tightens:
-        # An input pair matters while one of its outputs varies; where its order is decided, each input alone.
-        first_leads, second_leads = first_lower >= second_upper, second_lower >= first_upper
-        either = larger | smaller
-        first_row = torch.where(first_leads, larger, torch.where(second_leads, smaller, either))
-        second_row = torch.where(first_leads, smaller, torch.where(second_leads, larger, either))
-        rows = _mask(torch.cat((first_row, second_row), dim=1), upper)
-    closing = Closing(
-        (lower, upper),
-        clipped_max_min(region.center, layer.max, layer.min),
-        clipped_max_min(lower, layer.max, layer.min),
-        clipped_max_min(upper, layer.max, layer.min),
-        _mask(torch.cat((larger, smaller), dim=1), upper),
-        rows,
-        rounding=_of_pairs(region.rounding),
-    )
-    return close(walk, name, layer, region, closing)
+    varying = _mask(torch.cat((larger, smaller), dim=1), upper)
+    if not tightens:
+        return Masks(varying, None)
+    first_leads, second_leads = first_lower >= second_upper, second_lower >= first_upper
+    either = larger | smaller
+    first_row = torch.where(first_leads, larger, torch.where(second_leads, smaller, either))
+    second_row = torch.where(first_leads, smaller, torch.where(second_leads, larger, either))
+    return Masks(varying, _mask(torch.cat((first_row, second_row), dim=1), upper))
+
+
+@apply_rule.register
+def _(layer: ClippedMaxMin, region: Region, walk: Walk, name: str) -> Region:
+    box, center, output = _monotone(region, lambda values: clipped_max_min(values, layer.max, layer.min))
+    masks = Lazy(lambda: _pair_masks(layer, box.value, walk.bound.tightens))
+    return close(walk, name, layer, region, Closing(box, center, output, masks, rounding=_of_pairs(region.rounding)))

@@ -134,6 +134,10 @@ class WarmStart:
         table.vectors = table.vectors.to(device)
         return table
 
+    def keeps(self, name: str) -> bool:
+        """Return whether images keep vectors of the map of that name."""
+        return name in self.kept
+
     def start(
         self,
         name: str,
@@ -152,7 +156,7 @@ class WarmStart:
             rows, columns: the masks, in the dtype of `shared`.
             shared: (B, *output_shape): where images without a vector start.
         """
-        if name not in self.kept:
+        if not self.keeps(name):
             return shared
         shape, mask = (masked.input_shape, columns) if self.kind.input_side else (masked.output_shape, rows)
         vectors, known = self._table(name, shared.device).take(images, shared)
@@ -162,7 +166,7 @@ class WarmStart:
 
     def keep(self, name: str, images: Tensor, left: Tensor, right: Tensor) -> None:
         """Take the new singular vectors of `images`, (B, *output_shape) and (B, *input_shape), of any length."""
-        if name in self.kept:
+        if self.keeps(name):
             table = self._table(name, left.device)
             table.put(images, right if self.kind.input_side else left)
             visited = self._flags().to(table.vectors.device)

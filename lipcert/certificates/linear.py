@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lipcert.bounds import Analysis
 from lipcert.bounds.backward import Ball, Rows, bounded, nodes_of, proved_state, refined
+from lipcert.bounds.lazy import Lazy
 
 LARGEST_REFINED = 4096
 """Neurons of a layer, an image, whose boxes are refined at most."""
@@ -65,7 +66,7 @@ def tightened(
     kept = hopeful.nonzero()[:, 0]
     near = replace(ball, images=ball.images[kept], epsilon=ball.epsilon[kept])
     nodes = nodes_of(model, ball.images)
-    activations = [replace(each, lower=each.lower[kept], upper=each.upper[kept]) for each in analysis.activations]
+    activations = [replace(each, box=Lazy.of((each.lower[kept], each.upper[kept]))) for each in analysis.activations]
     state = refined(nodes, proved_state(nodes, activations, near), near, LARGEST_REFINED)
     within, other = (~(margins.executed[kept] > 0)).nonzero(as_tuple=True)
     image = kept[within]

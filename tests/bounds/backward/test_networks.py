@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lipcert.bounds import Analysis, UnsupportedLayerError, analyze
 from lipcert.bounds.backward import Ball, Rows, bounded, clamps, nodes_of, proved_state, refined
+from lipcert.bounds.lazy import Lazy
 from tests.networks import images, network
 from tests.oracles import ExactNorms, points_in_ball
 
@@ -163,7 +164,9 @@ def test_slack_covers_what_single_precision_loses() -> None:
     inputs = inputs.float().double()
     with torch.no_grad():
         analysis = analyze(model, inputs, 1e-5, "tight", ExactNorms())
-    activations = [replace(each, lower=each.lower.float(), upper=each.upper.float()) for each in analysis.activations]
+    activations = [
+        replace(each, box=Lazy.of((each.lower.float(), each.upper.float()))) for each in analysis.activations
+    ]
     ball = Ball(inputs.float(), torch.full((8,), 1e-5))
     nodes = nodes_of(single, ball.images)
     state = proved_state(nodes, activations, ball)

@@ -1,0 +1,33 @@
+"""Values that are computed when they are first asked for: a training step asks for few of the boxes there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Generic, TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+class Lazy(Generic[T]):
+    """A value with a graph if one was recorded where it was promised, whoever asks for it first."""
+
+    def __init__(self, compute: Callable[[], T]) -> None:
+        self._compute: Callable[[], T] | None = compute
+        self._records_graph = torch.is_grad_enabled()
+
+    @cached_property
+    def value(self) -> T:
+        """The value, computed once; what it was computed from is let go of."""
+        if self._compute is None:
+            raise RuntimeError("This value failed to be computed when it was first asked for.")
+        compute, self._compute = self._compute, None
+        with torch.set_grad_enabled(self._records_graph):
+            return compute()
+
+    @classmethod
+    def of(cls, value: T) -> Lazy[T]:
+        """Return a value that is there already."""
+        return cls(lambda: value)
