@@ -132,13 +132,18 @@ def worst_increase(analysis: Analysis, labels: Tensor, box: bool = True, rounds:
     return gains
 
 
+def _is_label(labels: Tensor, like: Tensor) -> Tensor:
+    """Return which class is the label, bool of the shape of `like`, (B, K)."""
+    return torch.arange(like.shape[1], device=labels.device) == labels.unsqueeze(1)
+
+
 def _undecided_classes(analysis: Analysis, labels: Tensor, gains: Tensor) -> list[int]:
     """Return the classes that some image of the batch might be taken for; `gains`: (B, K)."""
     worst = analysis.logits + gains
     if analysis.region.rounding is not None:
         worst = worst + logit_rounding(analysis, labels)
     reaches = ~(worst < analysis.logits.gather(1, labels.unsqueeze(1)))
-    is_label = torch.nn.functional.one_hot(labels, gains.shape[1]).bool()
+    is_label = _is_label(labels, gains)
     return (reaches & ~is_label).any(dim=0).nonzero()[:, 0].tolist()
 
 
@@ -190,13 +195,13 @@ def logit_rounding(analysis: Analysis, labels: Tensor) -> Tensor:
 def worst_logits(analysis: Analysis, labels: Tensor, box: bool = True, rounds: int = 100) -> Tensor:
     """Return worst logits z*_j = z_j + max (w_j - w_y)·δ, z*_y = z_y, shape (B, K) (eq. 24)."""
     gains = worst_increase(analysis, labels, box, rounds)
-    is_label = torch.nn.functional.one_hot(labels, gains.shape[1]).bool()
+    is_label = _is_label(labels, gains)
     return analysis.logits + torch.where(is_label, torch.zeros_like(gains), gains)
 
 
 def robust_margin(worst: Tensor, labels: Tensor) -> Tensor:
     """Return min over j ≠ y of z_y - z*_j, (B,): certified iff strictly positive. NaN stays NaN."""
-    is_label = torch.nn.functional.one_hot(labels, worst.shape[1]).bool()
+    is_label = _is_label(labels, worst)
     others = worst.masked_fill(is_label, -torch.inf).amax(dim=1)
     return worst.gather(1, labels.unsqueeze(1))[:, 0] - others
 

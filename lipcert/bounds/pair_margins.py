@@ -32,9 +32,7 @@ def _chunks(rows: Tensor, label_rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
         yield classes, rows[classes] - label_rows.unsqueeze(1)
 
 
-def _largest(
-    directions: Tensor, radius: Tensor, lower: Tensor | None, upper: Tensor | None, rounds: int
-) -> Maximum:
+def _largest(directions: Tensor, radius: Tensor, lower: Tensor | None, upper: Tensor | None, rounds: int) -> Maximum:
     """Return the largest values over ball and box, or over the ball alone."""
     if lower is not None and upper is not None:
         return maximum_over_box(directions, radius, lower, upper, rounds)
