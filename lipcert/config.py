@@ -125,6 +125,7 @@ class BenchmarkConfig:
     epsilon: float = MISSING
     rounds: int = MISSING
     threads: int = MISSING
+    growth: list[str] = MISSING
     economy: bool = MISSING
     channels_last: bool = MISSING
     device: str = MISSING

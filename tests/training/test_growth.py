@@ -1,0 +1,70 @@
+"""How costs grow: the fit of a power law, and the rows that it is made of. (No timing is asserted.)"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lipcert.benchmark import main
+from lipcert.training import growth
+from lipcert.training.growth import fits_of, growth_exponent
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0, 2.5, -0.5])
+def test_a_power_law_is_found(power: float) -> None:
+    sizes = [1.0, 3.0, 10.0, 70.0]
+    assert growth_exponent(sizes, [0.2 * size**power for size in sizes]) == pytest.approx(power)
+
+
+def test_disturbances_that_cancel_change_nothing() -> None:
+    assert growth_exponent([1, 10, 100], [2 * 1, 0.25 * 10, 2 * 100]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "costs"), [([2, 2], [1, 3]), ([1], [1]), ([1, 2], [0, 1]), ([-1, 2], [1, 1]), ([1, 2, 3], [1, 2])]
+)
+def test_what_has_no_exponent_is_refused(sizes: list[float], costs: list[float]) -> None:
+    with pytest.raises(ValueError, match="positive costs of two different sizes"):
+        growth_exponent(sizes, costs)
+
+
+def test_each_kind_and_bound_is_fitted_alone() -> None:
+    rows = [
+        {"growth": kind, "bound": bound, "size": size, "seconds": size**power}
+        for kind, bound, power in (("classes", "plain", 0), ("classes", "local", 1), ("width", "local", 2))
+        for size in (1, 4)
+    ]
+    found = {(fit["growth"], fit["bound"]): fit["exponent"] for fit in fits_of(rows)}
+    assert found == pytest.approx({("classes", "plain"): 0, ("classes", "local"): 1, ("width", "local"): 2})
+
+
+def test_the_command_writes_a_row_for_each_size_and_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"classes": (3, 6), "width": (1, 2), "image_size": (8, 12), "data_size": (9, 20)}
+    monkeypatch.setattr(growth, "SIZES", sizes)
+    output = tmp_path / "benchmark.json"
+    arguments = ["models=[small]", "bounds=[local]", "batch_size=4", "rounds=1", "image_shape=[1,8,8]"]
+    arguments += [f"threads={torch.get_num_threads()}", f"output={output}", f"growth=[{','.join(sizes)}]"]
+    monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
+    main()
+    content = json.loads(output.read_text())
+    bounds = {kind: ["start_up"] * (kind == "data_size") + ["plain", "local"] for kind in sizes}
+    expected = [(kind, size, bound) for kind in sizes for size in sizes[kind] for bound in bounds[kind]]
+    assert [(row["growth"], row["size"], row["bound"]) for row in content["rows"]] == expected
+    assert all(row["seconds"] > 0 and row["batch_size"] == 4 and row["model"] == "small" for row in content["rows"])
+    assert len(content["exponents"]) == 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"), [(["growth=[height]"], "height"), (["growth=[width]", "checkpoint=a.ckpt"], "checkpoint")]
+)
+def test_bad_settings_are_refused(
+    arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark", f"threads={torch.get_num_threads()}", *arguments])
+    with pytest.raises(SystemExit):
+        main()
+    assert words in capsys.readouterr().err
