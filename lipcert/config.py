@@ -20,6 +20,7 @@ class DataConfig:
     limit_test: int | None = None
     validation: int = 0
     crop_padding: int = 0
+    on_device: str = "auto"
 
 
 @dataclass
@@ -140,6 +141,7 @@ class CertifyDataConfig:
     limit_test: int | None = None
     validation: int = 0
     crop_padding: int = 0
+    on_device: str = "auto"
 
 
 @dataclass

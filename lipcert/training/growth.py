@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from lipcert.commands import write_json
-from lipcert.data.arrays import Numbered, Split
+from lipcert.data.arrays import Numbered, Split, to_pixels
 from lipcert.data.batches import ShuffledBatches
 from lipcert.nn import build
 from lipcert.training.benchmark import PLAIN, clip_half, device_name, measure, peak_memory_of, prepare, training_steps
@@ -60,7 +60,8 @@ class Workload:
         while True:
             for chosen in batches:
                 if len(chosen) == self.batch_size:
-                    yield numbered[chosen]
+                    stored, *others = numbered[chosen]
+                    yield to_pixels(stored), *others
             batches.set_epoch(batches.epoch + 1)
 
 

@@ -7,40 +7,19 @@ driver, so that half is watched on the CPU for the operations that ask for value
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lipcert.bounds import Bound, Economy, PowerNorms
 from lipcert.data.augmentation import crop_and_flip, draw
 from lipcert.losses import BCP, CLL, CRM, EMMA, GloRo, Setting, Sparsity
 from lipcert.losses.objective import Method
 from lipcert.nn import build
+from tests.waiting import Watch
 
 SHAPE, CLASSES = (1, 8, 8), 10
-VALUES_ASKED_FOR = {"aten::_local_scalar_dense", "aten::equal", "aten::nonzero", "aten::masked_select"}
-
-
-class Watch(TorchDispatchMode):
-    """Notes every operation that asks for a value, and every copy between devices that the host has to wait for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.noted: list[str] = []
-
-    def __torch_dispatch__(
-        self, operation: Any, types: Any, arguments: tuple[Any, ...] = (), keywords: dict[str, Any] | None = None
-    ) -> Any:
-        keywords = keywords or {}
-        result = operation(*arguments, **keywords)
-        name = operation.name().split(".")[0]
-        copied = name == "aten::_to_copy" and arguments[0].device != result.device
-        if name in VALUES_ASKED_FOR or (copied and not keywords.get("non_blocking")):
-            self.noted.append(name)
-        return result
 
 
 def _setting(bound: str, economy: Economy | None = None) -> Setting:
