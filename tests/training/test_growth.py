@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import sys
 from pathlib import Path
 
@@ -68,3 +69,22 @@ def test_bad_settings_are_refused(
     with pytest.raises(SystemExit):
         main()
     assert words in capsys.readouterr().err
+
+
+def test_the_table_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything between the markers is made from the file, everything around them stays."""
+    rows = [
+        {"growth": "data_size", "bound": "start_up", "size": size, "seconds": seconds, "peak_memory_mb": memory}
+        for size, seconds, memory in ((10, 0.5, 3.2), (100, 0.25, None))
+    ]
+    (tmp_path / "growth.json").write_text(json.dumps({"rows": rows, "exponents": fits_of(rows)}))
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- growth -->\nold\n<!-- end of growth -->\nafter\n")
+    script = Path(__file__).parents[2] / "experiments" / "benchmark" / "growth.py"
+    monkeypatch.setattr(sys, "argv", ["growth", str(tmp_path / "growth.json"), str(page)])
+    runpy.run_path(str(script), run_name="__main__")
+    text = page.read_text()
+    assert "| data size | 10, 100 | start up | 0.5000, 0.2500 | 3, - | -0.30 |" in text
+    assert text.startswith("before\n<!-- growth -->\n")
+    assert text.endswith("<!-- end of growth -->\nafter\n")
+    assert "old" not in text
