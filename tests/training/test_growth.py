@@ -6,13 +6,15 @@ import json
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from lipcert.benchmark import main
 from lipcert.training import growth
-from lipcert.training.growth import fits_of, growth_exponent
+from lipcert.training.growth import fits_of, growth_exponent, workload
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.5, -0.5])
@@ -44,7 +46,7 @@ def test_each_kind_and_bound_is_fitted_alone() -> None:
 
 
 def test_the_command_writes_a_row_for_each_size_and_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = {"classes": (3, 6), "width": (1, 2), "image_size": (8, 12), "data_size": (9, 20)}
+    sizes = {"classes": (3, 6), "data_size": (9, 20)}
     monkeypatch.setattr(growth, "SIZES", sizes)
     output = tmp_path / "benchmark.json"
     arguments = ["models=[small]", "bounds=[local]", "batch_size=4", "rounds=1", "image_shape=[1,8,8]"]
@@ -56,7 +58,28 @@ def test_the_command_writes_a_row_for_each_size_and_bound(tmp_path: Path, monkey
     expected = [(kind, size, bound) for kind in sizes for size in sizes[kind] for bound in bounds[kind]]
     assert [(row["growth"], row["size"], row["bound"]) for row in content["rows"]] == expected
     assert all(row["seconds"] > 0 and row["batch_size"] == 4 and row["model"] == "small" for row in content["rows"])
-    assert len(content["exponents"]) == 9
+    assert len(content["exponents"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "images", "logits", "channels"),
+    [
+        ("classes", 7, (16, 1, 8, 8), 7, 16),
+        ("width", 0.5, (16, 1, 8, 8), 3, 8),
+        ("image_size", 12, (16, 1, 12, 12), 3, 16),
+        ("data_size", 40, (40, 1, 8, 8), 3, 16),
+    ],
+)
+def test_each_kind_changes_one_thing(
+    kind: str, size: float, images: tuple[int, ...], logits: int, channels: int
+) -> None:
+    config: Any = SimpleNamespace(
+        image_shape=[1, 8, 8], num_classes=3, batch_size=4, models=["small"], activations=["clipped_relu"]
+    )
+    work = workload(kind, size, config)
+    assert work.split.images.shape == images
+    assert work.model(work.split[:2][0]).shape == (2, logits)
+    assert next(work.model.parameters()).shape[0] == channels
 
 
 @pytest.mark.parametrize(
