@@ -72,7 +72,7 @@ class _PairSupport(torch.autograd.Function):
             step = steps[:, classes]
             weights = gradient[:, classes].unsqueeze(1)  # (B, 1, k): products with it sum over classes
             offsets = step.clamp_max(LONGEST_STEP) * directions
-            if lower is None:
+            if of_lower is None or of_upper is None:
                 slopes = l2_norm(directions).unsqueeze(2)
             else:
                 step = step.clamp_min(torch.finfo(step.dtype).tiny)  # 0 for a radius of 0

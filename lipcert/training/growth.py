@@ -159,13 +159,14 @@ def run(config: DictConfig) -> None:
         raise ValueError(f"Expected `growth` to name some of {list(SIZES)}, got {unknown}.")
     if config.checkpoint is not None:
         raise ValueError("`growth` measures networks of its own; leave out `checkpoint`.")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for kind in config.growth:
         rows += rows_of(kind, config, device)
         gc.collect()
-    content = {"torch": torch.__version__, "threads": config.threads, "rows": rows, "exponents": fits_of(rows)}
+    fits = fits_of(rows)
+    content = {"torch": torch.__version__, "threads": config.threads, "rows": rows, "exponents": fits}
     write_json(Path(config.output), content)
-    _print(rows, content["exponents"])
+    _print(rows, fits)
 
 
 def _print(rows: Sequence[dict[str, Any]], fits: Sequence[dict[str, Any]]) -> None:
