@@ -17,9 +17,11 @@ register()
 
 @hydra.main(version_base="1.3", config_path=config_folder(), config_name="benchmark")
 def benchmark(config: DictConfig) -> None:
-    """Measure every row and write `benchmark.json`."""
-    from lipcert.training.benchmark import run
-
+    """Measure every row and write `benchmark.json`; with `growth=[...]`, how costs grow with sizes."""
+    if config.growth:
+        from lipcert.training.growth import run
+    else:
+        from lipcert.training.benchmark import run
     run(config)
 
 

@@ -20,6 +20,7 @@ class DataConfig:
     limit_test: int | None = None
     validation: int = 0
     crop_padding: int = 0
+    on_device: str = "auto"
 
 
 @dataclass
@@ -125,6 +126,7 @@ class BenchmarkConfig:
     epsilon: float = MISSING
     rounds: int = MISSING
     threads: int = MISSING
+    growth: list[str] = MISSING
     economy: bool = MISSING
     channels_last: bool = MISSING
     device: str = MISSING
@@ -139,6 +141,7 @@ class CertifyDataConfig:
     limit_test: int | None = None
     validation: int = 0
     crop_padding: int = 0
+    on_device: str = "auto"
 
 
 @dataclass

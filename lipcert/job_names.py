@@ -14,6 +14,7 @@ NOT_COMPARED = (
     "callbacks",
     "logger",
     "resume",
+    "data.on_device",
     "data.root",
     "trainer.accelerator",
     "trainer.devices",

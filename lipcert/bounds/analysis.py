@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,12 +14,10 @@ from lipcert.bounds.lazy import Lazy
 from lipcert.bounds.linear_map import identity_map
 from lipcert.bounds.margins import support
 from lipcert.bounds.norms import Norms
+from lipcert.bounds.pair_margins import pair_support
 from lipcert.bounds.region import Region, Source, Term, open_region, sum_of
 from lipcert.bounds.rounding import Arithmetic, input_rounding
 from lipcert.bounds.rules import walk_layer
-
-LARGEST_CHUNK = 2**22
-"""Entries of the directions that are handled at a time where no gradient is asked for."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,10 @@ def analyze(
 
     Source: section 1 of the design; eqs 21-23; Theorem 1.
     """
-    radius = torch.as_tensor(epsilon, dtype=images.dtype, device=images.device).reshape(-1)
+    if isinstance(epsilon, Tensor):
+        radius = epsilon.to(images).reshape(-1)
+    else:
+        radius = torch.full((1,), epsilon, dtype=images.dtype, device=images.device)  # a copy would stop a GPU
     box = None
     if clip_input:
         reach = radius.view(-1, *(1 for _ in images.shape[1:]))
@@ -133,31 +133,19 @@ def worst_increase(analysis: Analysis, labels: Tensor, box: bool = True, rounds:
     return gains
 
 
+def _is_label(labels: Tensor, like: Tensor) -> Tensor:
+    """Return which class is the label, bool of the shape of `like`, (B, K)."""
+    return torch.arange(like.shape[1], device=labels.device) == labels.unsqueeze(1)
+
+
 def _undecided_classes(analysis: Analysis, labels: Tensor, gains: Tensor) -> list[int]:
     """Return the classes that some image of the batch might be taken for; `gains`: (B, K)."""
     worst = analysis.logits + gains
     if analysis.region.rounding is not None:
         worst = worst + logit_rounding(analysis, labels)
     reaches = ~(worst < analysis.logits.gather(1, labels.unsqueeze(1)))
-    is_label = torch.nn.functional.one_hot(labels, gains.shape[1]).bool()
+    is_label = _is_label(labels, gains)
     return (reaches & ~is_label).any(dim=0).nonzero()[:, 0].tolist()
-
-
-def _directions(term: Term, labels: Tensor, like: Tensor, classes: Sequence[int]) -> Iterator[Tensor]:
-    """Yield w_j - w_y for j in `classes`, (B, k, n), some at a time, so that memory does not grow with their number."""
-    batch, size = labels.shape[0], math.prod(term.map.input_shape)
-    if term.map.per_image:
-        units = torch.eye(like.shape[1], dtype=like.dtype, device=like.device)
-        for each in classes:
-            yield term.map.adjoint(units[each] - units[labels]).flatten(1).unsqueeze(1)
-        return
-    matrix = term.map.matrix(like)
-    label_rows = matrix[0, labels].unsqueeze(1)
-    if len(classes) < matrix.shape[1]:
-        matrix = matrix[:, list(classes)]
-    at_a_time = len(classes) if torch.is_grad_enabled() else max(1, LARGEST_CHUNK // (batch * size))
-    for rows in matrix.split(at_a_time, dim=1):
-        yield rows - label_rows
 
 
 def _increase(
@@ -171,10 +159,15 @@ def _increase(
         if box and source.box is not None:
             lower, upper = ((end - source.center).flatten(1) for end in source.box.value)
         radius = (region.epsilon * source.lipschitz).expand(labels.shape[0])
-        gains = [
-            support(each, radius, lower, upper, rounds) for each in _directions(term, labels, region.center, classes)
-        ]
-        total.append(torch.cat(gains, dim=1))
+        if term.map.per_image:
+            units = torch.eye(region.center.shape[1], dtype=region.center.dtype, device=region.center.device)
+            rows = (term.map.adjoint(units[each] - units[labels]).flatten(1).unsqueeze(1) for each in classes)
+            gains = torch.cat([support(each, radius, lower, upper, rounds) for each in rows], dim=1)
+        else:
+            matrix = term.map.matrix(region.center)[0]
+            chosen = matrix if len(classes) == len(matrix) else matrix[list(classes)]
+            gains = pair_support(chosen, matrix[labels], radius, lower, upper, rounds)
+        total.append(gains)
     return sum_of(total)
 
 
@@ -202,13 +195,13 @@ def logit_rounding(analysis: Analysis, labels: Tensor) -> Tensor:
 def worst_logits(analysis: Analysis, labels: Tensor, box: bool = True, rounds: int = 100) -> Tensor:
     """Return worst logits z*_j = z_j + max (w_j - w_y)·δ, z*_y = z_y, shape (B, K) (eq. 24)."""
     gains = worst_increase(analysis, labels, box, rounds)
-    is_label = torch.nn.functional.one_hot(labels, gains.shape[1]).bool()
+    is_label = _is_label(labels, gains)
     return analysis.logits + torch.where(is_label, torch.zeros_like(gains), gains)
 
 
 def robust_margin(worst: Tensor, labels: Tensor) -> Tensor:
     """Return min over j ≠ y of z_y - z*_j, (B,): certified iff strictly positive. NaN stays NaN."""
-    is_label = torch.nn.functional.one_hot(labels, worst.shape[1]).bool()
+    is_label = _is_label(labels, worst)
     others = worst.masked_fill(is_label, -torch.inf).amax(dim=1)
     return worst.gather(1, labels.unsqueeze(1))[:, 0] - others
 

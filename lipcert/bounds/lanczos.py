@@ -37,6 +37,9 @@ BREAKDOWN = 1e-14
 STARTS = 2
 """Independent starts of each norm: the square root of δ is large against rounding, δ itself need not be."""
 
+LARGEST_TOGETHER = 2**20
+"""Entries of a layer's larger side up to which both starts run side by side: few vectors use a processor badly."""
+
 SMALLEST_EXCESS, LARGEST_EXCESS = 1e-13, 1e18
 """Between which an eigenvalue bound's relative distance from T's top eigenvalue is sought."""
 
@@ -192,25 +195,30 @@ def norm_bracket(
         )
     if like.dtype != torch.float64:
         raise ValueError(f"An upper bound needs float64, got {like.dtype}; convert model and images with .double().")
-    masked = linear_map.restricted(rows, columns)
     on_input = math.prod(linear_map.input_shape) <= math.prod(linear_map.output_shape)
     shape, mask = (linear_map.input_shape, columns) if on_input else (linear_map.output_shape, rows)
     generator = fresh_generator() if generator is None else generator
-    side = masked if on_input else masked.transpose()
     unit = torch.finfo(torch.float64).eps
     largest = largest_absolute(linear_map, like) * (1 + ROUNDING)
     operations = sum(linear_map.roundings) + 16  # of A's application and of the recurrence
     residual = operations * unit * largest.square()
     tau = math.sqrt(failure_probability * math.pi / 2) * (1 - ROUNDING)
-    brackets = []
-    for _ in range(STARTS):
-        start = torch.from_numpy(generator.standard_normal((like.shape[0], *shape))).to(like.device)
-        tridiagonal = lanczos(side, start if mask is None else start * mask, steps)
-        if not (tridiagonal.diagonal.isfinite().all() and tridiagonal.off_diagonal.isfinite().all()):
-            raise NonFiniteBoundError("a layer's operator yields NaN or infinity; check its weights.")
-        brackets.append(_largest_eigenvalue(tridiagonal, tau, residual))
-    lower = torch.maximum(*(each.lower for each in brackets)).clamp_min(0).sqrt() * (1 - ROUNDING)
-    upper = torch.maximum(*(each.upper for each in brackets)).sqrt() * (1 + ROUNDING)
+    starts = torch.from_numpy(generator.standard_normal((STARTS, like.shape[0], *shape))).to(like.device)
+    starts = starts if mask is None else starts * mask
+    larger_side = max(math.prod(linear_map.input_shape), math.prod(linear_map.output_shape))
+    if not linear_map.per_image and STARTS * like.shape[0] * larger_side <= LARGEST_TOGETHER:
+        repeated = (each if each is None else torch.cat([each] * STARTS) for each in (rows, columns))
+        twice = linear_map.restricted(*repeated)
+        runs = [lanczos(twice if on_input else twice.transpose(), starts.flatten(0, 1), steps)]
+    else:
+        masked = linear_map.restricted(rows, columns)
+        runs = [lanczos(masked if on_input else masked.transpose(), start, steps) for start in starts]
+    tridiagonal = Tridiagonal(*(torch.cat(each) for each in zip(*runs, strict=True)))
+    if not (tridiagonal.diagonal.isfinite().all() and tridiagonal.off_diagonal.isfinite().all()):
+        raise NonFiniteBoundError("a layer's operator yields NaN or infinity; check its weights.")
+    found = _largest_eigenvalue(tridiagonal, tau, residual.expand(like.shape[0]).repeat(STARTS))
+    lower = found.lower.view(STARTS, -1).amax(dim=0).clamp_min(0).sqrt() * (1 - ROUNDING)
+    upper = found.upper.view(STARTS, -1).amax(dim=0).sqrt() * (1 + ROUNDING)
     return enclose(linear_map, like, rows, columns, lower, torch.minimum(upper, largest))
 
 

@@ -27,6 +27,7 @@ class Stage:
         within: enter only images whose radius proved so far reaches this share of epsilon; others are hopeless.
         trial: the stage tries so many images first and goes on if it improved one; None for all at once. It helps
             a network or it does not: the loop transformation does nothing for one trained on products of norms.
+        worth: layers around which a smaller share of the units is constant keep their global norm, see `UpperNorms`.
         slope_steps: None for a Lipschitz bound; else backward linear bounds over the boxes of `bound`, with that
             many steps of optimised slopes.
     """
@@ -36,6 +37,7 @@ class Stage:
     lanczos_steps: int
     within: float = 0.0
     trial: int | None = None
+    worth: float = 0.0
     slope_steps: int | None = None
 
     @property
@@ -59,8 +61,8 @@ IMPROVEMENT = 1.01
 
 STAGES = (
     Stage("global", Bound.GLOBAL, 20),
-    Stage("local", Bound.LOCAL, 20),
-    Stage("tight", Bound.TIGHT, 30),
+    Stage("local", Bound.LOCAL, 20, worth=0.02),
+    Stage("tight", Bound.TIGHT, 30, worth=0.005),
     Stage("tight-100", Bound.TIGHT, 100, within=0.85),
     Stage("liplt", Bound.LIPLT, 30, within=0.1, trial=2),
 )
@@ -120,7 +122,7 @@ class Cascade:
         started = time.perf_counter()
         stage, tally = self.stages[index], self.tallies[index]
         self._certifier.bound, self._certifier.norms.steps = stage.bound, stage.lanczos_steps
-        self._certifier.slope_steps = stage.slope_steps
+        self._certifier.norms.worth, self._certifier.slope_steps = stage.worth, stage.slope_steps
         certificate = self._certifier(images, labels, epsilon)
         tally.entered += len(labels)
         tally.certified += int(certificate.certified.sum())

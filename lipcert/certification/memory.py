@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds.analysis import LARGEST_CHUNK
 from lipcert.bounds.exact import EXACT_SIDE
+from lipcert.bounds.pair_margins import LARGEST_CHUNK
 from lipcert.host_memory import free_memory
 
 LARGEST_BATCH = {"cpu": 32, "cuda": 256}
@@ -83,7 +83,7 @@ def bytes_per_image(model: nn.Module, image_shape: Sequence[int], separate: bool
     sizes = [image.numel(), *shapes.activations]
     largest = max(sizes)
     iterated = TRANSIENT * largest + COLUMNS * shapes.columns
-    compared = MARGINS * (largest if separate else min(sizes[-1] * shapes.features, LARGEST_CHUNK))
+    compared = MARGINS * (largest if separate else min(sizes[-1] * shapes.features, max(LARGEST_CHUNK.values())))
     exact = DENSE * max((size for size in sizes if size <= EXACT_SIDE), default=0) * largest
     return DOUBLE * (RETAINED * sum(sizes) + max(iterated, compared, exact))
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lipcert.data.transfer import sent
+
 
 class MissingDataError(FileNotFoundError):
     """A data set that is not where it was looked for."""
@@ -41,6 +43,10 @@ class Split:
         """Return a whole batch in one indexing operation (torch's fetcher asks for it)."""
         return self[torch.tensor(indices)]
 
+    def to(self, device: torch.device) -> Split:
+        """Return the same images and labels on a device."""
+        return Split(self.images.to(device), self.labels.to(device))
+
     def first(self, count: int | None) -> Split:
         """Return the first `count` images, all when None."""
         return self if count is None else Split(self.images[:count], self.labels[:count])
@@ -52,7 +58,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Numbered:
-    """A split whose batches also say which of its images they hold."""
+    """A split whose batches say which of its images they hold; images come as they are stored, 8-bit ones as such."""
 
     split: Split
 
@@ -61,8 +67,8 @@ class Numbered:
 
     def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Return images (B, C, H, W), labels (B,) and the images' numbers (B,)."""
-        numbers = torch.tensor(indices)
-        return *self.split[numbers], numbers
+        numbers = sent(torch.tensor(indices), self.split.images.device)
+        return self.split.images[numbers], self.split.labels[numbers], numbers
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lipcert.data.arrays import Images, Numbered, Split
+from lipcert.data.arrays import Images, Numbered, Split, to_pixels
 from lipcert.data.augmentation import crop_and_flip, draw
 from lipcert.data.batches import GlobalBatches, ShuffledBatches
 from lipcert.data.sources import load_images
+from lipcert.data.transfer import Prefetched, belongs_on_device, check_choice
 
 
 def _as_is(batch: Any) -> Any:
@@ -33,9 +34,11 @@ class ImageDataModule(pl.LightningDataModule):
         validation: hold out the last so many training images; 0 for none.
         crop_padding: augment by random crops with this padding and flips; 0 for none.
         seed: of the shuffling; with the epoch it decides the order of images.
+        on_device: whether training images lie on the device, as they are stored: "true", "false", or "auto": where it
+            is a GPU with room for them. Elsewhere a GPU gets them from pinned memory, a batch ahead.
 
     Raises:
-        ValueError: for sizes out of range.
+        ValueError: for sizes out of range, or another `on_device`.
     """
 
     def __init__(
@@ -48,8 +51,10 @@ class ImageDataModule(pl.LightningDataModule):
         validation: int = 0,
         crop_padding: int = 0,
         seed: int = 0,
+        on_device: str = "auto",
     ) -> None:
         super().__init__()
+        self.on_device = check_choice(on_device)
         for key, value in (
             ("batch_size", batch_size),
             ("data.limit_train", limit_train),
@@ -87,28 +92,44 @@ class ImageDataModule(pl.LightningDataModule):
         """Return this process's share of every training batch; the order depends on seed and epoch alone."""
         return ShuffledBatches(len(self.train), self.batch_size, *self._ranks(), seed=self.seed)
 
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        return self._loader(Numbered(self.train), self.training_batches())
+    def _device(self) -> torch.device:
+        trainer = self.trainer
+        return torch.device("cpu") if trainer is None else trainer.strategy.root_device
+
+    def train_dataloader(self) -> Prefetched | DataLoader[tuple[Tensor, ...]]:
+        """Serve batches from the device where the images lie there, else from the host; the same ones either way."""
+        device, batches = self._device(), self.training_batches()
+        if belongs_on_device(self.train.images, device, self.on_device):
+            return self._loader(Numbered(self.train.to(device)), batches)
+        loader = self._loader(Numbered(self.train), batches, pinned=device.type == "cuda")
+        return Prefetched(loader) if device.type == "cuda" else loader
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]] | list[Any]:
         batches = GlobalBatches(len(self.validation), self.batch_size, *self._ranks())
         return self._loader(self.validation, batches) if len(self.validation) else []
 
-    def _loader(self, split: Split | Numbered, batches: GlobalBatches) -> DataLoader[tuple[Tensor, ...]]:
+    def _loader(
+        self, split: Split | Numbered, batches: GlobalBatches, pinned: bool = False
+    ) -> DataLoader[tuple[Tensor, ...]]:
         return DataLoader(
             split,  # type: ignore[arg-type]
             batch_size=None,  # the sampler yields whole batches
             sampler=batches,
             collate_fn=_as_is,
+            pin_memory=pinned,
             generator=torch.Generator().manual_seed(self.seed),
         )
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, ...], dataloader_idx: int) -> tuple[Tensor, ...]:
-        """Augment training batches; an image's draw depends on seed, step and place in the global batch alone."""
+        """Turn stored images into pixels in [0, 1] and augment training batches, on the device.
+
+        An image's draw depends on seed, step and place in the global batch alone.
+        """
         trainer = self.trainer
+        stored, *others = batch
+        images = to_pixels(stored)
         if trainer is None or not trainer.training or self.crop_padding == 0:
-            return batch
-        images, *others = batch
+            return images, *others
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + trainer.global_step) * 4099)
         ranks, rank = self._ranks()
         draws = draw(self.batch_size, self.crop_padding, generator)[rank::ranks][: len(images)]

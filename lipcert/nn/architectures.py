@@ -118,6 +118,18 @@ def _convolution(in_channels: int, spec: Conv) -> nn.Conv2d:
     return layer
 
 
+def _widened(spec: Architecture, factor: float) -> Architecture:
+    """Return an architecture with `factor` times the channels and hidden units, in pairs, as MaxMin needs them."""
+    if factor == 1:
+        return spec
+
+    def scaled(units: int) -> int:
+        return max(2, 2 * round(units * factor / 2))
+
+    convolutions = tuple(each._replace(channels=scaled(each.channels)) for each in spec.convolutions)
+    return spec._replace(convolutions=convolutions, hidden=tuple(map(scaled, spec.hidden)))
+
+
 def _output_size(size: int, spec: Conv) -> int:
     return (size + 2 * spec.padding - spec.kernel_size) // spec.stride + 1
 
@@ -129,6 +141,7 @@ def build(
     activation: str = "clipped_relu",
     threshold: float | None = None,
     parametrization: str = "none",
+    width: float = 1.0,
 ) -> nn.Sequential:
     """Build a published architecture for any image size and number of classes.
 
@@ -139,6 +152,7 @@ def build(
         activation: one of `ACTIVATIONS`.
         threshold: initial threshold t of every clipped activation, ±t for MaxMin; the published one when None.
         parametrization: one of `PARAMETRIZATIONS`; "aol" rescales every weight so that its layer is 1-Lipschitz.
+        width: factor on the published channels and hidden units, > 0.
 
     Raises:
         ValueError: for an unknown name, activation or parametrization, or an image too small for the convolutions.
@@ -155,7 +169,9 @@ def build(
         raise ValueError(f"Expected `image_shape` (channels, height, width), got {tuple(image_shape)}.")
     if num_classes < 2:
         raise ValueError(f"Expected `num_classes` >= 2, got {num_classes}.")
-    spec = ARCHITECTURES[name]
+    if not width > 0:
+        raise ValueError(f"Expected `width` > 0, got {width}.")
+    spec = _widened(ARCHITECTURES[name], width)
     upper = spec.threshold if threshold is None else threshold
     max_min = spec.max_min if threshold is None else ((threshold, -threshold),) * len(spec.max_min)
     channels, height, width = image_shape

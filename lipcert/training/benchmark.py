@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +24,11 @@ from lipcert.nn import ClippedMaxMin, ClippedReLU, build
 
 PLAIN = "plain"
 
+K = TypeVar("K", bound=Hashable)
+
 
 @torch.no_grad()
-def _clip_half(model: nn.Module, images: Tensor) -> None:
+def clip_half(model: nn.Module, images: Tensor) -> None:
     """Lower each threshold to the median of what reaches it, so that masks are as busy as in a trained network."""
     values = images
     for layer in model:  # type: ignore[attr-defined]
@@ -38,7 +40,7 @@ def _clip_half(model: nn.Module, images: Tensor) -> None:
         values = layer(values)
 
 
-def _steps(
+def training_steps(
     model: nn.Module, images: Tensor, labels: Tensor, config: DictConfig, bounds: list[str]
 ) -> dict[str, Callable[[], None]]:
     """Return one function a kind of step: forward, loss, backward."""
@@ -67,9 +69,9 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def measure(steps: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, float]:
+def measure(steps: Mapping[K, Callable[[], None]], rounds: int, device: torch.device) -> dict[K, float]:
     """Return the median seconds of each step over interleaved rounds, after two rounds of warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    seconds: dict[K, list[float]] = {name: [] for name in steps}
     for index in range(rounds + 2):
         for name, step in steps.items():
             _synchronize(device)
@@ -81,7 +83,7 @@ def measure(steps: dict[str, Callable[[], None]], rounds: int, device: torch.dev
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def _peak_memory_mb(step: Callable[[], None], device: torch.device) -> float | None:
+def peak_memory_of(step: Callable[[], None], device: torch.device) -> float | None:
     """Return the most memory one step holds beyond what was held before; None where the system does not tell."""
     if device.type != "cuda":
         return host_peak_mb(step)
@@ -108,7 +110,7 @@ def _built(name: str, activation: str, config: DictConfig) -> Work:
     torch.manual_seed(0)
     model = build(name, tuple(config.image_shape), config.num_classes, activation)
     images = torch.rand(config.batch_size, *config.image_shape)
-    _clip_half(model, images)
+    clip_half(model, images)
     return Work(name, activation, model, images, torch.randint(config.num_classes, (config.batch_size,)))
 
 
@@ -132,13 +134,27 @@ def _trained(config: DictConfig) -> Work:
     return Work(network.description["model"], network.description["activation"], model, images, labels)
 
 
-def run(config: DictConfig) -> None:
-    """Measure every model and activation; print a table, write `benchmark.json`."""
+def prepare(config: DictConfig) -> torch.device:
+    """Check the settings, fix the threads and return the device.
+
+    Raises:
+        ValueError: for fewer than one round or thread.
+    """
     if config.rounds < 1 or config.threads < 1:
         raise ValueError(f"Expected `rounds` and `threads` >= 1, got {config.rounds} and {config.threads}.")
     torch.set_num_threads(config.threads)
     kind = "cuda" if config.device == "auto" and torch.cuda.is_available() else config.device
-    device = torch.device("cpu" if kind == "auto" else kind)
+    return torch.device("cpu" if kind == "auto" else kind)
+
+
+def device_name(device: torch.device) -> str:
+    """Return what rows call a device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def run(config: DictConfig) -> None:
+    """Measure every model and activation; print a table, write `benchmark.json`."""
+    device = prepare(config)
     works = (
         (_built(name, activation, config) for name in config.models for activation in config.activations)
         if config.checkpoint is None
@@ -153,9 +169,8 @@ def _rows(work: Work, config: DictConfig, device: torch.device) -> list[dict[str
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     model = work.model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     images, labels = work.images.to(device=device, memory_format=layout), work.labels.to(device)
-    steps = _steps(model, images, labels, config, list(config.bounds))
+    steps = training_steps(model, images, labels, config, list(config.bounds))
     seconds = measure(steps, config.rounds, device)
-    label = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return [
         {
             "model": work.name,
@@ -163,10 +178,10 @@ def _rows(work: Work, config: DictConfig, device: torch.device) -> list[dict[str
             "bound": bound,
             "iterations": 0 if bound == PLAIN else config.iterations,
             "batch_size": config.batch_size,
-            "device": label,
+            "device": device_name(device),
             "seconds": seconds[bound],
             "ratio_to_plain": seconds[bound] / seconds[PLAIN],
-            "peak_memory_mb": _peak_memory_mb(step, device),
+            "peak_memory_mb": peak_memory_of(step, device),
         }
         for bound, step in steps.items()
     ]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.bounds import NonFiniteBoundError, UpperNorms, norm_upper_bound
+from lipcert.bounds import lanczos as lanczos_module
 from lipcert.bounds.bracket import SMALLEST_NORM
 from lipcert.bounds.lanczos import fresh_generator
 from lipcert.bounds.linear_map import LinearMap, identity_map
@@ -162,11 +163,51 @@ def test_norms_that_may_fail_count_for_the_union_bound_and_global_ones_are_kept(
     first = norms.whole("layer", large, _like(7))
     assert torch.equal(first, norms.whole("layer", large, _like(7)))
     assert norms.bounded == 1
-    norms.masked("layer", large, None, None, _like(7))
+    norms.masked("layer", large, torch.eye(7, 150).double(), None, _like(7))
     assert norms.bounded == 8
     assert norms.union_failure_probability == pytest.approx(8e-6)
     norms.masked("small", _dense_map(torch.randn(5, 160, generator=_seeded(1))), None, None, _like(7))
     assert norms.bounded == 8  # exact
+
+
+def test_where_everything_varies_the_global_norm_serves() -> None:
+    large = _dense_map(torch.randn(150, 160, generator=_seeded(1)))
+    norms = UpperNorms(steps=10, worth=0.02)
+    whole = norms.whole("layer", large, _like(3))
+    rows = torch.ones(3, 150, dtype=torch.float64)
+    rows[1, :2], rows[2, :3] = 0, 0  # less and more than 2 % constant
+    assert torch.equal(norms.masked("layer", large, None, None, _like(3)), whole.expand(3))
+    assert norms.bounded == 1
+    found = norms.masked("layer", large, rows, torch.ones(3, 160).double(), _like(3))
+    assert norms.bounded == 2
+    assert torch.equal(found[:2], whole.expand(2))
+    assert found[2] <= whole
+    norms.worth = 0.0
+    again = norms.masked("layer", large, rows, None, _like(3))
+    assert norms.bounded == 4
+    assert again[0] == whole
+    exact = torch.linalg.matrix_norm(rows[:, :, None] * large.matrix(_like(1)), 2)
+    assert (torch.minimum(found, again) >= exact).all()
+
+
+def test_another_map_of_the_same_name_and_shape_is_bounded_itself() -> None:
+    weights = torch.randn(150, 160, generator=_seeded(1))
+    norms = UpperNorms(steps=60)
+    norms.whole("layer", _dense_map(weights), _like(1))
+    for other in (10 * weights, weights + torch.eye(150, 160)):
+        exact = torch.linalg.matrix_norm(other.double(), 2)
+        assert norms.masked("layer", _dense_map(other), None, None, _like(1)).item() >= exact
+    assert norms.bounded == 3
+
+
+def test_starts_side_by_side_or_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = _dense_map(torch.randn(60, 80, generator=_seeded(2)))
+    masks = [torch.rand(3, size, generator=_seeded(size)).gt(0.3).double() for size in (60, 80)]
+    bounds = []
+    for entries in (0, 2**20):
+        monkeypatch.setattr(lanczos_module, "LARGEST_TOGETHER", entries)
+        bounds.append(norm_upper_bound(large, _like(3), 12, 1e-9, *masks, generator=_start(5)))
+    torch.testing.assert_close(*bounds)
 
 
 def test_norms_are_kept_by_shape_too() -> None:

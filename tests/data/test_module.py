@@ -23,7 +23,9 @@ def _same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
 
 
 def _trainer(**attributes: Any) -> Any:
-    return SimpleNamespace(**{"world_size": 1, "global_rank": 0, "training": True, "global_step": 0, **attributes})
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    whole = {"world_size": 1, "global_rank": 0, "training": True, "global_step": 0, "strategy": strategy}
+    return SimpleNamespace(**{**whole, **attributes})
 
 
 def test_validation_is_held_out_of_training() -> None:

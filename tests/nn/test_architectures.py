@@ -133,3 +133,12 @@ def test_too_small_images_are_refused(name: str, size: int, convolution: int) ->
 def test_refusals_name_the_alternatives(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(*arguments)
+
+
+def test_width_scales_channels_and_hidden_units_in_pairs() -> None:
+    model = build("small", (1, 8, 8), 10, "clipped_maxmin", width=0.3)
+    sizes = [layer.weight.shape[0] for layer in model if isinstance(layer, nn.Conv2d | nn.Linear)]
+    assert sizes == [4, 10, 30, 10]  # of 16, 32, 100; classes stay
+    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    with pytest.raises(ValueError, match="`width` > 0"):
+        build("small", (1, 8, 8), 10, width=0.0)
