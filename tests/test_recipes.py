@@ -156,9 +156,12 @@ def test_figures_6_and_7() -> None:
     assert schedule.epsilon_train == config.epsilon == 36 / 255
     assert schedule.epsilon(10) == 0
     assert schedule.epsilon(120) == schedule.epsilon_train
-    assert schedule.learning_rate(120) == 1e-3
-    for halvings in range(1, 9):
-        assert schedule.learning_rate(120 + 10 * halvings) == pytest.approx(1e-3 / 2**halvings, rel=1e-12)
+    batches = 391
+    for epoch in range(1, 201):
+        halvings = 0 if epoch < 121 else 1 + (epoch - 121) // 10
+        for batch in (0, batches // 2, batches - 1):
+            found = schedule.learning_rate(epoch - 1 + batch / batches)
+            assert found == pytest.approx(1e-3 / 2**halvings, rel=1e-12), (epoch, batch)
 
 
 @pytest.mark.parametrize("name", ["cifar10_6c2f_global", "cifar10_6c2f_standard"])
