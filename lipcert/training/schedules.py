@@ -28,8 +28,8 @@ def exponential_decay(progress: float, initial: float, final: float, start: floa
 def stepwise_decay(progress: float, initial: float, final: float, start: float, total: float, step: float) -> float:
     """Return `exponential_decay` in steps: from `start` on, during each step of `step` epochs, its value at their end.
 
-    So with `final` = `initial` / 2^8 and 80 epochs of decay in steps of 10, the value halves at once at `start`, then every
-    10 epochs, and is `final` over the last 10 (section C.2).
+    So with `final` = `initial` / 2^8 and 80 epochs of decay in steps of 10, the value halves at `start`, then every 10
+    epochs, and is `final` over the last 10 (section C.2).
     """
     if progress < start:
         return initial
