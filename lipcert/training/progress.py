@@ -54,7 +54,7 @@ class TrainingProgress(pl.Callback):
         shown = console.is_terminal and is_first_process()
         self._progress = Progress(*columns, console=console, disable=not shown, refresh_per_second=4)
         batches, epochs = int(trainer.num_training_batches), trainer.max_epochs or 1
-        fields = {"epoch": trainer.current_epoch + 1, "epochs": epochs, "figures": ""}
+        fields: dict[str, Any] = {"epoch": trainer.current_epoch + 1, "epochs": epochs, "figures": ""}
         done = trainer.current_epoch * batches  # behind a resumed run
         self._progress.add_task("", total=epochs * batches, completed=done, **fields)
         self._progress.start()
