@@ -57,9 +57,14 @@ class Bound(StrEnum):
 class ActivationBounds:
     """What closing an activation found out; kept for losses, logs and figures.
 
-    `lower`, `upper`: box before the activation; `output_lower`, `output_upper`: after it. `varying`: 0/1 a neuron
-    of the output, or None where nothing is known to be constant. `whole_norm`: (1,), norm of the linear map
-    before it; `masked_norm`: (B,) or (1,), the norm that the bound used.
+    Attributes:
+        name: the activation's, in the model.
+        layer: the activation.
+        lower, upper: box before the activation, (B, *shape).
+        output_lower, output_upper: box after it.
+        varying: 0/1 a neuron of the output, or None where nothing is known to be constant.
+        whole_norm: (1,), norm of the linear map before it.
+        masked_norm: (B,) or (1,), the norm that the bound used.
     """
 
     name: str

@@ -98,6 +98,7 @@ class PowerNorms(nn.Module):
         return torch.where(alive, vector * inverse(lengths, vector.dim()), fallback)
 
     def whole(self, name: str, linear_map: LinearMap, like: Tensor) -> Tensor:
+        """Return an *estimate* of the norm of the map itself, from below, (1,); arguments as in `Norms.whole`."""
         key, vector = self._vector(name, linear_map, like)
         right = power_iteration(linear_map, vector, self.iterations)
         image = linear_map.apply(right)
@@ -118,6 +119,10 @@ class PowerNorms(nn.Module):
         like: Tensor,
         images: Tensor | None = None,
     ) -> Tensor:
+        """Return *estimates* of masked norms, from below, (B,); arguments as in `Norms.masked`.
+
+        `images`: their numbers, (B,), where vectors are kept for them; None for none.
+        """
         if linear_map.per_image:
             vector = torch.ones(1, *linear_map.output_shape, dtype=like.dtype, device=like.device)
         else:

@@ -88,9 +88,11 @@ class ImageDataModule(pl.LightningDataModule):
         return ShuffledBatches(len(self.train), self.batch_size, *self._ranks(), seed=self.seed)
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """Return batches of images, labels and the images' numbers."""
         return self._loader(Numbered(self.train), self.training_batches())
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]] | list[Any]:
+        """Return batches of held-out images and labels; an empty list where none are held out."""
         batches = GlobalBatches(len(self.validation), self.batch_size, *self._ranks())
         return self._loader(self.validation, batches) if len(self.validation) else []
 
@@ -104,7 +106,12 @@ class ImageDataModule(pl.LightningDataModule):
         )
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, ...], dataloader_idx: int) -> tuple[Tensor, ...]:
-        """Augment training batches; an image's draw depends on seed, step and place in the global batch alone."""
+        """Augment training batches; an image's draw depends on seed, step and place in the global batch alone.
+
+        Args:
+            batch: images, labels and perhaps numbers, on the device.
+            dataloader_idx: is not used.
+        """
         trainer = self.trainer
         if trainer is None or not trainer.training or self.crop_padding == 0:
             return batch
