@@ -1,4 +1,4 @@
-.PHONY: help install demo test lint types imports benchmark clean
+.PHONY: help install demo test lint types imports hooks benchmark clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -31,6 +31,9 @@ types: install ## type annotations
 
 imports: install ## one-way imports
 	$(BIN)/lint-imports
+
+hooks: install ## run lint, types and imports before every commit
+	$(BIN)/pre-commit install
 
 benchmark: install ## costs of training steps and certification, as ratios
 	$(BIN)/python -m lipcert.benchmark
