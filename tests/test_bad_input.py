@@ -45,6 +45,7 @@ CASES = {
         "it works with model.activation=relu or model.activation=clipped_relu",
     ),
     "autoattack images": ("evaluation.autoattack_images=-1", "autoattack_images"),
+    "method's slack": ("method=cll method.slack=2", "method.slack"),
     "negative sparsity": ("sparsity.weight=-1", "sparsity.weight"),
     "activation beyond a method's bound": ("method=cap model.activation=maxmin", "works with model.activation=relu"),
     "cap's projections": ("method=cap model.activation=relu method.projections=-1", "method.projections"),

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from lipcert.config import config_folder, register
+from lipcert.config import config_folder
 from lipcert.nn import ClippedMaxMin, ClippedReLU, build
 from lipcert.training.schedules import Schedule
+from tests.composed import composed
 
 CONF = Path(config_folder())
 
@@ -61,16 +59,8 @@ CIFAR_MAX_MIN = [(0.1, -0.1), (0.1, -0.15), (0.15, -0.15), (0.15, -0.15), (0.2, 
 HEADINGS = ("Source:", "Command:", "Baseline:", "Hardware:", "Hours:", "Expected:")
 
 
-@pytest.fixture(autouse=True)
-def fixture_hydra() -> Iterator[None]:
-    register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
-
-
 def _compose(*overrides: str) -> DictConfig:
-    config = compose("train", overrides=list(overrides))
+    config = composed(*overrides)
     assert OmegaConf.get_type(config).__name__ == "TrainConfig"
     return config
 
