@@ -141,6 +141,7 @@ def test_figures_6_and_7() -> None:
     config = _compose("experiment=cifar10_6c2f_200")
     assert (config.data.name, config.model.name, config.model.activation) == ("cifar10", "6c2f", "clipped_relu")
     assert type(instantiate(config.method)).__name__ == "BCP"
+    assert (config.bound.name, config.batch_size) == ("local", 128)
     schedule = Schedule(**OmegaConf.to_container(config.schedule, resolve=True))  # type: ignore[arg-type]
     assert (schedule.epochs, schedule.warmup_epochs) == (200, 10)
     assert schedule.epsilon_train == config.epsilon == 36 / 255
@@ -154,16 +155,26 @@ def test_figures_6_and_7() -> None:
             assert found == pytest.approx(1e-3 / 2**halvings, rel=1e-12), (epoch, batch)
 
 
-@pytest.mark.parametrize("name", ["cifar10_6c2f_global", "cifar10_6c2f_standard"])
+TABLE_5 = {
+    "cifar10_6c2f_global": ("bound", "global", "BCP"),
+    "cifar10_6c2f_standard": ("method", "local", "Standard"),
+    "cifar10_6c2f_adversarial": ("method", "local", "Adversarial"),
+    "cifar10_6c2f_trades": ("method", "local", "TRADES"),
+}
+"""What each row changes, its bound and its method."""
+
+
+@pytest.mark.parametrize("name", TABLE_5)
 def test_rows_of_table_5_change_one_thing(name: str) -> None:
     row, ours = _compose(f"experiment={name}"), _compose("experiment=cifar10_6c2f")
     _check_column(row, "cifar10")
     changed = {key for key in ours if row[key] != ours[key]}
-    assert changed == {"bound" if name.endswith("global") else "method"}
-    assert (row.bound.name, type(instantiate(row.method)).__name__) in [("global", "BCP"), ("local", "Standard")]
+    group, bound, method = TABLE_5[name]
+    assert changed == {group}
+    assert (row.bound.name, type(instantiate(row.method)).__name__) == (bound, method)
 
 
-@pytest.mark.parametrize("name", [*EXPERIMENTS, "cifar10_6c2f_200", "cifar10_6c2f_global", "cifar10_6c2f_standard"])
+@pytest.mark.parametrize("name", [*EXPERIMENTS, "cifar10_6c2f_200", *TABLE_5])
 def test_experiments_say_what_they_are(name: str) -> None:
     lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
     opening = lines[: lines.index("defaults:")]

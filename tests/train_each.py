@@ -1,7 +1,7 @@
 """Calls `lipcert.train` for every request on stdin, in one process: importing what a run needs takes seconds.
 
-A request is a line of JSON with a folder to work in and arguments. The reply is one behind a mark, since what is printed
-in between may come from anywhere: exit code, stdout and stderr.
+A request is a line of JSON with a folder to work in and arguments. The reply, with exit code, stdout and stderr, stands
+behind a mark, since what is printed in between may come from anywhere.
 """
 
 from __future__ import annotations
