@@ -70,6 +70,7 @@ def test_table_3_mnist() -> None:
         "initial_lr": 1e-3,
         "final_lr": 5e-6,
         "epsilon_train": 1.58,
+        "decay_step": 0,
     }
     assert config.sparsity.weight == 0
 
@@ -87,6 +88,7 @@ def test_table_3_cifar10(model: str) -> None:
         "initial_lr": 1e-3,
         "final_lr": 1e-6,
         "epsilon_train": 0.1551,
+        "decay_step": 0,
     }
     assert config.data.crop_padding == 4
 
