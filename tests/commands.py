@@ -30,8 +30,8 @@ QUICK = (
 """A run of a few seconds that learns something."""
 
 
-PATIENCE = 300
-"""Seconds after which a process is ended."""
+PATIENCE = 900
+"""Seconds after which a process that hangs is ended."""
 
 
 def python(
