@@ -123,7 +123,7 @@ def test_a_run_that_was_cut_off_goes_on(again: Any) -> None:
     assert before[f"{folder}/.hydra/config.yaml"] == after[f"{folder}/.hydra/config.yaml"]
 
 
-@pytest.mark.parametrize(("kind", "code"), [("KeyboardInterrupt", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(("kind", "code"), [("KeyboardInterrupt", 1), ("SIGTERM", 143)])
 def test_what_ends_the_process_ends_the_sweep(tmp_path: Path, kind: str, code: int) -> None:
     (done,) = train_each([[*RUN, "seed=0,1,2", *_faulty(1, kind)]], tmp_path)
     assert done["exit"] == code
