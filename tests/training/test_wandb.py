@@ -57,6 +57,7 @@ def fixture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     asked = "".join(request(job, folder) for job in jobs)
     environment = {"HOME": str(folder / "home"), "WANDB_API_KEY": "0" * 40, "NO_PROXY": "", "no_proxy": ""}
+    environment["MPLCONFIGDIR"] = str(tmp_path_factory.mktemp("fonts"))  # torchmetrics imports matplotlib where it is
     with socket.create_server(("127.0.0.1", 0)) as server:
         here = f"http://127.0.0.1:{server.getsockname()[1]}"
         addresses = dict.fromkeys(("WANDB_BASE_URL", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), here)
