@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,7 +129,7 @@ def test_an_unknown_flag_of_a_hydra_application(tmp_path: Path) -> None:
 
 
 def _interrupt(*_: object) -> None:
-    os.kill(os.getpid(), signal.SIGINT)
+    raise KeyboardInterrupt  # as SIGINT does, unless it is ignored, as in a shell's background
 
 
 def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

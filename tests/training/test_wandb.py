@@ -254,9 +254,12 @@ def test_only_rank_zero_logs(tmp_path: Path) -> None:
         "from lipcert.training.wandb_logger import RunLogger; logger = RunLogger('.');"
         "logger.log_metrics({'train/loss': 1.0}, 1); logger.experiment.log({})"
     )
-    done = python("-c", script, cwd=tmp_path, LOCAL_RANK="1", HOME=str(tmp_path))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    fonts = str(tmp_path / "fonts")
+    done = python("-c", script, cwd=folder, LOCAL_RANK="1", HOME=str(folder), MPLCONFIGDIR=fonts)
     assert done.returncode == 0, done.stderr
-    assert contents(tmp_path) == {}
+    assert contents(folder) == {}
 
 
 def test_earlier_id(tmp_path: Path) -> None:
