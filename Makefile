@@ -1,9 +1,10 @@
-.PHONY: help install demo test lint types imports benchmark clean
+.PHONY: help install demo test lint types imports hooks benchmark clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+PARALLEL := --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 12
@@ -19,7 +20,7 @@ demo: install ## train and certify the embedded default (digits, small net)
 	$(BIN)/python -m lipcert.train
 
 test: install lint types imports ## lint, types, import contract, the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 lint: install ## style
 	$(BIN)/ruff check .
@@ -30,6 +31,9 @@ types: install ## type annotations
 
 imports: install ## one-way imports
 	$(BIN)/lint-imports
+
+hooks: install ## run lint, types and imports before every commit
+	$(BIN)/pre-commit install
 
 benchmark: install ## costs of training steps and certification, as ratios
 	$(BIN)/python -m lipcert.benchmark

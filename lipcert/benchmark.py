@@ -27,7 +27,7 @@ def benchmark(config: DictConfig) -> None:
 
 def main() -> None:
     """Entry point of `lipcert-benchmark`."""
-    run_command(benchmark)
+    run_command(benchmark, "benchmark")
 
 
 if __name__ == "__main__":

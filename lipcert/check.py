@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lipcert.commands import EXPECTED_ERRORS
+from lipcert.commands import EXPECTED_ERRORS, stoppable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,8 +28,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m lipcert.check",
         description="Re-check a record of certificates: its files, its rows against each other, and some rows anew by "
         "bounds that share no code with those that made them, and by an attack.",
-        epilog="Exit code 0: everything that was checked is confirmed. 1: refused, contradicted or not re-derived; "
-        "says why.",
+        epilog="Exit codes: 0 everything that was checked is confirmed; 1 refused, contradicted or not re-derived, "
+        "with the reason; 2 a command line that does not fit; 130 ended by Ctrl-C. Example: python -m lipcert.check "
+        "RUN/certificates/last/certificate.json --checkpoint RUN/checkpoints/last.ckpt",
     )
     parser.add_argument("certificate", type=Path, help="certificate.json, with certificates.csv beside it")
     parser.add_argument("--checkpoint", type=Path, required=True, help="file of the network the record is about")
@@ -154,7 +155,8 @@ def _chosen(options: argparse.Namespace, count: int) -> list[int]:
 def main(words: Sequence[str] | None = None) -> None:
     """Entry point: report on standard output; one sentence on standard error and exit code 1 for a refusal."""
     try:
-        check(arguments(words), lambda line: sys.stdout.write(f"{line}\n") and sys.stdout.flush())
+        with stoppable("Stopped; nothing is confirmed."):
+            check(arguments(words), lambda line: sys.stdout.write(f"{line}\n") and sys.stdout.flush())
     except EXPECTED_ERRORS as error:
         if os.environ.get("LIPCERT_TRACEBACK"):
             raise

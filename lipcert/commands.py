@@ -8,7 +8,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,37 @@ class Interrupted(SystemExit):
         self.message = f"ended by {signal.Signals(number).name}. {advice}".strip()
 
 
-def run_command(command: Callable[[], Any]) -> None:
-    """Run a Hydra application; print an expected error as one message and exit with code 1."""
+@contextmanager
+def stoppable(sentence: str = "Stopped.") -> Iterator[None]:
+    """Exit with code 130 and a sentence on standard error at Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(sentence, file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+
+
+def run_command(command: Callable[[], Any], name: str | None = None, stopped: str = "Stopped.") -> None:
+    """Run a Hydra application, or show its help; print an expected error as one message and exit with code 1.
+
+    Args:
+        command: decorated by `hydra.main`.
+        name: of the command's file in `conf/`, which `--help` reads; None for Hydra's own help.
+        stopped: what to say at Ctrl-C.
+    """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from lipcert.config import config_folder
+    from lipcert.usage import asks_for_help, usage
+
+    if name is not None and asks_for_help(sys.argv[1:]):
+        print(usage(Path(config_folder()), name))
+        return
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to here
     try:
-        command()
+        with stoppable(stopped):
+            command()
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__
         _fail(error, f"{error} ({cause})" if cause is not None and str(cause) not in str(error) else str(error))

@@ -60,6 +60,7 @@ class ScheduleConfig:
     initial_lr: float = MISSING
     final_lr: float = MISSING
     epsilon_train: float = MISSING
+    decay_step: float = 0.0
 
 
 @dataclass

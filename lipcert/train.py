@@ -29,7 +29,7 @@ def train(config: DictConfig) -> float:
 
 def main() -> None:
     """Entry point of `lipcert-train`."""
-    run_command(train)
+    run_command(train, "train")
 
 
 if __name__ == "__main__":

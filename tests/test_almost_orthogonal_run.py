@@ -10,14 +10,16 @@ import torch
 
 from lipcert.checkpoints import load_network, read_checkpoint
 from lipcert.nn.almost_orthogonal import AlmostOrthogonal
-from tests.commands import QUICK, python, train
+from tests.commands import QUICK, python, train_each
 
 
 def test_train_then_certify(tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = ("model.activation=maxmin", "model.parametrization=aol", "method=emma", "bound=global", "epsilon=0.1")
-    done = train(*QUICK, *words, "sparsity=none", "evaluation.pgd_steps=10", f"hydra.run.dir={run}", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    (done,) = train_each(
+        [[*QUICK, *words, "sparsity=none", "evaluation.pgd_steps=10", f"hydra.run.dir={run}"]], tmp_path
+    )
+    assert done["exit"] == 0, done["stderr"]
     results = json.loads((run / "results.json").read_text())
     assert results["parametrization"] == "aol"
     assert results["certified_accuracy"] <= results["pgd_accuracy"] <= results["clean_accuracy"]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
 import torch
 
 from tests.commands import QUICK, contents, train_each
+from tests.data.test_tinyimagenet import TOP
+from tests.data.test_tinyimagenet import _write_folder as write_tiny_imagenet
 
 CASES = {
     "epsilon nan": ("epsilon=nan", "Expected `epsilon` > 0 and finite, got nan"),
@@ -16,6 +19,13 @@ CASES = {
     "epsilon zero": ("epsilon=0", "Expected `epsilon` > 0 and finite, got 0"),
     "devices": ("trainer.devices=100000", "trainer.devices"),
     "no devices": ("trainer.devices=0", "trainer.devices"),
+    "batch that devices cannot split": (
+        "trainer.devices=2 trainer.accelerator=cpu batch_size=15",
+        "`batch_size`=15 is that of all devices together and cannot be split over `trainer.devices`=2",
+    ),
+    "no archive": ("data=tinyimagenet data.root=empty", "Tiny-ImageNet was not found"),
+    "no image": ("data=tinyimagenet data.root=spoilt", "n02_0.JPEG is no readable image"),
+    "no class": ("data=tinyimagenet data.root=lacking", "Expected the class folder"),
     "folder below a file": ("hydra.run.dir=file.txt/run", "file.txt/run: Not a directory"),
     "no such data": ("data=mnist data.root=missing", "data.root=missing is not a folder"),
     "no such checkpoint": ("resume=missing.ckpt", "resume=missing.ckpt: no such checkpoint"),
@@ -45,6 +55,7 @@ CASES = {
         "it works with model.activation=relu or model.activation=clipped_relu",
     ),
     "autoattack images": ("evaluation.autoattack_images=-1", "autoattack_images"),
+    "method's slack": ("method=cll method.slack=2", "method.slack"),
     "negative sparsity": ("sparsity.weight=-1", "sparsity.weight"),
     "activation beyond a method's bound": ("method=cap model.activation=maxmin", "works with model.activation=relu"),
     "cap's projections": ("method=cap model.activation=relu method.projections=-1", "method.projections"),
@@ -57,6 +68,11 @@ def fixture_outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict
     """Exit code, stderr and files of every case."""
     folder = tmp_path_factory.mktemp("bad")
     (folder / "file.txt").write_text("hello")
+    (folder / "empty").mkdir()
+    for name in ("spoilt", "lacking"):
+        write_tiny_imagenet(folder / name / TOP)
+    (folder / "spoilt" / TOP / "train" / "n02" / "images" / "n02_0.JPEG").write_text("no picture")
+    shutil.rmtree(folder / "lacking" / TOP / "train" / "n02")
     torch.save({"weight": torch.zeros(3)}, folder / "foreign.ckpt")
     (folder / "cut.ckpt").write_bytes((folder / "foreign.ckpt").read_bytes()[:200])
     saved = {"lipcert": {"model": "other"}, "epoch": 0, "state_dict": {}, "pytorch-lightning_version": "2.5.0"}

@@ -474,24 +474,6 @@ def test_a_norm_without_a_finite_bound_stops_at_once(
     assert not (RECORD / "certificate.json").exists()
 
 
-HELP = """
-import runpy, sys
-sys.argv = ["certify", "--help"]
-try:
-    runpy.run_module("lipcert.certify", None, "__main__")
-finally:
-    sys.stderr.write(str("torch" in sys.modules))
-"""
-
-
-def test_help_is_quick_to_start(tmp_path: Path) -> None:
-    """Everything slow to import waits for a job."""
-    done = python("-c", HELP, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "checkpoint=RUN/checkpoints/best.ckpt" in done.stdout
-    assert done.stderr == "False"
-
-
 NAMES = """
 import sys
 import lipcert.certify

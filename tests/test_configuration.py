@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lipcert.config import config_folder, register
+from lipcert.config import config_folder
+from tests.composed import composed
 
 CONF = Path(config_folder())
 GROUPS = (
@@ -25,18 +23,6 @@ OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / gro
 RECIPES = [path.stem for path in sorted((CONF / "recipe").glob("*.yaml"))]
 WRITTEN_AT_RUN_TIME = ("callbacks", "logger")
 """Groups that refer to the run's directory."""
-
-
-@pytest.fixture(autouse=True)
-def fixture_hydra() -> Iterator[None]:
-    register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
-
-
-def _compose(*overrides: str) -> DictConfig:
-    return compose("train", overrides=list(overrides))
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
@@ -51,7 +37,7 @@ def test_no_group_is_forgotten() -> None:
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes(group: str, option: str) -> None:
-    config = _compose(f"{group}={option}")
+    config = composed(f"{group}={option}")
     assert OmegaConf.get_type(config).__name__ == "TrainConfig"
     values = _resolved(config)
     if group in ("data", "model", "bound", "warm_start"):
@@ -64,7 +50,7 @@ def test_every_option_composes(group: str, option: str) -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_is_picked_up(recipe: str) -> None:
     data, model = recipe.split("_")
-    values = _resolved(_compose(f"data={data}", f"model={model}"))
+    values = _resolved(composed(f"data={data}", f"model={model}"))
     written = yaml.safe_load((CONF / "recipe" / f"{recipe}.yaml").read_text())
     content: Any = OmegaConf.to_container(OmegaConf.create({**values, "written": written}).written, resolve=True)
     assert content
@@ -74,7 +60,7 @@ def test_every_recipe_is_picked_up(recipe: str) -> None:
 
 
 def test_table_3_mnist() -> None:
-    config = _compose("data=mnist", "model=4c3f")
+    config = composed("data=mnist", "model=4c3f")
     assert (config.batch_size, config.epsilon, config.bound.iterations) == (256, 1.58, 5)
     assert _resolved(config)["schedule"] == {
         "epochs": 300,
@@ -84,13 +70,14 @@ def test_table_3_mnist() -> None:
         "initial_lr": 1e-3,
         "final_lr": 5e-6,
         "epsilon_train": 1.58,
+        "decay_step": 0,
     }
     assert config.sparsity.weight == 0
 
 
 @pytest.mark.parametrize("model", ["4c3f", "6c2f"])
 def test_table_3_cifar10(model: str) -> None:
-    config = _compose("data=cifar10", f"model={model}")
+    config = composed("data=cifar10", f"model={model}")
     assert (config.batch_size, config.bound.iterations) == (256, 2)
     assert config.epsilon == pytest.approx(36 / 255)
     assert _resolved(config)["schedule"] == {
@@ -101,37 +88,38 @@ def test_table_3_cifar10(model: str) -> None:
         "initial_lr": 1e-3,
         "final_lr": 1e-6,
         "epsilon_train": 0.1551,
+        "decay_step": 0,
     }
     assert config.data.crop_padding == 4
 
 
 def test_an_override_wins_over_the_recipe() -> None:
-    config = _compose("data=mnist", "model=4c3f", "batch_size=32", "schedule.epochs=7", "bound.iterations=1")
+    config = composed("data=mnist", "model=4c3f", "batch_size=32", "schedule.epochs=7", "bound.iterations=1")
     assert (config.batch_size, config.schedule.epochs, config.bound.iterations) == (32, 7, 1)
     assert config.schedule.epsilon_train == 1.58
 
 
 def test_an_experiment_wins_over_the_recipe() -> None:
-    config = _compose("experiment=same_work")
+    config = composed("experiment=same_work")
     assert (config.data.name, config.model.name, config.data.limit_train) == ("fashionmnist", "small", 10_000)
     assert (config.epsilon, config.schedule.epsilon_train) == (0.5, 0.55)
-    assert _compose("experiment=same_work", "data.limit_train=5").data.limit_train == 5
+    assert composed("experiment=same_work", "data.limit_train=5").data.limit_train == 5
 
 
 def test_targets_follow_epsilon_and_epochs() -> None:
     """Without a recipe: epsilon 10 % above the one that is certified, ramps over half of the epochs."""
-    config = _compose("data=photos", "epsilon=0.2", "schedule.epochs=30")
+    config = composed("data=photos", "epsilon=0.2", "schedule.epochs=30")
     assert config.schedule.epsilon_train == pytest.approx(0.22)
     assert (config.schedule.ramp_epochs, config.schedule.decay_epoch) == (15, 15)
 
 
 @pytest.mark.parametrize("override", ["logger=wandb", "logger=tensorboard"])
 def test_csv_is_always_written(override: str) -> None:
-    assert _compose(override).logger.csv["_target_"].endswith("MetricsTable")
+    assert composed(override).logger.csv["_target_"].endswith("MetricsTable")
 
 
 def test_wandb_is_offline_unless_asked() -> None:
-    assert _compose("logger=wandb").logger.wandb.offline is True
+    assert composed("logger=wandb").logger.wandb.offline is True
 
 
 @pytest.mark.parametrize(
@@ -160,4 +148,4 @@ def test_wandb_is_offline_unless_asked() -> None:
 )
 def test_refused(override: str) -> None:
     with pytest.raises((HydraException, OmegaConfBaseException)):
-        _compose(override)
+        composed(override)

@@ -19,7 +19,7 @@ import torch
 
 from lipcert.integrity import damage
 from lipcert.training.table import rewind
-from tests.commands import QUICK, REPOSITORY, contents, train_each
+from tests.commands import PATIENCE, QUICK, REPOSITORY, contents, train_each
 from tests.damage import flip_bit
 
 RUN = [*QUICK, "seed=4", "data.limit_test=10", "evaluation.pgd_steps=0", "evaluation.bounds=[]"]
@@ -39,7 +39,7 @@ def _start(arguments: list[str], cwd: Path) -> subprocess.Popen[str]:
 
 
 def _wait_for(file: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + PATIENCE
     while not file.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     if not file.exists():
@@ -94,7 +94,7 @@ def fixture_terminated(place: Path) -> dict[str, Any]:
     outcomes = train_each(others, place)
     unchanged = contents(place / "run") == before
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     return {"code": process.returncode, "stderr": errors, "outcomes": outcomes, "unchanged": unchanged}
 
 
@@ -106,7 +106,7 @@ def fixture_killed(place: Path, terminated: dict[str, Any]) -> dict[str, Any]:
     process = _start(command[3:], place)
     _wait_for(place / "paused2", process)
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     return {"files": set(contents(place / "run")), "weights": _weights(place / "run")}
 
 
@@ -144,7 +144,7 @@ def test_sigterm_of_two_processes(tmp_path: Path) -> None:
     process = _start(arguments, tmp_path)
     _wait_for(tmp_path / "run" / "checkpoints" / "last.ckpt", process)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 143, errors
     assert errors.count("error: ended by SIGTERM. To go on: python -m lipcert.train") == 1
     assert _whole_checkpoints(tmp_path / "run") >= {"last.ckpt"}

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from lipcert.config import config_folder, register
+from lipcert.config import config_folder
 from lipcert.nn import ClippedMaxMin, ClippedReLU, build
 from lipcert.training.schedules import Schedule
+from tests.composed import composed
 
 CONF = Path(config_folder())
 
@@ -61,16 +59,8 @@ CIFAR_MAX_MIN = [(0.1, -0.1), (0.1, -0.15), (0.15, -0.15), (0.15, -0.15), (0.2, 
 HEADINGS = ("Source:", "Command:", "Baseline:", "Hardware:", "Hours:", "Expected:")
 
 
-@pytest.fixture(autouse=True)
-def fixture_hydra() -> Iterator[None]:
-    register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
-
-
 def _compose(*overrides: str) -> DictConfig:
-    config = compose("train", overrides=list(overrides))
+    config = composed(*overrides)
     assert OmegaConf.get_type(config).__name__ == "TrainConfig"
     return config
 
@@ -151,26 +141,40 @@ def test_figures_6_and_7() -> None:
     config = _compose("experiment=cifar10_6c2f_200")
     assert (config.data.name, config.model.name, config.model.activation) == ("cifar10", "6c2f", "clipped_relu")
     assert type(instantiate(config.method)).__name__ == "BCP"
+    assert (config.bound.name, config.batch_size) == ("local", 128)
     schedule = Schedule(**OmegaConf.to_container(config.schedule, resolve=True))  # type: ignore[arg-type]
     assert (schedule.epochs, schedule.warmup_epochs) == (200, 10)
     assert schedule.epsilon_train == config.epsilon == 36 / 255
     assert schedule.epsilon(10) == 0
     assert schedule.epsilon(120) == schedule.epsilon_train
-    assert schedule.learning_rate(120) == 1e-3
-    for halvings in range(1, 9):
-        assert schedule.learning_rate(120 + 10 * halvings) == pytest.approx(1e-3 / 2**halvings, rel=1e-12)
+    batches = 391
+    for epoch in range(1, 201):
+        halvings = 0 if epoch < 121 else 1 + (epoch - 121) // 10
+        for batch in (0, batches // 2, batches - 1):
+            found = schedule.learning_rate(epoch - 1 + batch / batches)
+            assert found == pytest.approx(1e-3 / 2**halvings, rel=1e-12), (epoch, batch)
 
 
-@pytest.mark.parametrize("name", ["cifar10_6c2f_global", "cifar10_6c2f_standard"])
+TABLE_5 = {
+    "cifar10_6c2f_global": ("bound", "global", "BCP"),
+    "cifar10_6c2f_standard": ("method", "local", "Standard"),
+    "cifar10_6c2f_adversarial": ("method", "local", "Adversarial"),
+    "cifar10_6c2f_trades": ("method", "local", "TRADES"),
+}
+"""What each row changes, its bound and its method."""
+
+
+@pytest.mark.parametrize("name", TABLE_5)
 def test_rows_of_table_5_change_one_thing(name: str) -> None:
     row, ours = _compose(f"experiment={name}"), _compose("experiment=cifar10_6c2f")
     _check_column(row, "cifar10")
     changed = {key for key in ours if row[key] != ours[key]}
-    assert changed == {"bound" if name.endswith("global") else "method"}
-    assert (row.bound.name, type(instantiate(row.method)).__name__) in [("global", "BCP"), ("local", "Standard")]
+    group, bound, method = TABLE_5[name]
+    assert changed == {group}
+    assert (row.bound.name, type(instantiate(row.method)).__name__) == (bound, method)
 
 
-@pytest.mark.parametrize("name", [*EXPERIMENTS, "cifar10_6c2f_200", "cifar10_6c2f_global", "cifar10_6c2f_standard"])
+@pytest.mark.parametrize("name", [*EXPERIMENTS, "cifar10_6c2f_200", *TABLE_5])
 def test_experiments_say_what_they_are(name: str) -> None:
     lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
     opening = lines[: lines.index("defaults:")]

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 
 from lipcert.config import config_folder, register
-from tests.commands import train, train_each
+from tests.commands import train_each
+from tests.composed import composed
 from tests.data.test_tinyimagenet import TOP
 from tests.data.test_tinyimagenet import _write_folder as write_tiny_imagenet
 
@@ -25,29 +25,40 @@ JOBS = {"comparison": 20, "table4": 8, "table5": 5, "table6": 4, "table7": 8}
 """How many a sweep has at this scale."""
 
 
+@pytest.fixture(scope="module", name="sweeps")
+def fixture_sweeps(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """The folder of all sweeps, and how each ended."""
+    folder = tmp_path_factory.mktemp("sweeps")
+    lines = [[f"sweep={name}", *SMOKE] for name in SWEEPS]
+    return folder / "sweeps", dict(zip(SWEEPS, train_each(lines, folder), strict=True))
+
+
 @pytest.fixture(scope="module", name="runs")
-def fixture_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, Any]]]:
-    """All experiments, and Tiny-ImageNet on a generated folder in its own layout."""
+def fixture_runs(
+    sweeps: tuple[Path, dict[str, dict[str, Any]]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """The folders of all experiments, some of them jobs of a sweep, and of Tiny-ImageNet in its own layout."""
     folder = tmp_path_factory.mktemp("experiments")
+    found = {}
+    for name in ("table4", "table5"):
+        for job in json.loads((sweeps[0] / f"{name}-smoke" / "sweep.json").read_text())["jobs"]:
+            said = dict(each.split("=", 1) for each in job["overrides"])
+            if said.get("seed", "0") == "0":
+                found[said["experiment"]] = sweeps[0] / f"{name}-smoke" / job["folder"]
+    others = [name for name in EXPERIMENTS if name not in found]
+    lines = [[f"experiment={name}", *SMOKE, f"hydra.run.dir={name}"] for name in others]
     write_tiny_imagenet(folder / "archive" / TOP)
-    lines = [[f"experiment={name}", *SMOKE, f"hydra.run.dir={name}"] for name in EXPERIMENTS]
     typed = ["data.name=tinyimagenet", f"data.root={folder / 'archive'}", "hydra.run.dir=generated"]
     lines.append(["experiment=tinyimagenet_8c2f", *SMOKE, *LEAST, *typed])
-    return folder, dict(zip([*EXPERIMENTS, "generated"], train_each(lines, folder), strict=True))
-
-
-def _compose(*overrides: str) -> DictConfig:
-    register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", overrides=list(overrides))
+    for name, outcome in zip([*others, "generated"], train_each(lines, folder), strict=True):
+        assert outcome["exit"] == 0, (name, outcome["stderr"])
+    return {**found, **{name: folder / name for name in (*others, "generated")}}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_runs(runs: tuple[Path, dict[str, dict[str, Any]]], name: str) -> None:
-    folder, outcomes = runs
-    assert outcomes[name]["exit"] == 0, outcomes[name]["stderr"]
-    results = json.loads((folder / name / "results.json").read_text())
-    full = _compose(f"experiment={name}")
+def test_every_experiment_runs(runs: dict[str, Path], name: str) -> None:
+    results = json.loads((runs[name] / "results.json").read_text())
+    full = composed(f"experiment={name}")
     assert results["data"] == ("digits" if full.data.name in ("mnist", "fashionmnist") else "photos")
     kept = (full.model.name, full.model.activation, full.bound.name, full.epsilon, full.seed)
     assert tuple(results[key] for key in ("model", "activation", "bound", "epsilon", "seed")) == kept
@@ -55,18 +66,16 @@ def test_every_experiment_runs(runs: tuple[Path, dict[str, dict[str, Any]]], nam
     assert (results["num_test"], results["epochs"]) == (2, 2)
 
 
-def test_tiny_imagenet_in_its_own_layout(runs: tuple[Path, dict[str, dict[str, Any]]]) -> None:
-    folder, outcomes = runs
-    assert outcomes["generated"]["exit"] == 0, outcomes["generated"]["stderr"]
-    results = json.loads((folder / "generated" / "results.json").read_text())
+def test_tiny_imagenet_in_its_own_layout(runs: dict[str, Path]) -> None:
+    results = json.loads((runs["generated"] / "results.json").read_text())
     assert (results["data"], results["model"], results["num_test"]) == ("tinyimagenet", "8c2f", 1)
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-def test_every_sweep_runs(tmp_path: Path, name: str) -> None:
-    done = train(f"sweep={name}", *SMOKE, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    sweep = tmp_path / "sweeps" / f"{name}-smoke"
+def test_every_sweep_runs(sweeps: tuple[Path, dict[str, dict[str, Any]]], name: str) -> None:
+    folder, outcomes = sweeps
+    assert outcomes[name]["exit"] == 0, outcomes[name]["stderr"]
+    sweep = folder / f"{name}-smoke"
     jobs = json.loads((sweep / "sweep.json").read_text())["jobs"]
     assert [job["state"] for job in jobs] == ["complete"] * JOBS[name]
     assert len({job["folder"] for job in jobs}) == JOBS[name]
@@ -85,17 +94,17 @@ def test_sweeps_say_what_they_are(name: str) -> None:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_only_the_size_changes(name: str) -> None:
-    full, smoke = _compose(f"experiment={name}"), _compose(f"experiment={name}", "scale=smoke")
+    full, smoke = composed(f"experiment={name}"), composed(f"experiment={name}", "scale=smoke")
     changed = {key for key in full if full[key] != smoke[key]}
     assert changed <= {"data", "batch_size", "schedule", "trainer", "evaluation", "callbacks"}
-    assert full == _compose(f"experiment={name}", "scale=full")
+    assert full == composed(f"experiment={name}", "scale=full")
     assert full.schedule.initial_lr == smoke.schedule.initial_lr
     assert full.schedule.epsilon_train == smoke.schedule.epsilon_train
 
 
 def test_every_data_set_has_a_stand_in() -> None:
     for path in (CONF / "data").glob("*.yaml"):
-        assert _compose(f"data={path.stem}", "scale=smoke").data.name in ("digits", "photos")
+        assert composed(f"data={path.stem}", "scale=smoke").data.name in ("digits", "photos")
 
 
 def test_full_sizes_of_sweeps() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -167,8 +166,8 @@ def test_a_run_that_stopped_goes_on_exactly(finished: Path, later: tuple[Path, l
 
 def test_sweep(finished: Path, tmp_path: Path) -> None:
     """Two jobs in one process; the second repeats the finished run exactly."""
-    done = train("-m", "method=bcp,gloro", "hydra.sweep.dir=sweep", *RUN, *CHEAP, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    (done,) = train_each([["-m", "method=bcp,gloro", "hydra.sweep.dir=sweep", *RUN, *CHEAP]], tmp_path)
+    assert done["exit"] == 0, done["stderr"]
     jobs = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["jobs"]
     bcp, gloro = (tmp_path / "sweep" / job["folder"] for job in jobs)
     assert [_results(job)["method"] for job in (bcp, gloro)] == ["bcp", "gloro"]
@@ -176,19 +175,3 @@ def test_sweep(finished: Path, tmp_path: Path) -> None:
     expected, repeated, other = _weights(finished), _weights(gloro), _weights(bcp)
     assert all(torch.equal(repeated[key], expected[key]) for key in expected)
     assert not all(torch.equal(other[key], expected[key]) for key in expected)
-
-
-def test_wandb_offline_stays_offline(tmp_path: Path) -> None:
-    """Every address that could be called is a port that notices."""
-    quick = [*QUICK, "schedule.epochs=1", "data.limit_train=32", "logger=wandb", "hydra.run.dir=run"]
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        here = f"http://127.0.0.1:{server.getsockname()[1]}"
-        addresses = dict.fromkeys(("WANDB_BASE_URL", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), here)
-        folders = {f"WANDB_{kind}_DIR": str(tmp_path / "home") for kind in ("CACHE", "CONFIG", "DATA", "ARTIFACT")}
-        done = train(*quick, cwd=tmp_path, WANDB_API_KEY="0" * 40, NO_PROXY="", no_proxy="", **addresses, **folders)
-        server.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            server.accept()
-    assert done.returncode == 0, done.stderr
-    assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
-    assert _metrics(tmp_path / "run").keys() >= LOGGED

@@ -1,10 +1,15 @@
-"""Calls `lipcert.train` once for each list of arguments on stdin; writes exit codes and stderr as JSON."""
+"""Calls `lipcert.train` for every request on stdin, in one process: importing what a run needs takes seconds.
+
+A request is a line of JSON with a folder to work in and arguments. The reply, with exit code, stdout and stderr, stands
+behind a mark, since what is printed in between may come from anywhere.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import json
+import os
 import sys
 import traceback
 from typing import Any
@@ -13,14 +18,21 @@ from hydra.core.global_hydra import GlobalHydra
 
 from lipcert.train import main
 
+MARK = "reply: "
+
+
+def request(arguments: list[str], folder: object) -> str:
+    """Return the line that asks for a run."""
+    return json.dumps({"folder": str(folder), "arguments": arguments}) + "\n"
+
 
 def run(arguments: list[str]) -> dict[str, Any]:
     """Return how the command line ends."""
     GlobalHydra.instance().clear()
     sys.argv = ["lipcert.train", *arguments]
-    errors = io.StringIO()
+    output, errors = io.StringIO(), io.StringIO()
     code: Any = 0
-    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(output):
         try:
             main()
         except SystemExit as stop:
@@ -28,9 +40,12 @@ def run(arguments: list[str]) -> dict[str, Any]:
         except BaseException:
             code = 1
             traceback.print_exc()
-    return {"exit": code, "stderr": errors.getvalue()}
+    return {"exit": code or 0, "stdout": output.getvalue(), "stderr": errors.getvalue()}
 
 
 if __name__ == "__main__":
-    results = [run(arguments) for arguments in json.load(sys.stdin)]
-    sys.stdout.write("\n" + json.dumps(results) + "\n")
+    for line in sys.stdin:
+        asked = json.loads(line)
+        os.chdir(asked["folder"])
+        sys.stdout.write(f"\n{MARK}{json.dumps(run(asked['arguments']))}\n")
+        sys.stdout.flush()

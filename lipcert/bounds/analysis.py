@@ -22,7 +22,13 @@ from lipcert.bounds.rules import walk_layer
 
 @dataclass(frozen=True)
 class Analysis:
-    """What a bound knows of a batch: the open region at the logits, and every activation on the way."""
+    """What a bound knows of a batch.
+
+    Attributes:
+        region: the open region at the logits.
+        activations: what every activation on the way was found to do, in order.
+        bound: how it was bounded.
+    """
 
     region: Region
     activations: tuple[ActivationBounds, ...]
@@ -57,7 +63,14 @@ class Analysis:
 
 
 def check_epsilon(epsilon: float | Tensor) -> None:
-    """Raise ValueError unless every epsilon is positive and finite."""
+    """Refuse an epsilon that no certificate can be about.
+
+    Args:
+        epsilon: l2 radius in pixels, a number or (B,).
+
+    Raises:
+        ValueError: unless every epsilon is positive and finite.
+    """
     values = torch.as_tensor(epsilon, dtype=torch.float64)
     if not bool(((values > 0) & values.isfinite()).all()):
         raise ValueError(f"Expected `epsilon` > 0 and finite, got {epsilon}.")
@@ -174,6 +187,10 @@ def _increase(
 def logit_rounding(analysis: Analysis, labels: Tensor) -> Tensor:
     """Return how far executed z_j - z_y may be from exact ones, (B, K); 0 for the label.
 
+    Args:
+        analysis: made with an arithmetic.
+        labels: (B,).
+
     Source: `lipcert.bounds.rounding`; errors that earlier layers bring along reach z_j - z_y through row j minus row y.
 
     Raises:
@@ -193,14 +210,26 @@ def logit_rounding(analysis: Analysis, labels: Tensor) -> Tensor:
 
 
 def worst_logits(analysis: Analysis, labels: Tensor, box: bool = True, rounds: int = 100) -> Tensor:
-    """Return worst logits z*_j = z_j + max (w_j - w_y)·δ, z*_y = z_y, shape (B, K) (eq. 24)."""
+    """Return worst logits z*_j = z_j + max (w_j - w_y)·δ, z*_y = z_y, shape (B, K) (eq. 24).
+
+    Args:
+        analysis: of a model whose output is a flat vector of logits.
+        labels: (B,).
+        box: keep the box; False leaves the ball alone, as GloRo does.
+        rounds: Newton rounds at most, see `support`.
+    """
     gains = worst_increase(analysis, labels, box, rounds)
     is_label = _is_label(labels, gains)
     return analysis.logits + torch.where(is_label, torch.zeros_like(gains), gains)
 
 
 def robust_margin(worst: Tensor, labels: Tensor) -> Tensor:
-    """Return min over j ≠ y of z_y - z*_j, (B,): certified iff strictly positive. NaN stays NaN."""
+    """Return min over j ≠ y of z_y - z*_j, (B,): certified iff strictly positive. NaN stays NaN.
+
+    Args:
+        worst: worst logits z*, (B, K).
+        labels: (B,).
+    """
     is_label = _is_label(labels, worst)
     others = worst.masked_fill(is_label, -torch.inf).amax(dim=1)
     return worst.gather(1, labels.unsqueeze(1))[:, 0] - others
@@ -209,7 +238,10 @@ def robust_margin(worst: Tensor, labels: Tensor) -> Tensor:
 def lipschitz_to_logits(analysis: Analysis, norms: Norms, whole: bool) -> Tensor:
     """Return a bound on the Lipschitz constant of the whole map to the logits, (B,) or (1,) (appendix A.1).
 
-    `whole`: the last layer's norm unmasked; otherwise masked by its varying inputs and capped by that norm.
+    Args:
+        analysis: of a batch.
+        norms: norm algorithm; upper bounds where the constant is to be one.
+        whole: the last layer's norm unmasked; otherwise masked by its varying inputs and capped by that norm.
     """
     like = analysis.region.center
     totals = []

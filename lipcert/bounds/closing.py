@@ -72,8 +72,14 @@ ALL_VARY = Lazy.of(Masks(None, None))
 class ActivationBounds:
     """What closing an activation found out; kept for losses, logs and figures.
 
-    `box`: before the activation; `output_box`: after it. `masks`: what is constant. `whole_norm`: (1,), norm of the
-    linear map before it; `masked_norm`: (B,) or (1,), the norm that the bound used.
+    Attributes:
+        name: the activation's, in the model.
+        layer: the activation.
+        box: lower and upper ends before the activation, (B, *shape) each.
+        output_box: those after it.
+        masks: what is constant.
+        whole_norm: (1,), norm of the linear map before it.
+        masked_norm: (B,) or (1,), the norm that the bound used.
     """
 
     name: str

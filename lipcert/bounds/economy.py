@@ -41,6 +41,9 @@ class Economy:
         worth: the smallest gain that pays: the fraction by which intervals or a norm shrink on average.
 
     Where no gradient is recorded all work is done: certificates, validation and tests never economise.
+
+    Raises:
+        ValueError: if `every` is below 1.
     """
 
     every: int = 20
@@ -68,5 +71,5 @@ class Economy:
         return {work: (each.pays, each.steps_left) for work, each in self._decisions.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the decisions of a checkpoint."""
+        """Take over the decisions of a checkpoint; `state` is that of `state_dict`."""
         self._decisions = {work: _Decision(bool(pays), int(left)) for work, (pays, left) in state.items()}

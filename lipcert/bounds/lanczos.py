@@ -231,5 +231,14 @@ def norm_upper_bound(
     columns: Tensor | None = None,
     generator: np.random.Generator | None = None,
 ) -> Tensor:
-    """Return the upper side of `norm_bracket`, (B,)."""
+    """Return an upper bound of norms, (B,): the upper side of `norm_bracket`.
+
+    Args:
+        linear_map: M.
+        like: (B, ...), gives batch size, dtype and device.
+        steps: of Lanczos, at most.
+        failure_probability: that the bound of one image is wrong.
+        rows, columns: 0/1 masks of outputs and inputs, (B, *shape); None for ones.
+        generator: of the start vectors, to be left out but in tests: fresh randomness when None.
+    """
     return norm_bracket(linear_map, like, steps, failure_probability, rows, columns, generator).upper

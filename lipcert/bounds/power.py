@@ -153,6 +153,7 @@ class PowerNorms(nn.Module):
         return torch.where(alive, vector * inverse(lengths, vector.dim()), fallback)
 
     def whole(self, name: str, linear_map: LinearMap, like: Tensor) -> Tensor:
+        """Return an *estimate* of the norm of the map itself, from below, (1,); arguments as in `Norms.whole`."""
         key, vector = self._vector(name, linear_map, like)
         right = krylov_iteration(linear_map, vector, self.iterations)
         image = linear_map.apply(right)
@@ -173,6 +174,10 @@ class PowerNorms(nn.Module):
         like: Tensor,
         images: Tensor | None = None,
     ) -> Tensor:
+        """Return *estimates* of masked norms, from below, (B,); arguments as in `Norms.masked`.
+
+        `images`: their numbers, (B,), where vectors are kept for them; None for none.
+        """
         key = None
         if linear_map.per_image:
             vector = torch.ones(1, *linear_map.output_shape, dtype=like.dtype, device=like.device)

@@ -36,8 +36,12 @@ HEADROOM = 8
 class Arithmetic:
     """The floating point arithmetic a network is executed in.
 
-    `unit`: unit roundoff u of the network plus that of the analysis. `analysis`: the analysis's share of it. `tiny`:
-    smallest normal number. `largest`: largest finite number. `input_unit`: u where images have to be rounded first.
+    Attributes:
+        unit: unit roundoff u of the network plus that of the analysis.
+        analysis: the analysis's share of it.
+        tiny: smallest normal number.
+        largest: largest finite number.
+        input_unit: u where images have to be rounded first.
     """
 
     unit: float
@@ -55,7 +59,7 @@ class Arithmetic:
         return cls(unit, analysis / unit, executed.tiny, executed.max, executed.eps / 2 if rounded else 0.0)
 
     def gamma(self, operations: int) -> float:
-        """Return γ(n), infinite where n u reaches 1."""
+        """Return γ(n) = n u / (1 - n u) of n `operations`, infinite where n u reaches 1."""
         relative = operations * self.unit
         return relative / (1 - relative) if relative < 1 else float("inf")
 

@@ -83,6 +83,7 @@ class UpperNorms:
         return norm_bracket(linear_map, like, steps, self.failure_probability, rows, columns, self.generator)
 
     def whole(self, name: str, linear_map: LinearMap, like: Tensor) -> Tensor:
+        """Return an *upper bound* of the norm of the map itself, (1,); arguments as in `Norms.whole`."""
         key = (name, linear_map.input_shape, linear_map.output_shape)
         if key not in self._whole:
             bracket = self._bound(linear_map, like[:1], self.whole_steps)
@@ -97,6 +98,7 @@ class UpperNorms:
         columns: Tensor | None,
         like: Tensor,
     ) -> Tensor:
+        """Return *upper bounds* of masked norms, (B,); arguments as in `Norms.masked`."""
         whole = self._whole.get((name, linear_map.input_shape, linear_map.output_shape))
         if whole is None or not whole.is_of(linear_map):
             return self._bound(linear_map, like, self.steps, rows, columns).upper

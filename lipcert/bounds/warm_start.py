@@ -165,7 +165,14 @@ class WarmStart:
         return torch.where(known.view(-1, *(1 for _ in shared.shape[1:])), own + ADMIXTURE * shared, shared)
 
     def keep(self, name: str, images: Tensor, left: Tensor, right: Tensor) -> None:
-        """Take the new singular vectors of `images`, (B, *output_shape) and (B, *input_shape), of any length."""
+        """Take new singular vectors, of any length.
+
+        Args:
+            name: of the map.
+            images: numbers of the images, (B,).
+            left: (B, *output_shape).
+            right: (B, *input_shape).
+        """
         if self.keeps(name):
             table = self._table(name, left.device)
             table.put(images, right if self.kind.input_side else left)
@@ -180,8 +187,12 @@ class WarmStart:
     def merge(self, sum_over_ranks: Callable[[Tensor], Tensor], rank: int, world_size: int) -> None:
         """Give every process all vectors; to be called by all of them at the end of an epoch.
 
-        An image that several processes visited keeps the vector of the lowest rank. `sum_over_ranks` sums a float32
-        tensor over processes.
+        An image that several processes visited keeps the vector of the lowest rank.
+
+        Args:
+            sum_over_ranks: sums a float32 tensor over processes.
+            rank: of this process.
+            world_size: number of processes.
         """
         if not self.kept:
             return

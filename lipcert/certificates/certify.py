@@ -96,6 +96,9 @@ class Certifier:
 
     `slope_steps`: None for Lipschitz bounds alone; else what they leave open is bounded by backward linear bounds with
     that many steps of optimised slopes, 0 for none. May be changed between batches.
+
+    Raises:
+        ValueError: for another `arithmetic` or `bound`.
     """
 
     slope_steps: int | None = None

@@ -28,11 +28,7 @@ def certify(config: DictConfig) -> float:
 def main() -> None:
     """Entry point of `lipcert-certify`."""
     sys.argv[1:] = with_lists(sys.argv[1:])
-    try:
-        run_command(certify)
-    except KeyboardInterrupt:
-        sys.stderr.write("Stopped. The same command goes on behind the last finished batch.\n")
-        sys.exit(130)
+    run_command(certify, "certify", "Stopped. The same command goes on behind the last finished batch.")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
+from lipcert.commands import stoppable
 from lipcert.dashboard.panels import SECTIONS
 
 
@@ -19,7 +20,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m lipcert.dashboard",
         description="Create a saved view with Lipschitz bounds, varying proportions, accuracies, schedules and results "
         "of the runs in a project of Weights & Biases.",
-        epilog="Exit code 0: the view is there, or printed. 1: it could not be made, with the reason.",
+        epilog="Exit codes: 0 the view is there, or printed; 1 it could not be made, with the reason; 2 a command line "
+        "that does not fit; 130 ended by Ctrl-C. Example: python -m lipcert.dashboard --project lipcert",
     )
     parser.add_argument("--project", default="lipcert", help="project of the runs (default: lipcert)")
     parser.add_argument("--entity", help="user or team of the project; the account's default when left out")
@@ -82,7 +84,8 @@ def _default_entity(api: Any) -> str:
 def main(words: Sequence[str] | None = None) -> None:
     """Entry point: one sentence on standard error and exit code 1 where there is no dashboard."""
     try:
-        dashboard(arguments(words), lambda text: sys.stdout.write(f"{text}\n"))
+        with stoppable():
+            dashboard(arguments(words), lambda text: sys.stdout.write(f"{text}\n"))
     except (ImportError, ConnectionError) as error:
         if os.environ.get("LIPCERT_TRACEBACK"):
             raise

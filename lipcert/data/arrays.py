@@ -20,7 +20,15 @@ class CorruptDataError(ValueError):
 
 @dataclass(frozen=True)
 class Split:
-    """Images (N, C, H, W), uint8 or float32 in [0, 1], and labels (N,), int64."""
+    """Images and their labels.
+
+    Attributes:
+        images: (N, C, H, W), uint8 or float32 in [0, 1].
+        labels: (N,), int64.
+
+    Raises:
+        CorruptDataError: for other shapes.
+    """
 
     images: Tensor
     labels: Tensor
@@ -52,7 +60,7 @@ class Split:
         return self if count is None else Split(self.images[:count], self.labels[:count])
 
     def subset(self, start: int, stop: int) -> Split:
-        """Return images `start` to `stop`."""
+        """Return images `start` to `stop`, the latter not included."""
         return Split(self.images[start:stop], self.labels[start:stop])
 
 
@@ -73,7 +81,16 @@ class Numbered:
 
 @dataclass(frozen=True)
 class Images:
-    """A data set: training and test split and the number of classes."""
+    """A data set.
+
+    Attributes:
+        train: training split.
+        test: test split.
+        num_classes: labels reach from 0 to one less.
+
+    Raises:
+        CorruptDataError: for a label out of range.
+    """
 
     train: Split
     test: Split

@@ -97,7 +97,10 @@ class ImageDataModule(pl.LightningDataModule):
         return torch.device("cpu") if trainer is None else trainer.strategy.root_device
 
     def train_dataloader(self) -> Prefetched | DataLoader[tuple[Tensor, ...]]:
-        """Serve batches from the device where the images lie there, else from the host; the same ones either way."""
+        """Return batches of images, labels and the images' numbers.
+
+        From the device where the images lie there, else from the host; the same ones either way.
+        """
         device, batches = self._device(), self.training_batches()
         if belongs_on_device(self.train.images, device, self.on_device):
             return self._loader(Numbered(self.train.to(device)), batches)
@@ -105,6 +108,7 @@ class ImageDataModule(pl.LightningDataModule):
         return Prefetched(loader) if device.type == "cuda" else loader
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]] | list[Any]:
+        """Return batches of held-out images and labels; an empty list where none are held out."""
         batches = GlobalBatches(len(self.validation), self.batch_size, *self._ranks())
         return self._loader(self.validation, batches) if len(self.validation) else []
 
@@ -124,6 +128,10 @@ class ImageDataModule(pl.LightningDataModule):
         """Turn stored images into pixels in [0, 1] and augment training batches, on the device.
 
         An image's draw depends on seed, step and place in the global batch alone.
+
+        Args:
+            batch: images, labels and perhaps numbers, on the device.
+            dataloader_idx: is not used.
         """
         trainer = self.trainer
         stored, *others = batch

@@ -14,11 +14,11 @@ Advance = Callable[[int, int | None], None]
 
 
 @contextmanager
-def progress(title: str, unit: Literal["bytes", "items"] = "items") -> Iterator[Advance]:
-    """Show a progress bar while the block runs; nothing where standard error is no terminal."""
+def progress(title: str, unit: Literal["bytes", "items"] = "items", shown: bool = True) -> Iterator[Advance]:
+    """Show a progress bar while the block runs; nothing where standard error is no terminal, or unless `shown`."""
     console = Console(stderr=True)
     amount = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
     columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+    with Progress(*columns, console=console, disable=not (shown and console.is_terminal), transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

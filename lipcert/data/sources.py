@@ -88,7 +88,11 @@ SOURCES: dict[str, Callable[[Path | None], Images]] = {
 
 
 def load_images(name: str, root: str | Path | None = None) -> Images:
-    """Load a data set by name, from `root` or where it usually is.
+    """Load a data set by name.
+
+    Args:
+        name: a key of `SOURCES`.
+        root: folder of the files; where they usually are, when None.
 
     Raises:
         ValueError: for an unknown name.

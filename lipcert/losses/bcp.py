@@ -13,7 +13,11 @@ from lipcert.losses.standard import Standard
 def bcp_loss(logits: Tensor, worst: Tensor, labels: Tensor, mixing: float) -> Tensor:
     """Return (1 - mixing) CE(z, y) + mixing CE(z*, y) (eq. 25).
 
-    `logits`, `worst`: (B, K); `labels`: (B,); `mixing` in [0, 1].
+    Args:
+        logits: clean ones z, (B, K).
+        worst: worst ones z*, (B, K).
+        labels: (B,).
+        mixing: lambda, in [0, 1].
     """
     return (1 - mixing) * F.cross_entropy(logits, labels) + mixing * F.cross_entropy(worst, labels)
 

@@ -24,7 +24,16 @@ def cap_logits(
 ) -> Tensor:
     """Return upper bounds of z_j - z_y over the l2 ball, 0 for the label, (B, K): J of Wong and Kolter, negated.
 
-    Estimates where `projections` > 0 are fewer than a layer's neurons. Differentiable.
+    Differentiable.
+
+    Args:
+        model: of plain ReLUs.
+        images: (B, ...), pixels in [0, 1].
+        labels: (B,).
+        epsilon: l2 radius in pixels.
+        num_classes: K.
+        projections: random ones; where they are fewer than a layer's neurons, and not 0, bounds become estimates.
+        clip_input: intersect the ball's box with [0, 1].
 
     Raises:
         UnsupportedLayerError: for clipped activations.

@@ -17,7 +17,11 @@ from lipcert.losses.standard import Standard
 def calibrated_width(epsilon: float, slack: float) -> float:
     """Return sigma with which a logistic distribution of that scale has all but `slack` of its mass in ±epsilon.
 
-    sigma = 2 epsilon / (logit(1 - p/2) - logit(p/2)); `slack`: p in (0, 1); `epsilon` and sigma in pixels.
+    sigma = 2 epsilon / (logit(1 - p/2) - logit(p/2)), in pixels.
+
+    Args:
+        epsilon: l2 radius in pixels.
+        slack: p, in (0, 1).
     """
     return epsilon / math.log((2 - slack) / slack)
 
@@ -25,7 +29,11 @@ def calibrated_width(epsilon: float, slack: float) -> float:
 def cll_logits(radii: Tensor, labels: Tensor, shift: float, width: float) -> Tensor:
     """Return (shift - R_j) / sigma, (B, K); 0 for the label.
 
-    `radii`: R_j = (z_y - z_j) / K_yj in pixels, (B, K); `labels`: (B,); `shift` and `width` (sigma) in pixels.
+    Args:
+        radii: R_j = (z_y - z_j) / K_yj in pixels, (B, K).
+        labels: (B,).
+        shift: in pixels.
+        width: sigma, in pixels.
     """
     is_label = F.one_hot(labels, radii.shape[1]).bool()
     return torch.where(is_label, torch.zeros_like(radii), (shift - radii) / width)

@@ -17,7 +17,11 @@ def crm_penalty(radii: Tensor, labels: Tensor, temperature: float, threshold: fl
 
     Minus the penalty bounds the smallest radius from below, and meets it as t grows.
 
-    `radii`: R_j of the pair (y, j) in pixels, (B, K); `labels`: (B,); `temperature`: t; `threshold`: r0.
+    Args:
+        radii: R_j of the pair (y, j) in pixels, (B, K).
+        labels: (B,).
+        temperature: t.
+        threshold: r0, in pixels.
     """
     is_label = F.one_hot(labels, radii.shape[1]).bool()
     others = radii.masked_fill(is_label, torch.inf)

@@ -19,7 +19,11 @@ def emma_logits(logits: Tensor, increase: Tensor, labels: Tensor, floor: float) 
     g_j is by how much z_j may gain on z_y inside the region: epsilon K_jy for a global Lipschitz bound, so that
     s_j epsilon is the radius at which class j draws level, at most epsilon. Gradients reach g_j, not s_j.
 
-    `logits`, `increase` (g): (B, K); `labels`: (B,); `floor` in [0, 1].
+    Args:
+        logits: z, (B, K).
+        increase: g, (B, K).
+        labels: (B,).
+        floor: least share, in [0, 1].
     """
     margin = margins(logits, labels)
     smallest = torch.finfo(increase.dtype).tiny

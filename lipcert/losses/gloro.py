@@ -17,7 +17,10 @@ EXCLUDE = ("label", "prediction")
 def gloro_logits(logits: Tensor, worst: Tensor, excluded: Tensor) -> Tensor:
     """Append max over j ≠ excluded of z*_j to the clean logits: (B, K) -> (B, K + 1) (appendix B).
 
-    `excluded`: (B,), the class the extra one competes with.
+    Args:
+        logits: clean ones, (B, K).
+        worst: worst ones z*, (B, K).
+        excluded: the class the extra one competes with, (B,).
     """
     is_excluded = F.one_hot(excluded, worst.shape[1]).bool()
     extra = worst.masked_fill(is_excluded, -torch.inf).amax(dim=1, keepdim=True)

@@ -38,13 +38,19 @@ class Setting:
     economy: Economy | None = None
 
     def analyze(self, model: nn.Module, images: Tensor) -> Analysis:
-        """Return what the bound knows of a batch, images (B, ...), at the present epsilon."""
+        """Return what the bound knows of `model` on a batch, images (B, ...), at the present epsilon."""
         return analyze(model, images, self.epsilon, self.bound, self.norms, self.clip_input, economy=self.economy)
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss to minimise, (), the clean logits (B, K), and the analysis where there was one."""
+    """What a method returns for a batch.
+
+    Attributes:
+        loss: to minimise, ().
+        logits: clean ones, (B, K).
+        analysis: of the bound; None where the method needs none.
+    """
 
     loss: Tensor
     logits: Tensor

@@ -42,6 +42,12 @@ def relu_stability_loss(analysis: Analysis) -> Tensor:
     """Return the sum over activations, kinks and neurons of -tanh(1 + LB·UB), averaged over images, ().
 
     A ReLU bends at 0, a clipped one also at its threshold. Source: Xiao et al. 2019, section 3.2.
+
+    Args:
+        analysis: of a batch; its boxes are those before the activations.
+
+    Raises:
+        ValueError: for activations of other kinds.
     """
     return torch.stack([_of_activation(bounds) for bounds in analysis.activations]).sum()
 

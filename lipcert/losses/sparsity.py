@@ -42,7 +42,15 @@ def _hinge(bounds: ActivationBounds, threshold_weight: float) -> Tensor | None:
 
 
 def sparsity_loss(analysis: Analysis, threshold_weight: float) -> Tensor:
-    """Return the sum over clipped activations of their mean hinge, () (eqs 12, 26)."""
+    """Return the sum over clipped activations of their mean hinge, () (eqs 12, 26).
+
+    Args:
+        analysis: of a batch.
+        threshold_weight: lambda_theta, of the hinge at the thresholds.
+
+    Raises:
+        ValueError: for a network without clipped activations.
+    """
     hinges = [_hinge(bounds, threshold_weight) for bounds in analysis.activations]
     present = [hinge for hinge in hinges if hinge is not None]
     if not present:
@@ -55,7 +63,15 @@ def sparsity_loss(analysis: Analysis, threshold_weight: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Sparsity:
-    """Weights of the sparsity loss: `weight` (lambda_sparse) and `threshold_weight` (lambda_theta)."""
+    """Weights of the sparsity loss.
+
+    Attributes:
+        weight: lambda_sparse, of the whole; 0 for none.
+        threshold_weight: lambda_theta, of the hinge at the thresholds.
+
+    Raises:
+        ValueError: if one is negative or NaN.
+    """
 
     weight: float = 0.0
     threshold_weight: float = 0.1

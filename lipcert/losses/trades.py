@@ -27,7 +27,11 @@ def divergence(logits: Tensor, moved: Tensor) -> Tensor:
 def trades_loss(logits: Tensor, moved: Tensor, labels: Tensor, beta: float) -> Tensor:
     """Return CE(z(x), y) + beta KL(softmax z(x) || softmax z(x')), averaged over images (Zhang et al. 2019, eq. 5).
 
-    `logits`, `moved`: (B, K), of images and of their moved copies; `labels`: (B,).
+    Args:
+        logits: of the images, (B, K).
+        moved: of their moved copies, (B, K).
+        labels: (B,).
+        beta: weight of the divergence.
     """
     return F.cross_entropy(logits, labels) + beta * divergence(logits, moved) / len(labels)
 
@@ -52,7 +56,13 @@ class TRADES:
         self.ascent = Ascent(steps, step_size)
 
     def moved_images(self, model: nn.Module, images: Tensor, epsilon: float) -> Tensor:
-        """Return points inside the ball and [0, 1] where predictions differ most from those of the images, (B, ...)."""
+        """Return points where predictions differ most from those of the images, (B, ...).
+
+        Args:
+            model: the network.
+            images: (B, ...), pixels in [0, 1].
+            epsilon: l2 radius in pixels; the points stay inside the ball and [0, 1].
+        """
         with torch.no_grad(), evaluating(model):
             logits = model(images)
         start = images + START_NOISE * torch.randn_like(images)

@@ -73,6 +73,7 @@ class ClippedReLU(nn.Module):
         self.threshold = nn.Parameter(torch.full((1, *shape), float(threshold)))
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Apply `clipped_relu` to `inputs`, (B, *shape)."""
         return clipped_relu(inputs, self.threshold)
 
     @torch.no_grad()
@@ -89,6 +90,7 @@ class MaxMin(nn.Module):
     """
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Apply `max_min` to `inputs`, (B, C, ...)."""
         _require_even_channels(inputs.shape[1:], "MaxMin")
         return max_min(inputs)
 
@@ -117,5 +119,6 @@ class ClippedMaxMin(nn.Module):
         self.min = nn.Parameter(torch.full(half, float(min)))
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Apply `clipped_max_min` to `inputs`, (B, C, ...)."""
         _require_even_channels(inputs.shape[1:], "ClippedMaxMin")
         return clipped_max_min(inputs, self.max, self.min)

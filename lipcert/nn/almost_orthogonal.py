@@ -46,6 +46,7 @@ class AlmostOrthogonal(nn.Module):
     """`almost_orthogonal` as a parametrization of a weight; the same at each use, in either mode."""
 
     def forward(self, weight: Tensor) -> Tensor:
+        """Return `almost_orthogonal(weight)`."""
         return almost_orthogonal(weight)
 
 

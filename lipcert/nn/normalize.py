@@ -31,5 +31,6 @@ class Normalize(nn.Module):
         self.std: Tensor
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Normalise `inputs`, (B, C, ...)."""
         per_channel = (-1, *(1 for _ in range(inputs.dim() - 2)))
         return (inputs - self.mean.view(per_channel)) / self.std.view(per_channel)

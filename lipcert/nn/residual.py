@@ -19,4 +19,5 @@ class Residual(nn.Module):
         self.shortcut = nn.Identity() if shortcut is None else shortcut
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Return the sum for `inputs`, (B, ...)."""
         return self.branch(inputs) + self.shortcut(inputs)

@@ -28,8 +28,4 @@ def soundness(config: DictConfig) -> float:
 def main() -> None:
     """Entry point of `lipcert-soundness`."""
     sys.argv[1:] = with_lists(sys.argv[1:])
-    try:
-        run_command(soundness)
-    except KeyboardInterrupt:
-        sys.stderr.write("Stopped; nothing was written.\n")
-        sys.exit(130)
+    run_command(soundness, "soundness", "Stopped; nothing was written.")

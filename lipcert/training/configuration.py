@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING as OMITTED
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lipcert.commands import write_text
+from lipcert.config import TrainConfig
 from lipcert.job_names import NOT_COMPARED
 
 
@@ -34,6 +37,8 @@ def write_configuration(folder: Path, config: DictConfig) -> None:
 def check_same_run(folder: Path, config: DictConfig) -> None:
     """Make sure that a folder's run was started with the configuration of this one.
 
+    Settings that a run of an earlier version did not know have their defaults there.
+
     Raises:
         ValueError: naming the keys that differ, or where there is no configuration to compare with.
     """
@@ -45,11 +50,12 @@ def check_same_run(folder: Path, config: DictConfig) -> None:
             f"{folder} holds a run, but no readable {path.relative_to(folder)} to compare with; go on in a new folder "
             f"with resume={folder / 'checkpoints' / 'last.ckpt'}."
         ) from error
-    there, here = _leaves(earlier), _leaves(config)
+    written, here = _leaves(earlier), _leaves(config)
+    there = {**_defaults(), **written}
     absent = "absent"
     differing = [
         f"{key} ({there.get(key, absent)} there, {here.get(key, absent)} here)"
-        for key in sorted(there.keys() | here.keys())
+        for key in sorted(written.keys() | here.keys())
         if there.get(key, absent) != here.get(key, absent)
     ]
     if differing:
@@ -57,6 +63,13 @@ def check_same_run(folder: Path, config: DictConfig) -> None:
             f"{folder} holds a run with other settings: {', '.join(differing)}. "
             "Set them as they were, or choose another hydra.run.dir (hydra.sweep.dir)."
         )
+
+
+def _defaults() -> dict[str, Any]:
+    """Return the settings that have a default in the schema, by dotted key."""
+    groups = {name: kind for name, kind in get_type_hints(TrainConfig).items() if is_dataclass(kind)}
+    named = {f"{name}.{each.name}": each.default for name, kind in groups.items() for each in fields(kind)}
+    return {key: default for key, default in named.items() if default not in (MISSING, OMITTED)}
 
 
 def _leaves(config: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from lipcert.certificates import Certificate, certify
 from lipcert.certificates.certify import EXACT, FAILURE_PROBABILITY
 from lipcert.certificates.validation import double_copy
 from lipcert.data import Split
+from lipcert.data.progress import Advance, progress
 from lipcert.training.counts import Counts
 from lipcert.training.processes import from_every_process, ranks
 
@@ -67,6 +68,7 @@ def certify_in_turn(
     epsilon: float,
     bounds: Sequence[str],
     settings: EvaluationSettings,
+    advance: Advance = lambda done, total: None,
 ) -> InTurn:
     """Certify with the global bound first; the others see only what it left undecided.
 
@@ -90,13 +92,14 @@ def certify_in_turn(
     def executed_by(certificate: Certificate) -> Tensor:
         return certificate.certified & (certificate.margin > certificate.rounding)
 
+    others = [bound for bound in bounds if bound != "global"]
+    advance(0, 1 + len(others))
     whole = certified_by("global", torch.arange(len(labels)))
     undecided = (whole.correct(labels) & ~whole.certified).nonzero()[:, 0]
     certified, failure = {"global": whole.certified}, whole.failure_probability
     executed = {"global": executed_by(whole)}
-    for bound in bounds:
-        if bound == "global":
-            continue
+    for number, bound in enumerate(others, 1):
+        advance(number, 1 + len(others))
         flags, as_executed = whole.certified.clone(), executed["global"].clone()
         if len(undecided):
             certificate = certified_by(bound, undecided)
@@ -173,7 +176,8 @@ def evaluation_counts(
     if not chunks:
         return Counts()
     images, labels = (torch.cat(each) for each in list(zip(*chunks, strict=True))[1:])
-    in_turn = certify_in_turn(model, images, labels, epsilon, bounds, settings)
+    with progress("certify by bounds", shown=rank == 0) as advance:
+        in_turn = certify_in_turn(model, images, labels, epsilon, bounds, settings, advance)
     counts = Counts(
         images=len(labels),
         certified={name: int(flags.sum()) for name, flags in in_turn.certified.items()},
@@ -181,8 +185,10 @@ def evaluation_counts(
         failure_probability=in_turn.failure_probability,
     )
     decided = torch.stack(list(in_turn.executed.values())).any(dim=0).split(size)
-    for (start, batch, batch_labels), certified in zip(chunks, decided, strict=True):
-        counts += attack_counts(model, batch, batch_labels, certified, epsilon, settings, start)
+    with progress("attack batches", shown=rank == 0) as advance:
+        for number, ((start, batch, batch_labels), certified) in enumerate(zip(chunks, decided, strict=True)):
+            advance(number, len(chunks))
+            counts += attack_counts(model, batch, batch_labels, certified, epsilon, settings, start)
     averaged = [
         batch[: settings.lipschitz_images - start] for start, batch, _ in chunks if start < settings.lipschitz_images
     ]

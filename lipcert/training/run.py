@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console
 from rich.table import Table
 
@@ -100,7 +101,7 @@ def build_trainer(config: DictConfig, *bookkeeping: pl.Callback) -> pl.Trainer:
         callbacks=[*bookkeeping, *callbacks],
         plugins=[WholeCheckpoints(), *environment_plugins()],
         logger=build_loggers(config),
-        enable_progress_bar="progress" in config.callbacks,
+        enable_progress_bar=any(isinstance(each, ProgressBar) for each in callbacks),
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,

@@ -25,6 +25,18 @@ def exponential_decay(progress: float, initial: float, final: float, start: floa
     return float(initial * (final / initial) ** ((progress - start) / (total - start)))
 
 
+def stepwise_decay(progress: float, initial: float, final: float, start: float, total: float, step: float) -> float:
+    """Return `exponential_decay` in steps: from `start` on, during each step of `step` epochs, its value at their end.
+
+    So with `final` = `initial` / 2^8 and 80 epochs of decay in steps of 10, the value halves at `start`, then every 10
+    epochs, and is `final` over the last 10 (section C.2).
+    """
+    if progress < start:
+        return initial
+    end = start + step * (math.floor((progress - start) / step) + 1)
+    return exponential_decay(min(end, total), initial, final, start, total)
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Epochs and targets of a run's schedules (Table 3).
@@ -36,6 +48,7 @@ class Schedule:
         decay_epoch: m, the epoch at which the learning rate starts to decay.
         initial_lr, final_lr: learning rates before and at the end of the decay.
         epsilon_train: target epsilon, in pixels of [0, 1].
+        decay_step: epochs between two drops of the learning rate; 0 for a decay without steps.
 
     Raises:
         ValueError: for values that make no schedule.
@@ -48,6 +61,7 @@ class Schedule:
     initial_lr: float
     final_lr: float
     epsilon_train: float
+    decay_step: float = 0.0
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -59,6 +73,8 @@ class Schedule:
             )
         if not self.decay_epoch >= 0:
             raise ValueError(f"Expected `schedule.decay_epoch` >= 0, got {self.decay_epoch}.")
+        if not 0 <= self.decay_step < math.inf:
+            raise ValueError(f"Expected `schedule.decay_step` >= 0 and finite, got {self.decay_step}.")
         if not (0 < self.initial_lr < math.inf and 0 < self.final_lr < math.inf):
             raise ValueError(f"Expected learning rates > 0 and finite, got {self.initial_lr} and {self.final_lr}.")
         if not 0 < self.epsilon_train < math.inf:
@@ -73,7 +89,8 @@ class Schedule:
         return ramp(progress, self.warmup_epochs, self.ramp_epochs)
 
     def learning_rate(self, progress: float) -> float:
-        """Return the learning rate at `progress` (eq. 27)."""
-        return exponential_decay(
-            progress, self.initial_lr, self.final_lr, min(self.decay_epoch, self.epochs), self.epochs
-        )
+        """Return the learning rate at `progress` (eq. 27, or in the steps of section C.2)."""
+        start, total = min(self.decay_epoch, self.epochs), self.epochs
+        if self.decay_step:
+            return stepwise_decay(progress, self.initial_lr, self.final_lr, start, total, self.decay_step)
+        return exponential_decay(progress, self.initial_lr, self.final_lr, start, total)

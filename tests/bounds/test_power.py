@@ -42,7 +42,7 @@ def test_estimates_stay_below_and_converge(name: str) -> None:
     rows, columns = _masks(linear_map, 6)
     exact = ExactNorms().masked("", linear_map, rows, columns, rows)
     previous = torch.zeros(6, dtype=torch.float64)
-    for iterations in (1, 2, 5, 20 if name == "dense" else 300):
+    for iterations in (1, 2, 5, 30 if name == "dense" else 300):  # of Krylov steps, 12 span everything
         torch.manual_seed(0)
         estimate = PowerNorms(iterations).masked("layer", linear_map, rows, columns, rows)
         assert (estimate <= exact * (1 + 1e-12)).all()

@@ -1,11 +1,7 @@
-"""EMMA, CRM and CLL on every bound and activation: warm-up, gradients, extremes, and a short run."""
+"""EMMA, CRM and CLL on every bound and activation: warm-up, gradients, extremes."""
 
 from __future__ import annotations
 
-import csv
-import json
-import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +15,6 @@ from lipcert.losses import CLL, CRM, EMMA, Objective, Setting, Sparsity, sparsit
 from lipcert.losses.objective import Method
 from lipcert.losses.radii import margins, pair_radii, pair_slopes
 from lipcert.nn import ClippedMaxMin, ClippedReLU
-from tests.commands import QUICK, train_each
 from tests.losses.dense import dense, pixels, setting
 from tests.networks import images, network
 from tests.oracles import ExactNorms
@@ -153,37 +148,3 @@ def test_a_radius_reaches_epsilon_just_where_the_pair_is_certified(bound: Bound,
     others = ~F.one_hot(labels, 5).bool()
     assert 0 < survives[others].double().mean() < 1
     assert torch.equal((radii >= epsilon)[others], survives[others])
-
-
-@pytest.fixture(scope="module", name="runs")
-def fixture_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, object]]]:
-    """Short runs of the three, and one with an option that is out of range."""
-    folder = tmp_path_factory.mktemp("methods")
-    cheap = [*QUICK, "data=digits", "evaluation.pgd_steps=0", "evaluation.bounds=[]"]
-    lines = [
-        [*cheap, "method=emma", "bound=local", "model.activation=clipped_maxmin", "hydra.run.dir=emma"],
-        [*cheap, "method=crm", "bound=global", "hydra.run.dir=crm"],
-        [*cheap, "method=cll", "bound=tight", "hydra.run.dir=cll"],
-        [*cheap, "method=cll", "method.slack=2", "hydra.run.dir=refused"],
-    ]
-    return folder, train_each(lines, folder)
-
-
-def test_the_command_trains_with_each(runs: tuple[Path, list[dict[str, object]]]) -> None:
-    folder, outcomes = runs
-    for name, outcome in zip(("emma", "crm", "cll"), outcomes, strict=False):
-        assert outcome["exit"] == 0, outcome["stderr"]
-        results = json.loads((folder / name / "results.json").read_text())
-        assert results["method"] == name
-        assert 0 <= results["certified_accuracy"] <= results["clean_accuracy"]
-        with (folder / name / "metrics.csv").open() as file:
-            losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
-        assert len(losses) == 3
-        assert all(map(math.isfinite, losses))
-
-
-def test_the_command_refuses_a_bad_option(runs: tuple[Path, list[dict[str, object]]]) -> None:
-    outcome = runs[1][3]
-    assert outcome["exit"] == 1
-    assert "method.slack" in str(outcome["stderr"])
-    assert "Traceback" not in str(outcome["stderr"])

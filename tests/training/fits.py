@@ -21,6 +21,8 @@ from lipcert.training.schedules import Schedule
 
 EPOCHS = 4
 BATCHES = 4
+PATIENCE = 900
+"""Seconds after which a run that was forgotten goes on."""
 
 
 def digits(**arguments: Any) -> ImageDataModule:
@@ -88,7 +90,7 @@ class Pause(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
         if (trainer.current_epoch, index) == self.place and not self.file.exists():
             self.file.touch()
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + PATIENCE
             while time.monotonic() < deadline:
                 time.sleep(0.05)
 

@@ -225,6 +225,14 @@ def test_what_may_differ(run: Path) -> None:
     assert OmegaConf.select(config, "data.root") == "elsewhere", "the configuration itself is left alone"
 
 
+def test_a_setting_that_an_earlier_version_did_not_know(run: Path) -> None:
+    """`schedule.decay_step` has a default in the schema, `schedule.epochs` has none."""
+    assert isinstance(find_state(run, _config(schedule={"decay_step": 0.0}), DESCRIPTION), Resumable)
+    for setting, said in (("decay_step", "0.0"), ("epochs", "absent")):
+        with pytest.raises(ValueError, match=rf"other settings: schedule\.{setting} \({said} there, 10\.0 here\)"):
+            find_state(run, _config(schedule={setting: 10.0}), DESCRIPTION)
+
+
 @pytest.mark.parametrize("text", [None, "a: [", "a: ${nowhere}"])
 def test_no_configuration_to_compare_with(run: Path, text: str | None) -> None:
     path = run / ".hydra" / "config.yaml"

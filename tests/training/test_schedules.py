@@ -40,6 +40,21 @@ def test_learning_rate(progress: float, expected: float) -> None:
     assert _schedule().learning_rate(progress) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("progress", "expected"),
+    [(0, 1e-2), (59.9, 1e-2), (60, 1e-3), (69.9, 1e-3), (70, 1e-4), (85, 1e-5), (90, 1e-6), (99.9, 1e-6), (100, 1e-6)],
+)
+def test_learning_rate_in_steps(progress: float, expected: float) -> None:
+    """The same four decades, one every ten epochs."""
+    assert _schedule(decay_step=10).learning_rate(progress) == pytest.approx(expected)
+
+
+def test_steps_that_do_not_divide_the_decay_end_at_the_final_learning_rate() -> None:
+    schedule = _schedule(decay_step=30)
+    assert schedule.learning_rate(60) == pytest.approx(1e-5)
+    assert schedule.learning_rate(90) == schedule.learning_rate(99.9) == pytest.approx(1e-6)
+
+
 def test_published_mnist_schedule() -> None:
     schedule = Schedule(300, 0, 150, 150, 1e-3, 5e-6, 1.58)
     assert schedule.epsilon(75) == pytest.approx(0.79)
@@ -70,8 +85,10 @@ def test_ramp_that_ends_where_it_starts() -> None:
 
 
 @pytest.mark.parametrize("decay_epoch", [100, 250])
-def test_decay_after_the_end_is_no_decay(decay_epoch: float) -> None:
-    assert _schedule(decay_epoch=decay_epoch).learning_rate(100) == 1e-2
+@pytest.mark.parametrize("decay_step", [0, 10])
+def test_decay_after_the_end_is_no_decay(decay_epoch: float, decay_step: float) -> None:
+    schedule = _schedule(decay_epoch=decay_epoch, decay_step=decay_step)
+    assert {schedule.learning_rate(progress) for progress in (0, 50, 99.99, 100)} == {1e-2}
 
 
 def test_equal_learning_rates() -> None:
@@ -88,6 +105,9 @@ def test_equal_learning_rates() -> None:
         ("ramp_epochs", math.nan),
         ("decay_epoch", -1),
         ("decay_epoch", math.nan),
+        ("decay_step", -1),
+        ("decay_step", math.nan),
+        ("decay_step", math.inf),
         ("initial_lr", 0.0),
         ("initial_lr", math.nan),
         ("initial_lr", math.inf),

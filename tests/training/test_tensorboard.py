@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lipcert.training.loggers import build_loggers
-from tests.commands import QUICK, train
+from tests.commands import QUICK, train_each
 
 CHEAP = ("data.limit_test=10", "evaluation.pgd_steps=0", "evaluation.bounds=[]", "schedule.epochs=2")
 
@@ -17,8 +17,8 @@ CHEAP = ("data.limit_test=10", "evaluation.pgd_steps=0", "evaluation.bounds=[]",
 def test_curves_are_those_of_the_csv(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    done = train(*QUICK, *CHEAP, "logger=tensorboard", "hydra.run.dir=run", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    (done,) = train_each([[*QUICK, *CHEAP, "logger=tensorboard", "hydra.run.dir=run"]], tmp_path)
+    assert done["exit"] == 0, done["stderr"]
     with (tmp_path / "run" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     read = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()

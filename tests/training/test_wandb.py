@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 
 from lipcert.dashboard.panels import SECTIONS, X_AXIS, Bars, Curves, Rows
 from lipcert.training.wandb_logger import earlier_id, finished
-from tests.commands import QUICK, contents, python
+from tests.commands import QUICK, contents, python, reply
+from tests.train_each import MARK, request
 from tests.training.offline_runs import OfflineRun, offline_runs
 
 LAYERS = ("1", "3", "6")
@@ -54,16 +55,18 @@ def fixture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [*RUN, *CHEAP, "resume=stopped/checkpoints/last.ckpt", "hydra.run.dir=resumed"],
         ["-m", "bound=global,local", "hydra.sweep.dir=sweeps/both", *RUN, *CHEAP, "schedule.epochs=1"],
     ]
+    asked = "".join(request(job, folder) for job in jobs)
     environment = {"HOME": str(folder / "home"), "WANDB_API_KEY": "0" * 40, "NO_PROXY": "", "no_proxy": ""}
+    environment["MPLCONFIGDIR"] = str(tmp_path_factory.mktemp("fonts"))  # torchmetrics imports matplotlib where it is
     with socket.create_server(("127.0.0.1", 0)) as server:
         here = f"http://127.0.0.1:{server.getsockname()[1]}"
         addresses = dict.fromkeys(("WANDB_BASE_URL", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), here)
-        done = python("-m", "tests.train_each", cwd=folder, stdin=json.dumps(jobs), **environment, **addresses)
+        done = python("-m", "tests.train_each", cwd=folder, stdin=asked, **environment, **addresses)
         server.setblocking(False)
         with pytest.raises(BlockingIOError):  # nobody called
             server.accept()
     assert done.returncode == 0, done.stderr
-    outcomes = json.loads(done.stdout.splitlines()[-1])
+    outcomes = [reply(line) for line in done.stdout.splitlines() if line.startswith(MARK)]
     assert [each["exit"] for each in outcomes] == [0, 1, 0, 0, 0], outcomes
     assert "error: this run was to fail" in outcomes[1]["stderr"]
     return folder
@@ -251,9 +254,12 @@ def test_only_rank_zero_logs(tmp_path: Path) -> None:
         "from lipcert.training.wandb_logger import RunLogger; logger = RunLogger('.');"
         "logger.log_metrics({'train/loss': 1.0}, 1); logger.experiment.log({})"
     )
-    done = python("-c", script, cwd=tmp_path, LOCAL_RANK="1", HOME=str(tmp_path))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    fonts = str(tmp_path / "fonts")
+    done = python("-c", script, cwd=folder, LOCAL_RANK="1", HOME=str(folder), MPLCONFIGDIR=fonts)
     assert done.returncode == 0, done.stderr
-    assert contents(tmp_path) == {}
+    assert contents(folder) == {}
 
 
 def test_earlier_id(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from lipcert.training.callbacks import ScheduleCallback
 from lipcert.training.module import RobustClassifier
 from lipcert.training.schedules import Schedule
 from lipcert.training.warm_start import announce
-from tests.commands import train
+from tests.commands import train_each
 from tests.training.fits import classifier, digits
 
 
@@ -164,7 +164,7 @@ def test_memory_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_run_says_what_it_keeps(tmp_path: Path) -> None:
-    done = train(
+    arguments = [
         "warm_start=output_side",
         "bound=tight",
         "schedule.epochs=1",
@@ -175,10 +175,10 @@ def test_a_run_says_what_it_keeps(tmp_path: Path) -> None:
         "evaluation.pgd_steps=0",
         "callbacks=quiet",
         f"hydra.run.dir={tmp_path / 'run'}",
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "warm_start=output_side: 200 bytes an image" in done.stdout + done.stderr
+    ]
+    (done,) = train_each([arguments], tmp_path)
+    assert done["exit"] == 0, done["stderr"]
+    assert "warm_start=output_side: 200 bytes an image" in done["stdout"] + done["stderr"]
     content = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["warm_start"]
     assert content["name"] == "output_side"
     assert content["vectors"]["6"].dtype == torch.float16

@@ -1,0 +1,82 @@
+"""What a terminal shows while a run trains: one line with epoch, epsilon, clean and certified accuracy, live."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from lipcert.training.module import RobustClassifier
+from lipcert.training.processes import is_first_process
+
+BAR = 8
+"""Columns of the bar: with 999 epochs and hours to go the line still fits into 80."""
+
+
+KEYS = {"clean": "val/clean_accuracy", "certified": "val/certified_accuracy"}
+
+
+def figures(epsilon: float, accuracies: Mapping[str, float]) -> str:
+    """Return the figures of a moment.
+
+    Args:
+        epsilon: of the last step, in pixels of [0, 1].
+        accuracies: fractions under the names of `KEYS`, of the last validation; `-` stands for those that are missing.
+    """
+    shown = [f"{name} {accuracies[name]:.1%}" if name in accuracies else f"{name} -" for name in KEYS]
+    return " ".join([f"epsilon {epsilon:.3f}", *shown])
+
+
+class TrainingProgress(pl.Callback):
+    """Keeps a progress bar over all epochs on standard error, where that is a terminal, in the first process.
+
+    Args:
+        console: to draw on; standard error when None.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console
+        self._progress: Progress | None = None
+        self._accuracies: dict[str, float] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        console = self._console or Console(stderr=True)
+        columns = (
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(BAR),
+            TaskProgressColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[figures]}"),
+        )
+        shown = console.is_terminal and is_first_process()
+        self._progress = Progress(*columns, console=console, disable=not shown, refresh_per_second=4)
+        batches, epochs = int(trainer.num_training_batches), trainer.max_epochs or 1
+        fields: dict[str, Any] = {"epoch": trainer.current_epoch + 1, "epochs": epochs, "figures": ""}
+        done = trainer.current_epoch * batches  # behind a resumed run
+        self._progress.add_task("", total=epochs * batches, completed=done, **fields)
+        self._progress.start()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        done = trainer.current_epoch * int(trainer.num_training_batches) + batch_idx + 1
+        self._show(pl_module, completed=done, epoch=trainer.current_epoch + 1)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        logged = trainer.callback_metrics
+        self._accuracies = {name: float(logged[key]) for name, key in KEYS.items() if key in logged}
+        self._show(pl_module)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Stop, whatever ended the training."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _show(self, pl_module: pl.LightningModule, **changed: Any) -> None:
+        if self._progress is not None and isinstance(pl_module, RobustClassifier):
+            text = figures(pl_module.current_epsilon, self._accuracies)
+            self._progress.update(self._progress.task_ids[0], figures=text, **changed)

@@ -1,0 +1,23 @@
+"""How `make test` spreads the suite over processes: a thread each, files that start processes of their own first."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+STARTERS = ("tests.commands", "tests.train_each")
+"""Modules whose functions start commands: files that use them take longest, and must not be left for the end."""
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort files, not the tests inside them; all processes must agree on the order."""
+    items.sort(key=lambda item: not _starts_processes(item))
+
+
+def _starts_processes(item: pytest.Item) -> bool:
+    assert isinstance(item, pytest.Function)
+    return any(getattr(value, "__module__", None) in STARTERS for value in vars(item.module).values())
