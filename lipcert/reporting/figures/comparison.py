@@ -1,0 +1,210 @@
+"""Pictures over runs: clean against certified accuracy, Lipschitz bounds and varying neurons side by side."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lipcert.reporting.figures.drawing import FONT, HEIGHT, Picture, canvas, label_ends, percentages, plain_logarithm
+from lipcert.reporting.figures.palette import Palette
+from lipcert.reporting.figures.training import _epochs, _line, draw_varying
+from lipcert.reporting.groups import DataSet, Group
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_LINES = 6
+"""Groups in one picture of lines; each has a colour of its own."""
+
+MOST_PANELS = 12
+
+
+@dataclass(frozen=True)
+class Point:
+    """A group's certified and clean accuracy, mean and sample deviation of each."""
+
+    name: str
+    bound: str
+    certified: float
+    clean: float
+    deviation: tuple[float, float]
+
+
+def points(data: DataSet) -> list[Point]:
+    """Return a point for each group with results."""
+    found = []
+    for name, group in zip(data.names, data.groups, strict=True):
+        certified, clean = group.values("certified_accuracy"), group.values("clean_accuracy")
+        if certified and clean:
+            deviations = (statistics.stdev(each) if len(each) > 1 else 0.0 for each in (certified, clean))
+            means = statistics.mean(certified), statistics.mean(clean)
+            found.append(Point(name, group.first.word("bound"), *means, tuple(deviations)))  # type: ignore[arg-type]
+    return found
+
+
+def frontier(found: Sequence[Point]) -> list[Point]:
+    """Return the points that no other equals or beats in both accuracies and beats in one, by certified accuracy."""
+
+    def beaten(point: Point) -> bool:
+        return any(
+            other.certified >= point.certified
+            and other.clean >= point.clean
+            and (other.certified, other.clean) != (point.certified, point.clean)
+            for other in found
+        )
+
+    return sorted((point for point in found if not beaten(point)), key=lambda point: point.certified)
+
+
+def pareto(data: DataSet, key: str) -> Picture | None:
+    """Return clean against certified accuracy of all groups, None for fewer than two."""
+    found = points(data)
+    if len(found) < 2:
+        return None
+    best = frontier(found)
+
+    def draw(palette: Palette) -> Figure:
+        figure, (axes,) = canvas(palette, height=3.3)
+        axes.grid(axis="x", color=palette["grid"], linewidth=0.7)
+        axes.plot(
+            [100 * point.certified for point in best],
+            [100 * point.clean for point in best],
+            color=palette["muted"],
+            linewidth=1.0,
+            linestyle=(0, (3, 2)),
+        )
+        for bound in dict.fromkeys(point.bound for point in found):
+            chosen = [point for point in found if point.bound == bound]
+            axes.errorbar(
+                [100 * point.certified for point in chosen],
+                [100 * point.clean for point in chosen],
+                xerr=[100 * point.deviation[0] for point in chosen],
+                yerr=[100 * point.deviation[1] for point in chosen],
+                fmt="o",
+                markersize=6,
+                color=palette.bound(bound),
+                elinewidth=1.0,
+                label=f"{bound} bound",
+            )
+        axes.margins(0.12)
+        axes.set_xlabel("certified accuracy, %")
+        axes.set_ylabel("clean accuracy, %")
+        _label_points(axes, best, palette)
+        axes.legend(frameon=False, labelcolor=palette["ink"], fontsize=FONT - 0.5, loc="best", handletextpad=0.3)
+        return figure
+
+    return Picture(
+        key,
+        f"Clean against certified accuracy on {data.name}",
+        "Means of groups of runs; bars are sample deviations over seeds. Named are those that no other beats in both.",
+        "Scatter plot. "
+        + " ".join(f"{p.name}: clean {100 * p.clean:.1f} %, certified {100 * p.certified:.1f} %." for p in found),
+        draw,
+    )
+
+
+def _label_points(axes: object, best: Sequence[Point], palette: Palette) -> None:
+    """Write the names of the points to their left or right, where there is more room."""
+    from matplotlib.axes import Axes
+
+    assert isinstance(axes, Axes)
+    left, right = axes.get_xlim()
+    for point in best:
+        leftwards = 100 * point.certified > (left + right) / 2
+        axes.annotate(
+            point.name,
+            (100 * point.certified, 100 * point.clean),
+            xytext=(-7 if leftwards else 7, 5),
+            textcoords="offset points",
+            ha="right" if leftwards else "left",
+            color=palette["ink"],
+            fontsize=FONT - 1,
+        )
+
+
+def _shown(data: DataSet, most: int) -> list[tuple[str, Group]]:
+    """Return at most so many groups with curves, those that certify most."""
+    pairs = [(name, group) for name, group in zip(data.names, data.groups, strict=True) if group.first.metrics.series]
+
+    def certified(pair: tuple[str, Group]) -> float:
+        return -max(pair[1].values("certified_accuracy"), default=-1.0)
+
+    chosen = sorted(pairs, key=certified)[:most]
+    return [pair for pair in pairs if pair in chosen]
+
+
+def _chosen(data: DataSet, shown: int) -> str:
+    return (
+        ""
+        if shown == len(data.groups)
+        else f" Shown are {shown} of {len(data.groups)} groups, those that certify most."
+    )
+
+
+def lipschitz(data: DataSet, key: str) -> Picture | None:
+    """Return local Lipschitz bounds over epochs of several groups, global ones dashed: Figure 7."""
+    chosen = [
+        (name, group)
+        for name, group in _shown(data, MOST_LINES)
+        if group.first.metrics.get("lipschitz/local") and group.first.metrics.get("lipschitz/global")
+    ]
+    if len(chosen) < 2:
+        return None
+
+    def draw(palette: Palette) -> Figure:
+        figure, (axes,) = canvas(palette, height=3.3)
+        ends = []
+        for (name, group), colour in zip(chosen, palette.series, strict=False):
+            local = group.first.metrics.get("lipschitz/local")
+            _line(axes, group.first.metrics.get("lipschitz/global"), colour, 0.55, dashed=True)
+            _line(axes, local, colour)
+            ends.append((local.values[-1], name, colour))
+        plain_logarithm(axes)
+        _epochs(axes)
+        label_ends(axes, ends)
+        return figure
+
+    return Picture(
+        key,
+        f"Lipschitz bounds over epochs on {data.name}",
+        "As in Figure 7 of the paper: local bounds, dashed global ones, of one run of each group; estimates while "
+        f"training.{_chosen(data, len(chosen))}",
+        "Line chart over epochs, logarithmic. Last local bounds: "
+        + ", ".join(f"{name} {group.first.metrics.get('lipschitz/local').values[-1]:.4g}" for name, group in chosen),
+        draw,
+    )
+
+
+def varying(data: DataSet, key: str) -> Picture | None:
+    """Return proportions of varying neurons a layer, a panel a group: Figure 6."""
+    chosen = [pair for pair in _shown(data, MOST_PANELS) if pair[1].first.metrics.by_layer("varying")]
+    if len(chosen) < 2:
+        return None
+    rows = math.ceil(len(chosen) / 2)
+
+    def draw(palette: Palette) -> Figure:
+        figure, panels = canvas(palette, rows, 2, height=max(HEIGHT, 1.45 * rows + 0.4))
+        for axes in panels[len(chosen) :]:
+            axes.set_visible(False)
+        for axes, (name, group) in zip(panels, chosen, strict=False):
+            layers = group.first.metrics.by_layer("varying")
+            ends = draw_varying(axes, layers, palette)
+            percentages(axes, 1.02)
+            axes.set_title(name, fontsize=FONT - 0.5, pad=3)
+            label_ends(axes, [(value, text.removeprefix("layer "), colour) for value, text, colour in ends])
+        for axes in panels[max(0, len(chosen) - 2) : len(chosen)]:
+            _epochs(axes)
+            axes.tick_params(labelbottom=True)
+        return figure
+
+    return Picture(
+        key,
+        f"Varying neurons over epochs on {data.name}",
+        "As in Figure 6 of the paper: share of neurons whose output is not constant within epsilon, by layer, of one "
+        f"run of each group; darker lines are later layers.{_chosen(data, len(chosen))}",
+        f"Line charts over epochs, one a group: {', '.join(name for name, _ in chosen)}.",
+        draw,
+    )

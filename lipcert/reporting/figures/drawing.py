@@ -1,0 +1,206 @@
+"""What all pictures share: sizes, axes, labels beside lines, and how they become SVG and PNG."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lipcert.reporting.figures.palette import PAGE, VARIABLES, Palette
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH, HEIGHT = 4.3, 2.9
+"""Inches; small, so that words stay readable on a phone."""
+
+DOTS_PER_INCH = 220
+
+FONT = 9.0
+
+LEAST_GAP = 0.075
+"""Between labels beside lines, as share of the axes' height."""
+
+STYLE: Any = {
+    "font.size": FONT,
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.titlesize": FONT,
+    "axes.titlelocation": "left",
+    "axes.labelsize": FONT,
+    "xtick.labelsize": FONT - 0.5,
+    "ytick.labelsize": FONT - 0.5,
+    "lines.linewidth": 1.9,
+    "lines.solid_capstyle": "round",
+    "lines.solid_joinstyle": "round",
+    "svg.fonttype": "none",
+    "figure.constrained_layout.use": True,
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that can be drawn in any palette.
+
+    Attributes:
+        key: name of its file, without folder and ending.
+        title: heading; caption: what is seen and where it comes from; alt: for who cannot see it.
+        draw: draws it.
+    """
+
+    key: str
+    title: str
+    caption: str
+    alt: str
+    draw: Callable[[Palette], Figure]
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A picture for which there are no numbers: a sentence says why, and `command` what makes them."""
+
+    title: str
+    sentence: str
+    command: str | None = None
+
+
+def canvas(palette: Palette, rows: int = 1, columns: int = 1, height: float = HEIGHT) -> tuple[Figure, list[Axes]]:
+    """Return an empty figure, and its axes row by row."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), facecolor=palette["surface"])
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=columns > 1)
+    axes = list(grid.flat)
+    for each in axes:
+        dress(each, palette)
+    return figure, axes
+
+
+def dress(axes: Axes, palette: Palette) -> None:
+    """Give axes the look of all: thin horizontal rules, no frame, quiet ticks."""
+    axes.set_facecolor(palette["surface"])
+    axes.grid(axis="y", color=palette["grid"], linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines["bottom"].set_color(palette["muted"])
+    axes.tick_params(colors=palette["muted"], which="both", length=0, pad=4)
+    axes.xaxis.label.set_color(palette["muted"])
+    axes.yaxis.label.set_color(palette["muted"])
+    axes.title.set_color(palette["ink"])
+
+
+def whole_numbers(axes: Axes) -> None:
+    """Put ticks of the x axis at whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+
+
+def percentages(axes: Axes, top: float = 1.0) -> None:
+    """Show the y axis, fractions from 0 to `top`, in per cent."""
+    from matplotlib.ticker import PercentFormatter
+
+    axes.set_ylim(0, top)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+
+
+def plain_logarithm(axes: Axes) -> None:
+    """Make the y axis logarithmic, with few, plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    lower, upper = axes.get_ylim()
+    subs = (1.0,) if upper / lower > 1e3 else (1.0, 2.0, 5.0)
+    axes.yaxis.set_major_locator(LogLocator(base=10, subs=subs, numticks=8))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 1e5 else f"{value:.0e}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def spread(wanted: Sequence[float], gap: float = LEAST_GAP) -> list[float]:
+    """Return heights near the wanted ones, at least `gap` apart, in their order."""
+    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
+    placed = [wanted[index] for index in order]
+    for _ in range(200):
+        moved = False
+        for lower in range(len(placed) - 1):
+            lacking = gap - (placed[lower + 1] - placed[lower])
+            if lacking > 1e-6:
+                placed[lower] -= lacking / 2
+                placed[lower + 1] += lacking / 2
+                moved = True
+        if not moved:
+            break
+    heights = [0.0] * len(wanted)
+    for index, height in zip(order, placed, strict=True):
+        heights[index] = height
+    return heights
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Write labels beside the right end of lines: (value on the y axis, text, colour) each; limits must be set."""
+    transform = axes.transLimits if axes.get_yscale() == "linear" else axes.transScale + axes.transLimits
+    right = axes.get_xlim()[1]
+    wanted = [float(transform.transform((right, value))[1]) for value, _, _ in ends]
+    for height, (_, text, colour) in zip(spread(wanted), ends, strict=True):
+        axes.annotate(
+            text,
+            (1.02, height),
+            xycoords="axes fraction",
+            va="center",
+            ha="left",
+            color=colour,
+            fontsize=FONT - 0.5,
+            fontweight="bold",
+            annotation_clip=False,
+        )
+
+
+def as_svg(picture: Picture) -> str:
+    """Return a picture as inline SVG whose colours and font are the page's."""
+    content = _saved(picture, PAGE, "svg").decode()
+    content = content[content.index("<svg") :]
+    content = re.sub(r"<metadata>.*?</metadata>\s*", "", content, flags=re.DOTALL)
+    content = re.sub(r"<!--.*?-->\s*", "", content, flags=re.DOTALL)
+    for colour, variable in VARIABLES.items():
+        content = content.replace(colour, variable)
+    content = re.sub(r"font: [^;\"]*?([\d.]+px)[^;\"]*", r"font-size: \1; font-family: inherit", content)
+    content = _own_ids(content, picture.key)
+    box = re.search(r'viewBox="[^"]+"', content)
+    assert box is not None
+    opening = f'<svg {box[0]} role="img" aria-label="{html.escape(picture.alt)}">'
+    return re.sub(r"<svg[^>]*>", lambda _: opening, content, count=1)
+
+
+def _own_ids(content: str, key: str) -> str:
+    """Return SVG with the ids that are referred to made its own, and without all others."""
+    prefix = re.sub(r"\W+", "-", key)
+    used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', content))
+    names = {name for pair in used for name in pair if name}
+
+    def renamed(match: re.Match[str]) -> str:
+        return f' id="{prefix}-{match[1]}"' if match[1] in names else ""
+
+    content = re.sub(r' id="([^"]+)"', renamed, content)
+    content = re.sub(r'(?:xlink:)?href="#([^"]+)"', rf'href="#{prefix}-\1"', content)
+    return re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", content)
+
+
+def as_png(picture: Picture, palette: Palette) -> bytes:
+    """Return a picture as PNG."""
+    return _saved(picture, palette, "png")
+
+
+def _saved(picture: Picture, palette: Palette, kind: str) -> bytes:
+    import matplotlib
+
+    content = io.BytesIO()
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": picture.key}):
+        figure = picture.draw(palette)
+        metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+        figure.savefig(content, format=kind, dpi=DOTS_PER_INCH if kind == "png" else 72, metadata=metadata)
+    return content.getvalue()
