@@ -211,7 +211,8 @@ def _about(measurement: Measurement) -> tuple[str, ...]:
     attack = header.attack
     return (
         f"Measured on the first {header.data['num_images']} {header.data['split']} images of {header.data['name']} "
-        f"with {header.checkpoint}, SHA-256 of the network {str(header.model['sha256'])[:16]}...; ε = {header.epsilon:.6g}.",
+        f"with {header.checkpoint}, SHA-256 of the network {str(header.model['sha256'])[:16]}..., "
+        f"ε = {header.epsilon:.6g}.",
         f"All certified radii hold together {certainty}. {header.arithmetic}",
         f"PGD: {attack['steps']} steps, {attack['restarts']} random start(s), at {len(header.radii)} radii.",
         "results.json counts all test images and, as the literature does, the exact network.",

@@ -39,13 +39,15 @@ def pictures_of_run(run: Run) -> list[Picture | Absent]:
     if measurement is None:
         return [*found, _unmeasured(run)]
     found += [measured.curves(measurement), measured.radii(measurement), measured.margins(measurement)]
-    title = "Power iterations to convergence"
-    counted = measurement.convergence
-    found.append(measured.convergence(measurement) if counted else Absent(title, "None were counted."))
     classes = int(measurement.header.data["num_classes"])
     if classes > measured.MOST_CLASSES:
-        return [*found, Absent("Confusion", f"{classes} classes are too many for a matrix; images.csv has all rows.")]
-    return found + [measured.confusion(key, matrix) for key, matrix in measured.matrices(measurement).items()]
+        sentence = f"{classes} classes are too many for a matrix; images.csv of the measurement has all rows."
+        found.append(Absent("Confusion", sentence))
+    else:
+        found += [measured.confusion(key, matrix) for key, matrix in measured.matrices(measurement).items()]
+    if measurement.convergence:
+        return [*found, measured.convergence(measurement)]
+    return [*found, Absent("Power iterations to convergence", "None were counted.")]
 
 
 def _unmeasured(run: Run) -> Absent:

@@ -8,18 +8,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lipcert.reporting.figures.drawing import FONT, HEIGHT, Picture, canvas, label_ends, percentages, plain_logarithm
+from lipcert.reporting.figures.drawing import (
+    FONT,
+    HEIGHT,
+    Picture,
+    canvas,
+    gap_of,
+    label_ends,
+    percentages,
+    plain_logarithm,
+    room_beside,
+    spread,
+)
 from lipcert.reporting.figures.palette import Palette
 from lipcert.reporting.figures.training import _epochs, _line, draw_varying
 from lipcert.reporting.groups import DataSet, Group
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MOST_LINES = 6
 """Groups in one picture of lines; each has a colour of its own."""
 
 MOST_PANELS = 12
+
+MOST_NAMED = 8
+"""Points of a plot that are all named."""
 
 
 @dataclass(frozen=True)
@@ -87,41 +102,41 @@ def pareto(data: DataSet, key: str) -> Picture | None:
                 markersize=6,
                 color=palette.bound(bound),
                 elinewidth=1.0,
-                label=f"{bound} bound",
             )
         axes.margins(0.12)
         axes.set_xlabel("certified accuracy, %")
         axes.set_ylabel("clean accuracy, %")
-        _label_points(axes, best, palette)
-        axes.legend(frameon=False, labelcolor=palette["ink"], fontsize=FONT - 0.5, loc="best", handletextpad=0.3)
+        _label_points(axes, found if len(found) <= MOST_NAMED else best, palette)
         return figure
 
     return Picture(
         key,
         f"Clean against certified accuracy on {data.name}",
-        "Means of groups of runs; bars are sample deviations over seeds. Named are those that no other beats in both.",
+        "Means of groups of runs, coloured by bound; bars are sample deviations over seeds. The dashed line joins "
+        f"those that no other beats in both.{'' if len(found) <= MOST_NAMED else ' They are named.'}",
         "Scatter plot. "
         + " ".join(f"{p.name}: clean {100 * p.clean:.1f} %, certified {100 * p.certified:.1f} %." for p in found),
         draw,
     )
 
 
-def _label_points(axes: object, best: Sequence[Point], palette: Palette) -> None:
-    """Write the names of the points to their left or right, where there is more room."""
-    from matplotlib.axes import Axes
-
-    assert isinstance(axes, Axes)
-    left, right = axes.get_xlim()
-    for point in best:
-        leftwards = 100 * point.certified > (left + right) / 2
+def _label_points(axes: Axes, shown: Sequence[Point], palette: Palette) -> None:
+    """Write the names of points beside the axes, with a thin line from each to its point."""
+    wanted = [float(axes.transLimits.transform((0, 100 * point.clean))[1]) for point in shown]
+    names = room_beside(axes, [point.name for point in shown])
+    for height, name, point in zip(spread(wanted, gap_of(names)), names, shown, strict=True):
         axes.annotate(
-            point.name,
+            name,
             (100 * point.certified, 100 * point.clean),
-            xytext=(-7 if leftwards else 7, 5),
-            textcoords="offset points",
-            ha="right" if leftwards else "left",
-            color=palette["ink"],
-            fontsize=FONT - 1,
+            xytext=(1.03, height),
+            textcoords="axes fraction",
+            va="center",
+            color=palette.bound(point.bound),
+            fontsize=FONT - 0.5,
+            fontweight="bold",
+            annotation_clip=False,
+            in_layout=False,
+            arrowprops={"arrowstyle": "-", "color": palette["muted"], "linewidth": 0.5, "alpha": 0.7, "shrinkB": 4},
         )
 
 
@@ -144,6 +159,13 @@ def _chosen(data: DataSet, shown: int) -> str:
     )
 
 
+def _colours(chosen: Sequence[tuple[str, Group]], palette: Palette) -> list[str]:
+    """Return a colour a group: that of its bound where no two share one, else one after the other."""
+    bounds = [group.first.word("bound") for _, group in chosen]
+    own = [palette.bound(bound) for bound in bounds]
+    return own if len(set(own)) == len(own) else list(palette.series[: len(chosen)])
+
+
 def lipschitz(data: DataSet, key: str) -> Picture | None:
     """Return local Lipschitz bounds over epochs of several groups, global ones dashed: Figure 7."""
     chosen = [
@@ -157,7 +179,7 @@ def lipschitz(data: DataSet, key: str) -> Picture | None:
     def draw(palette: Palette) -> Figure:
         figure, (axes,) = canvas(palette, height=3.3)
         ends = []
-        for (name, group), colour in zip(chosen, palette.series, strict=False):
+        for (name, group), colour in zip(chosen, _colours(chosen, palette), strict=True):
             local = group.first.metrics.get("lipschitz/local")
             _line(axes, group.first.metrics.get("lipschitz/global"), colour, 0.55, dashed=True)
             _line(axes, local, colour)
@@ -193,8 +215,8 @@ def varying(data: DataSet, key: str) -> Picture | None:
             layers = group.first.metrics.by_layer("varying")
             ends = draw_varying(axes, layers, palette)
             percentages(axes, 1.02)
-            axes.set_title(name, fontsize=FONT - 0.5, pad=3)
-            label_ends(axes, [(value, text.removeprefix("layer "), colour) for value, text, colour in ends])
+            axes.set_title(name, fontsize=FONT - 0.5, pad=3, color=palette["ink"])
+            label_ends(axes, [(value, text.removeprefix("layer "), colour) for value, text, colour in ends], room=False)
         for axes in panels[max(0, len(chosen) - 2) : len(chosen)]:
             _epochs(axes)
             axes.tick_params(labelbottom=True)

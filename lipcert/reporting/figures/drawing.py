@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,9 @@ FONT = 9.0
 
 LEAST_GAP = 0.075
 """Between labels beside lines, as share of the axes' height."""
+
+CHARACTER, LONGEST = 0.0175, 18
+"""Width of a letter of such labels, as share of the figure's; most letters of a line."""
 
 STYLE: Any = {
     "font.size": FONT,
@@ -91,7 +95,6 @@ def dress(axes: Axes, palette: Palette) -> None:
     axes.tick_params(colors=palette["muted"], which="both", length=0, pad=4)
     axes.xaxis.label.set_color(palette["muted"])
     axes.yaxis.label.set_color(palette["muted"])
-    axes.title.set_color(palette["ink"])
 
 
 def whole_numbers(axes: Axes) -> None:
@@ -121,8 +124,16 @@ def plain_logarithm(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
+def counts(axes: Axes) -> None:
+    """Put few ticks of the y axis, counts of images, at whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+    axes.set_ylabel("images")
+
+
 def spread(wanted: Sequence[float], gap: float = LEAST_GAP) -> list[float]:
-    """Return heights near the wanted ones, at least `gap` apart, in their order."""
+    """Return heights near the wanted ones, at least `gap` apart, in their order; moved into [0, 1] where they fit."""
     order = sorted(range(len(wanted)), key=lambda index: wanted[index])
     placed = [wanted[index] for index in order]
     for _ in range(200):
@@ -135,20 +146,47 @@ def spread(wanted: Sequence[float], gap: float = LEAST_GAP) -> list[float]:
                 moved = True
         if not moved:
             break
+    if placed:
+        shift = max(0.0, -placed[0]) - max(0.0, placed[-1] - 1)
+        placed = [height + shift for height in placed]
     heights = [0.0] * len(wanted)
     for index, height in zip(order, placed, strict=True):
         heights[index] = height
     return heights
 
 
-def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Write labels beside the right end of lines: (value on the y axis, text, colour) each; limits must be set."""
+def room_beside(axes: Axes, names: Sequence[str]) -> list[str]:
+    """Leave room for names on the right of axes; return the names, broken into lines where they are long."""
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    broken = ["\n".join(textwrap.wrap(name, LONGEST, break_long_words=False)) for name in names]
+    longest = max((len(line) for name in broken for line in name.splitlines()), default=0)
+    figure = axes.get_figure(root=True)
+    engine = None if figure is None else figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(rect=(0, 0, 1 - min(0.45, 0.03 + CHARACTER * longest), 1))
+    return broken
+
+
+def gap_of(names: Sequence[str]) -> float:
+    """Return the least distance of names beside axes, as share of their height."""
+    return LEAST_GAP * max((name.count("\n") + 1 for name in names), default=1)
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], room: bool = True) -> None:
+    """Write labels beside the right end of lines: (value on the y axis, text, colour) each; limits must be set.
+
+    `room`: leave room for them on the right of the figure; without, they are short and stand among several axes.
+    """
     transform = axes.transLimits if axes.get_yscale() == "linear" else axes.transScale + axes.transLimits
     right = axes.get_xlim()[1]
     wanted = [float(transform.transform((right, value))[1]) for value, _, _ in ends]
-    for height, (_, text, colour) in zip(spread(wanted), ends, strict=True):
+    names = [text for _, text, _ in ends]
+    names = room_beside(axes, names) if room else names
+    gap = gap_of(names) if room else 2.2 * LEAST_GAP
+    for height, name, (_, _, colour) in zip(spread(wanted, gap), names, ends, strict=True):
         axes.annotate(
-            text,
+            name,
             (1.02, height),
             xycoords="axes fraction",
             va="center",
@@ -157,6 +195,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
             fontsize=FONT - 0.5,
             fontweight="bold",
             annotation_clip=False,
+            in_layout=not room,
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lipcert.reporting.figures.drawing import FONT, HEIGHT, Picture, canvas, label_ends, percentages
+from lipcert.reporting.figures.drawing import FONT, HEIGHT, Picture, canvas, counts, label_ends, percentages
 from lipcert.reporting.figures.palette import Palette
 from lipcert.reporting.measurements import NOT_CONVERGED, ConvergenceRow, Measurement
 
@@ -30,8 +30,9 @@ def curves(measured: Measurement) -> Picture:
         for place, bound in enumerate(header.bounds):
             lines.append((bound, [row.certified[place] for row in rows], palette.bound(bound)))
         axes.axvline(header.epsilon, color=palette["muted"], linewidth=0.9, linestyle=(0, (2, 2)))
-        for _, values, colour in lines:
-            axes.plot(epsilons, values, color=colour, marker="o", markersize=2.6)
+        for name, values, colour in reversed(lines):  # where bounds agree, dashes show the one below
+            dashes = (0, (3, 1.6)) if name == "local" else "-"
+            axes.plot(epsilons, values, color=colour, linestyle=dashes, marker="o", markersize=2.6)
         percentages(axes)
         axes.set_xlim(0, epsilons[-1])
         axes.set_xlabel("ε")
@@ -78,7 +79,7 @@ def radii(measured: Measurement) -> Picture:
         axes.axvline(header.epsilon, color=palette["muted"], linewidth=0.9, linestyle=(0, (2, 2)))
         axes.set_xlim(0, largest)
         axes.set_xlabel("certified radius")
-        axes.set_ylabel("images")
+        counts(axes)
         _legend(axes, palette)
         return figure
 
@@ -114,7 +115,7 @@ def margins(measured: Measurement) -> Picture:
         )
         axes.axvline(0, color=palette["muted"], linewidth=0.9, linestyle=(0, (2, 2)))
         axes.set_xlabel("certified margin")
-        axes.set_ylabel("images")
+        counts(axes)
         _legend(axes, palette)
         return figure
 
@@ -153,10 +154,10 @@ def convergence(measured: Measurement) -> Picture:
                 axes.bar(beyond, late, width=beyond - edges[-1], color=palette["attacked"], alpha=0.85)
             axes.set_xscale("log")
             axes.set_xlim(1, beyond * 1.3 if some_late else end)
-            axes.set_title(f"layer {place + 1}", pad=2)
-            axes.yaxis.get_major_locator().set_params(nbins=3, integer=True)  # type: ignore[call-arg]
+            axes.set_title(f"layer {place + 1}", pad=2, color=palette["ink"])
+            counts(axes)
+            axes.set_ylabel("images" if place == len(layers) // 2 else "")
         _iterations(panels[-1], end, beyond if some_late else None, largest)
-        panels[len(panels) // 2].set_ylabel("images")
         return figure
 
     return Picture(
