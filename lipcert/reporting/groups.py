@@ -17,6 +17,9 @@ TITLES = {"num_test": "images", "epsilon": "ε"}
 COVERED = ("data.name", "model.name", "model.activation", "method._target_", "bound.name", "epsilon", "data.limit_test")
 """Settings that the words say."""
 
+LAST_RESORT = ("evaluation.", "trainer.", "warm_start.", "bound.economy", "bound.precision")
+"""Settings that name groups only where no other does."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -72,7 +75,7 @@ class DataSet:
     @property
     def names(self) -> list[str]:
         """A short name for each group, unique among them."""
-        if not self.columns:
+        if len(self.groups) == 1:
             return [f"{group.first.word('method')} {group.first.word('bound')}" for group in self.groups]
         shown = [key if "." in key or key in ("num_test", "epsilon") else "" for key in self.columns]
         return [
@@ -119,12 +122,21 @@ def _differing(groups: Sequence[Group], keys: Sequence[str]) -> list[str]:
 
 
 def _further(groups: Sequence[Group], columns: Sequence[str]) -> list[str]:
-    """Return the settings that tell apart groups whose columns are alike."""
-    alike: dict[tuple[str, ...], list[Group]] = {}
-    for group in groups:
-        alike.setdefault(tuple(_value(group, key) for key in columns), []).append(group)
-    keys = dict.fromkeys(key for group in groups for key in group.first.settings if key not in COVERED)
-    return [key for key in keys if any(_differing(some, [key]) for some in alike.values())]
+    """Return settings, as few as are found one after the other, that tell apart groups whose columns are alike."""
+    found: list[str] = []
+
+    def told_apart(key: str | None = None) -> int:
+        keys = (*columns, *found, *([key] if key else []))
+        return len({tuple(_value(group, each) for each in keys) for group in groups})
+
+    candidates = list(dict.fromkeys(key for group in groups for key in group.first.settings if key not in COVERED))
+    candidates.sort(key=lambda key: key.startswith(LAST_RESORT))
+    while told_apart() < len(groups):
+        best = max(candidates, key=told_apart, default=None)
+        if best is None or told_apart(best) == told_apart():
+            break
+        found.append(best)
+    return found
 
 
 def by_data_set(groups: Sequence[Group]) -> list[DataSet]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -215,7 +216,7 @@ def varying(data: DataSet, key: str) -> Picture | None:
             layers = group.first.metrics.by_layer("varying")
             ends = draw_varying(axes, layers, palette)
             percentages(axes, 1.02)
-            axes.set_title(name, fontsize=FONT - 0.5, pad=3, color=palette["ink"])
+            axes.set_title(textwrap.fill(name, 22), fontsize=FONT - 0.5, pad=3, color=palette["ink"])
             label_ends(axes, [(value, text.removeprefix("layer "), colour) for value, text, colour in ends], room=False)
         for axes in panels[max(0, len(chosen) - 2) : len(chosen)]:
             _epochs(axes)
