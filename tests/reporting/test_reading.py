@@ -34,7 +34,7 @@ def test_layers_are_sorted_as_numbers(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_run(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", metrics=METRICS[: METRICS.index("2,1.0")])
+    folder = write_run(tmp_path / "run", metrics=METRICS[: METRICS.index("2,4.5")])
     (folder / "results.json").unlink()
     run = read_run(folder, "run")
     assert run.state is State.UNFINISHED

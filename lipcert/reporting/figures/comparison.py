@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 MOST_LINES = 6
 """Groups in one picture of lines; each has a colour of its own."""
 
-MOST_PANELS = 12
+MOST_PANELS = 8
+
+STRENGTHS = (1.0, 0.55)
+"""Of lines whose groups share a bound, and so a colour."""
 
 MOST_NAMED = 8
 """Points of a plot that are all named."""
@@ -123,6 +126,7 @@ def pareto(data: DataSet, key: str) -> Picture | None:
 
 def _label_points(axes: Axes, shown: Sequence[Point], palette: Palette) -> None:
     """Write the names of points beside the axes, with a thin line from each to its point."""
+    axes.set_ylim(axes.get_ylim())  # heights are shares of it from here on
     wanted = [float(axes.transLimits.transform((0, 100 * point.clean))[1]) for point in shown]
     names = room_beside(axes, [point.name for point in shown])
     for height, name, point in zip(spread(wanted, gap_of(names)), names, shown, strict=True):
@@ -160,11 +164,13 @@ def _chosen(data: DataSet, shown: int) -> str:
     )
 
 
-def _colours(chosen: Sequence[tuple[str, Group]], palette: Palette) -> list[str]:
-    """Return a colour a group: that of its bound where no two share one, else one after the other."""
+def _colours(chosen: Sequence[tuple[str, Group]], palette: Palette) -> list[tuple[str, float]]:
+    """Return a colour and its strength a group: its bound's, weaker for the second of a bound, else one for each."""
     bounds = [group.first.word("bound") for _, group in chosen]
-    own = [palette.bound(bound) for bound in bounds]
-    return own if len(set(own)) == len(own) else list(palette.series[: len(chosen)])
+    places = [bounds[:index].count(bound) for index, bound in enumerate(bounds)]
+    if max(places) < len(STRENGTHS):
+        return [(palette.bound(bound), STRENGTHS[place]) for bound, place in zip(bounds, places, strict=True)]
+    return [(colour, 1.0) for colour in palette.series[: len(chosen)]]
 
 
 def lipschitz(data: DataSet, key: str) -> Picture | None:
@@ -180,10 +186,10 @@ def lipschitz(data: DataSet, key: str) -> Picture | None:
     def draw(palette: Palette) -> Figure:
         figure, (axes,) = canvas(palette, height=3.3)
         ends = []
-        for (name, group), colour in zip(chosen, _colours(chosen, palette), strict=True):
+        for (name, group), (colour, strength) in zip(chosen, _colours(chosen, palette), strict=True):
             local = group.first.metrics.get("lipschitz/local")
-            _line(axes, group.first.metrics.get("lipschitz/global"), colour, 0.55, dashed=True)
-            _line(axes, local, colour)
+            _line(axes, group.first.metrics.get("lipschitz/global"), colour, 0.6 * strength, dashed=True)
+            _line(axes, local, colour, strength)
             ends.append((local.values[-1], name, colour))
         plain_logarithm(axes)
         _epochs(axes)
@@ -209,7 +215,7 @@ def varying(data: DataSet, key: str) -> Picture | None:
     rows = math.ceil(len(chosen) / 2)
 
     def draw(palette: Palette) -> Figure:
-        figure, panels = canvas(palette, rows, 2, height=max(HEIGHT, 1.45 * rows + 0.4))
+        figure, panels = canvas(palette, rows, 2, height=max(HEIGHT, 1.2 * rows + 0.5))
         for axes in panels[len(chosen) :]:
             axes.set_visible(False)
         for axes, (name, group) in zip(panels, chosen, strict=False):

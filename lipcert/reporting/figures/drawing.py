@@ -207,7 +207,8 @@ def as_svg(picture: Picture) -> str:
     content = re.sub(r"<!--.*?-->\s*", "", content, flags=re.DOTALL)
     for colour, variable in VARIABLES.items():
         content = content.replace(colour, variable)
-    content = re.sub(r"font: [^;\"]*?([\d.]+px)[^;\"]*", r"font-size: \1; font-family: inherit", content)
+    content = re.sub(r"font: [^;\"]*?([\d.]+px)[^;\"]*", r"font-size: \1", content)
+    content = re.sub(r" ?font-family: [^;\"]*;?", "", content)
     content = _own_ids(content, picture.key)
     box = re.search(r'viewBox="[^"]+"', content)
     assert box is not None
