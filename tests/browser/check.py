@@ -1,4 +1,4 @@
-"""Looks at a report in a real browser: `python -m tests.browser.check [REPORT.html] [--pictures DIR]` (`make browser-check`).
+"""Looks at a report in a real browser: `make browser-check`, or `python -m tests.browser.check [REPORT.html]`.
 
 At 1280 and 390 pixels, light and dark: no error on the console, nothing loaded from elsewhere, no scrolling sideways,
 words in pictures that can be read. Without a page it makes one of runs written by hand.
@@ -38,12 +38,13 @@ CONTRAST = """
     const colour = getComputedStyle(element).backgroundColor;
     if (!/, 0\\)$|transparent/.test(colour)) return colour; } return 'rgb(255,255,255)'; };
   let worst = [99, ''];
-  for (const element of document.querySelectorAll('h1,h2,h4,p,li,a,td,th,dt,dd,small,figcaption,code,summary,span,svg text')) {
+  const words = 'h1,h2,h4,p,li,a,td,th,dt,dd,small,figcaption,code,summary,span,svg text';
+  for (const element of document.querySelectorAll(words)) {
     if (!element.getClientRects().length) continue;
     const style = getComputedStyle(element), inside = element.closest('svg');
-    const words = inside ? style.fill : style.color;
-    if (!/^rgb/.test(words)) continue;
-    const [one, other] = [light(words), light(ground(inside ? inside.parentElement : element))].sort((a, b) => b - a);
+    const colour = inside ? style.fill : style.color;
+    if (!/^rgb/.test(colour)) continue;
+    const [one, other] = [light(colour), light(ground(inside ? inside.parentElement : element))].sort((a, b) => b - a);
     const ratio = (one + 0.05) / (other + 0.05);
     if (ratio < worst[0]) worst = [ratio, element.tagName + ': ' + element.textContent.trim().slice(0, 40)];
   }

@@ -250,7 +250,7 @@ def confusion(key: str, matrix: Matrix) -> Picture:
                 colour = palette["tight"] if right else palette["attacked"]
                 corner = (said - 0.47, label - 0.47)
                 axes.add_patch(
-                    Rectangle(corner, 0.94, 0.94, facecolor=colour, alpha=0.15 + 0.6 * count / largest, linewidth=0)
+                    Rectangle(corner, 0.94, 0.94, facecolor=colour, alpha=0.14 + 0.38 * count / largest, linewidth=0)
                 )
                 size = FONT - 1 if len(matrix.columns) <= 12 else FONT - 3
                 axes.text(said, label, str(count), ha="center", va="center", color=palette["ink"], fontsize=size)
