@@ -22,7 +22,7 @@ from lipcert.reporting.figures.drawing import (
     spread,
 )
 from lipcert.reporting.figures.palette import Palette
-from lipcert.reporting.figures.training import _epochs, _line, draw_varying
+from lipcert.reporting.figures.training import draw_varying, line, over_epochs
 from lipcert.reporting.groups import DataSet, Group
 
 if TYPE_CHECKING:
@@ -188,11 +188,11 @@ def lipschitz(data: DataSet, key: str) -> Picture | None:
         ends = []
         for (name, group), (colour, strength) in zip(chosen, _colours(chosen, palette), strict=True):
             local = group.first.metrics.get("lipschitz/local")
-            _line(axes, group.first.metrics.get("lipschitz/global"), colour, 0.6 * strength, dashed=True)
-            _line(axes, local, colour, strength)
+            line(axes, group.first.metrics.get("lipschitz/global"), colour, 0.6 * strength, dashed=True)
+            line(axes, local, colour, strength)
             ends.append((local.values[-1], name, colour))
         plain_logarithm(axes)
-        _epochs(axes)
+        over_epochs(axes, "Lipschitz bound")
         label_ends(axes, ends)
         return figure
 
@@ -225,7 +225,7 @@ def varying(data: DataSet, key: str) -> Picture | None:
             axes.set_title(textwrap.fill(name, 22), fontsize=FONT - 0.5, pad=3, color=palette["ink"])
             label_ends(axes, [(value, text.removeprefix("layer "), colour) for value, text, colour in ends], room=False)
         for axes in panels[max(0, len(chosen) - 2) : len(chosen)]:
-            _epochs(axes)
+            over_epochs(axes)
             axes.tick_params(labelbottom=True)
         return figure
 

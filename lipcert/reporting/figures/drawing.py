@@ -26,7 +26,10 @@ FONT = 9.0
 LEAST_GAP = 0.075
 """Between labels beside lines, as share of the axes' height."""
 
-CHARACTER, LONGEST = 0.0175, 18
+HIGHEST = 0.97
+"""Of labels beside lines, as share of the axes' height."""
+
+CHARACTER, LONGEST = 0.0182, 18
 """Width of a letter of such labels, as share of the figure's; most letters of a line."""
 
 STYLE: Any = {
@@ -45,6 +48,8 @@ STYLE: Any = {
     "lines.solid_joinstyle": "round",
     "svg.fonttype": "none",
     "figure.constrained_layout.use": True,
+    "figure.constrained_layout.w_pad": 0.07,
+    "figure.constrained_layout.h_pad": 0.07,
 }
 
 
@@ -133,7 +138,7 @@ def counts(axes: Axes) -> None:
 
 
 def spread(wanted: Sequence[float], gap: float = LEAST_GAP) -> list[float]:
-    """Return heights near the wanted ones, at least `gap` apart, in their order; moved into [0, 1] where they fit."""
+    """Return heights near the wanted ones, at least `gap` apart, in their order; moved into [0, `HIGHEST`] where they fit."""
     order = sorted(range(len(wanted)), key=lambda index: wanted[index])
     placed = [wanted[index] for index in order]
     for _ in range(200):
@@ -147,7 +152,7 @@ def spread(wanted: Sequence[float], gap: float = LEAST_GAP) -> list[float]:
         if not moved:
             break
     if placed:
-        shift = max(0.0, -placed[0]) - max(0.0, placed[-1] - 1)
+        shift = max(0.0, -placed[0]) - max(0.0, placed[-1] - HIGHEST)
         placed = [height + shift for height in placed]
     heights = [0.0] * len(wanted)
     for index, height in zip(order, placed, strict=True):

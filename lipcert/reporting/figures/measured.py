@@ -36,6 +36,7 @@ def curves(measured: Measurement) -> Picture:
         percentages(axes)
         axes.set_xlim(0, epsilons[-1])
         axes.set_xlabel("ε")
+        axes.set_ylabel("accuracy")
         axes.annotate(
             "ε of the run",
             (header.epsilon, 1.0),

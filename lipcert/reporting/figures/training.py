@@ -26,7 +26,8 @@ FAINTEST = 0.35
 """Strength of the first layer's line; the last has 1."""
 
 
-def _line(axes: Axes, series: Series, colour: str, alpha: float = 1.0, dashed: bool = False) -> None:
+def line(axes: Axes, series: Series, colour: str, alpha: float = 1.0, dashed: bool = False) -> None:
+    """Draw one quantity over epochs, numbered from 1."""
     alone = len(series.values) == 1
     axes.plot(
         [epoch + 1 for epoch in series.epochs],
@@ -43,8 +44,10 @@ def _ends(lines: Sequence[tuple[str, Series, str]]) -> list[tuple[float, str, st
     return [(series.values[-1], text, colour) for text, series, colour in lines if series]
 
 
-def _epochs(axes: Axes) -> None:
+def over_epochs(axes: Axes, quantity: str = "") -> None:
+    """Dress axes whose x axis is epochs."""
     axes.set_xlabel("epoch")
+    axes.set_ylabel(quantity)
     axes.margins(x=0.02)
     whole_numbers(axes)
 
@@ -60,9 +63,9 @@ def accuracies(run: Run) -> Picture | Absent:
         figure, (axes,) = canvas(palette)
         lines = (("clean", clean, palette["clean"]), ("certified", certified, palette["local"]))
         for _, series, colour in lines:
-            _line(axes, series, colour)
+            line(axes, series, colour)
         percentages(axes)
-        _epochs(axes)
+        over_epochs(axes, "accuracy")
         label_ends(axes, _ends(lines))
         return figure
 
@@ -90,9 +93,9 @@ def lipschitz(run: Run) -> Picture | Absent:
         figure, (axes,) = canvas(palette)
         lines = (("global", whole, palette["global"]), ("local", local, palette["local"]))
         for _, series, colour in lines:
-            _line(axes, series, colour)
+            line(axes, series, colour)
         plain_logarithm(axes)
-        _epochs(axes)
+        over_epochs(axes, "Lipschitz bound")
         label_ends(axes, _ends(lines))
         return figure
 
@@ -113,7 +116,7 @@ def _strength(place: int, count: int) -> float:
 def draw_varying(axes: Axes, layers: Mapping[str, Series], palette: Palette) -> list[tuple[float, str, str]]:
     """Draw a line a layer; return what to write beside the lines."""
     for place, series in enumerate(layers.values()):
-        _line(axes, series, palette["layer"], _strength(place, len(layers)))
+        line(axes, series, palette["layer"], _strength(place, len(layers)))
     return _ends([(f"layer {place + 1}", series, palette["ink"]) for place, series in enumerate(layers.values())])
 
 
@@ -128,7 +131,7 @@ def varying(run: Run) -> Picture | Absent:
         figure, (axes,) = canvas(palette)
         ends = draw_varying(axes, layers, palette)
         percentages(axes, 1.02)
-        _epochs(axes)
+        over_epochs(axes, "varying neurons")
         label_ends(axes, ends)
         return figure
 
