@@ -77,17 +77,19 @@ def _measure(paths: Sequence[Path], limit: int, warn: Callable[[str], object]) -
     from lipcert.config import config_folder, register
     from lipcert.job_names import quoted
     from lipcert.measurement.run import run as measure
-    from lipcert.reporting.pictures import checkpoint
+    from lipcert.reporting.pictures import measure_settings
     from lipcert.reporting.reading import read_runs
 
     register()
     GlobalHydra.instance().clear()
     for each in read_runs(paths):
-        path = checkpoint(each)
-        if each.measurement is not None or path is None:
+        settings = measure_settings(each)
+        if each.measurement is not None or not settings:
             continue
         with initialize_config_dir(config_folder(), version_base="1.3"):
-            config = compose("measure", overrides=[f"checkpoint={quoted(path)}", f"limit={limit}"])
+            config = compose(
+                "measure", overrides=[*(f"{key}={quoted(value)}" for key, value in settings.items()), f"limit={limit}"]
+            )
         try:
             measure(config)
         except EXPECTED_ERRORS as error:

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Sequence
 
+from lipcert.job_names import quoted
 from lipcert.reporting.figures import comparison, measured, training
 from lipcert.reporting.figures.drawing import Absent, Picture
 from lipcert.reporting.groups import DataSet
@@ -24,10 +25,17 @@ def checkpoint(run: Run) -> str | None:
     return str(found[0]) if found else None
 
 
+def measure_settings(run: Run) -> dict[str, str]:
+    """Return what `lipcert.measure` has to be told to make what a run lacks, nothing where it has no checkpoint."""
+    path = checkpoint(run)
+    settings = {"checkpoint": path, "data_root": run.data_root}
+    return {} if path is None else {key: value for key, value in settings.items() if value is not None}
+
+
 def measure_command(run: Run) -> str | None:
     """Return the command that makes what a run lacks, None where it has no checkpoint."""
-    path = checkpoint(run)
-    return None if path is None else f"python -m lipcert.measure {shlex.quote(f'checkpoint={path}')}"
+    words = [shlex.quote(f"{key}={quoted(value)}") for key, value in measure_settings(run).items()]
+    return " ".join(["python -m lipcert.measure", *words]) if words else None
 
 
 def pictures_of_run(run: Run) -> list[Picture | Absent]:

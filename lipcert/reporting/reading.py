@@ -83,6 +83,7 @@ def read_run(folder: Path, name: str) -> Run:
         state,
         results,
         {key: value for key, value in configuration.items() if _tells_apart(key)},
+        configuration.get("data.root"),
         epochs if isinstance(epochs, int) else None,
         metrics,
         certificates,

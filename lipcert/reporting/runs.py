@@ -55,6 +55,7 @@ class Run:
         state: how far it came.
         results: of `results.json`; empty unless it is complete.
         settings: of its configuration, by dotted key, without what does not tell runs apart.
+        data_root: folder of its data, where it was named.
         epochs: that were asked for, where that is known.
         metrics: curves over epochs.
         certificates: of its records.
@@ -67,6 +68,7 @@ class Run:
     state: State
     results: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    data_root: str | None = None
     epochs: int | None = None
     metrics: Metrics = field(default_factory=Metrics)
     certificates: tuple[Certified, ...] = ()

@@ -49,7 +49,7 @@ def accuracies(data: DataSet) -> Table:
         for label, group in zip(data.labels, data.groups, strict=True)
     ]
     heads = (*_heads(data.columns), "seeds", *ACCURACIES, *(f"by {bound} %" for bound in bounds))
-    caption = f"{_about(data)} Certified by the bound of training, and of the same networks by each bound."
+    caption = f"{_about(data)} As Table 4 of the paper: certified by the bound of training; then by each bound."
     return Table(f"Accuracies on {data.name}", caption, heads, tuple(rows), len(data.columns) + 1)
 
 
@@ -67,7 +67,10 @@ def lipschitz(data: DataSet) -> Table:
         for label, group in zip(data.labels, data.groups, strict=True)
     ]
     heads = (*_heads(data.columns), "seeds", "L global", "L local", *ACCURACIES, "varying % by layer")
-    caption = f"{_about(data)} Upper bounds up to the last activation; the local one is a mean over test images."
+    caption = (
+        f"{_about(data)} As Table 5 of the paper: upper bounds up to the last activation, the local one a mean over "
+        "test images."
+    )
     return Table(f"Lipschitz bounds on {data.name}", caption, heads, tuple(rows), len(data.columns) + 1)
 
 
@@ -100,7 +103,13 @@ def sparsity(data: DataSet) -> Table | None:
         for label, group in ordered
     ]
     heads = ("λ sparse", *_heads(others), "seeds", *ACCURACIES, "varying % by layer")
-    return Table(f"Weight of the sparsity loss on {data.name}", _about(data), heads, tuple(rows), len(others) + 2)
+    return Table(
+        f"Weight of the sparsity loss on {data.name}",
+        f"{_about(data)} As Table 6 of the paper.",
+        heads,
+        tuple(rows),
+        len(others) + 2,
+    )
 
 
 def _weight(text: str) -> float:
@@ -130,8 +139,8 @@ def seconds(data_sets: Sequence[DataSet]) -> Table | None:
         (*row, *(mean_and_deviation(found.get(column, []), 1, 1) for column in columns)) for row, found in cells.items()
     ]
     caption = (
-        "Training alone, without validation. Times compare only between runs made on the same machine, one at a time; "
-        "all runs of a method and bound are averaged, whatever their other settings."
+        "As Table 7 of the paper: training alone, without validation. Times compare only between runs made on the same "
+        "machine, one at a time; all runs of a method and bound are averaged, whatever their other settings."
     )
     return Table("Seconds an epoch", caption, ("data", "model", "activation", *columns), tuple(rows), 3)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from lipcert.certificates import certify
 from lipcert.measurement import run
 from lipcert.measurement.command import main
+from lipcert.measurement.writing import as_png
 from lipcert.report import main as report
 from lipcert.reporting.measurements import Measurement, read_measurement
 from tests.commands import contents
@@ -131,6 +133,14 @@ def test_thumbnails_are_the_images(home: Path, measured: Measurement) -> None:
     for index in measured.header.thumbnails:
         picture = Image.open(measured.folder / "thumbnails" / f"{index}.png")
         assert list(picture.getdata()) == (images[index] * 255).round().int().flatten().tolist()
+
+
+def test_pictures_of_any_number_of_channels() -> None:
+    image = torch.rand(3, 4, 5)
+    picture = Image.open(io.BytesIO(as_png(image)))
+    assert (picture.mode, picture.size) == ("RGB", (5, 4))
+    assert picture.getpixel((2, 1)) == tuple((image[:, 1, 2] * 255).round().int().tolist())
+    assert Image.open(io.BytesIO(as_png(torch.rand(5, 4, 4)))).mode == "L"
 
 
 def test_refused(measure: Command) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lipcert.reporting.figures.drawing import HIGHEST, Picture, as_svg, spread
 from lipcert.reporting.figures.measured import matrices
@@ -125,6 +128,26 @@ def test_every_picture_is_there_and_described(page: Page) -> None:
 def test_what_lacks_measurements_says_how_to_make_them(page: Page, folder: Path) -> None:
     assert f"python -m lipcert.measure checkpoint={folder}/tight/checkpoints/last.ckpt" in page.text
     assert "Not measured, and the run's folder has no checkpoint to measure." in page.text
+
+
+def test_the_command_says_where_the_data_lie(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a run", {"data": {"name": "digits", "root": "/my data"}})
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "last.ckpt").write_bytes(b"")
+    (command,) = [word for word in _page(folder).words if word.startswith("python -m lipcert.measure")]
+    *_, checkpoint, root = shlex.split(command)
+    parse = OverridesParser.create().parse_overrides
+    given = {override.key_or_group: override.value() for override in parse([checkpoint, root])}
+    assert given == {"checkpoint": f"{folder}/checkpoints/last.ckpt", "data_root": "/my data"}
+
+
+def test_many_classes_have_no_matrix(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "measured", tmp_path / "run")
+    path = tmp_path / "run" / "measurements" / "last" / "measurement.json"
+    path.write_text(path.read_text().replace('"num_classes": 3', '"num_classes": 200'))
+    page = _page(tmp_path / "run")
+    assert "200 classes are too many for a matrix" in page.text
+    assert not [key for key in page.pictures if key.startswith("confusion")]
 
 
 def test_extreme_images(page: Page) -> None:

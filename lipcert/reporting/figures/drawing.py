@@ -138,7 +138,7 @@ def counts(axes: Axes) -> None:
 
 
 def spread(wanted: Sequence[float], gap: float = LEAST_GAP) -> list[float]:
-    """Return heights near the wanted ones, at least `gap` apart, in their order; moved into [0, `HIGHEST`] where they fit."""
+    """Return heights near the wanted ones, `gap` apart at least, in their order, in [0, `HIGHEST`] where they fit."""
     order = sorted(range(len(wanted)), key=lambda index: wanted[index])
     placed = [wanted[index] for index in order]
     for _ in range(200):
