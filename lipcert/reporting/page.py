@@ -11,7 +11,7 @@ from lipcert.reporting.groups import by_data_set, group_runs
 from lipcert.reporting.measurements import THUMBNAILS, Measurement
 from lipcert.reporting.pictures import pictures_of_comparison, pictures_of_run, slug
 from lipcert.reporting.runs import Run, State
-from lipcert.reporting.statistics import percent, short
+from lipcert.reporting.statistics import ABSENT, percent, short
 from lipcert.reporting.tables import Table, tables
 from lipcert.version import __version__
 
@@ -196,6 +196,8 @@ def _tables(run: Run) -> tuple[Table, ...]:
 def _plain(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}: {_plain(each)}" for key, each in value.items())
+    if value is None:
+        return ABSENT
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

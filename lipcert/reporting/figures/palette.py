@@ -35,7 +35,7 @@ def _palette(name: str, *colours: str) -> Palette:
 LIGHT = _palette(
     "light",
     *("#16202b", "#5b6875", "#dfe4e9", "#ffffff", "#3d4a57", "#b54708"),
-    *("#8b5fb0", "#1168b3", "#00875a", "#a86d00", "#1168b3"),
+    *("#8b5fb0", "#1168b3", "#00875a", "#8f5c00", "#1168b3"),
 )
 DARK = _palette(
     "dark",
