@@ -26,8 +26,8 @@ FONT = 9.0
 LEAST_GAP = 0.075
 """Between labels beside lines, as share of the axes' height."""
 
-HIGHEST = 0.97
-"""Of labels beside lines, as share of the axes' height."""
+OVERHANG = 0.4
+"""Of a label's height, which must stay below the top of the axes."""
 
 CHARACTER, LONGEST = 0.0182, 18
 """Width of a letter of such labels, as share of the figure's; most letters of a line."""
@@ -138,7 +138,7 @@ def counts(axes: Axes) -> None:
 
 
 def spread(wanted: Sequence[float], gap: float = LEAST_GAP) -> list[float]:
-    """Return heights near the wanted ones, `gap` apart at least, in their order, in [0, `HIGHEST`] where they fit."""
+    """Return heights near the wanted ones, `gap` apart at least, in their order, inside [0, 1] where they fit."""
     order = sorted(range(len(wanted)), key=lambda index: wanted[index])
     placed = [wanted[index] for index in order]
     for _ in range(200):
@@ -152,7 +152,8 @@ def spread(wanted: Sequence[float], gap: float = LEAST_GAP) -> list[float]:
         if not moved:
             break
     if placed:
-        shift = max(0.0, -placed[0]) - max(0.0, placed[-1] - HIGHEST)
+        inside = OVERHANG * (gap - LEAST_GAP), 1 - OVERHANG * gap
+        shift = max(0.0, inside[0] - placed[0]) - max(0.0, placed[-1] - inside[1])
         placed = [height + shift for height in placed]
     heights = [0.0] * len(wanted)
     for index, height in zip(order, placed, strict=True):
