@@ -16,9 +16,7 @@ from lipcert.bounds import Bound, UpperNorms, analyze
 from lipcert.bounds.krylov import inverse, lengths_of
 from lipcert.bounds.linear_map import LinearMap
 from lipcert.certificates.validation import double_copy
-
-NOT_CONVERGED = -1
-"""Stands for more iterations than were allowed."""
+from lipcert.reporting.measurements import NOT_CONVERGED
 
 
 def _restricted(linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None, active: Tensor) -> LinearMap:

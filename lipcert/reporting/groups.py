@@ -114,6 +114,8 @@ def _value(group: Group, key: str) -> str:
         number = group.first.number(key)
         return group.first.word(key) if number is None else f"{number:.6g}"
     value = group.first.settings.get(key)
+    if isinstance(value, list):
+        return "+".join(map(str, value)) or "none"
     return "-" if value is None else str(value)
 
 

@@ -153,6 +153,15 @@ def image_columns(bounds: Sequence[str]) -> list[str]:
     return [*names, *(f"radius_{bound}" for bound in bounds)]
 
 
+NEEDED: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "model": {"sha256": str},
+    "data": {"name": str, "split": str, "num_images": int, "num_classes": int},
+    "failure_probability": {"norms": int, "total": (int, float)},
+    "attack": {"steps": int, "restarts": int},
+    "convergence": {"images": int, "tolerance": (int, float), "largest": int},
+}
+"""What readers need of a header's groups."""
+
 INTEGERS = ("index", "label", "prediction", "attacked", "iterations", "images")
 
 CONVERGENCE_COLUMNS = [field.name for field in fields(ConvergenceRow)]
@@ -165,7 +174,10 @@ def read_measurement(folder: Path) -> Measurement:
         UnreadableError: naming the file that is missing, damaged or of another format.
     """
     header = _header(folder / HEADER_NAME)
+    classes = int(header.data["num_classes"])
     images = [_image(line) for line in _lines(folder / IMAGES_NAME, image_columns(header.bounds))]
+    if any(not 0 <= each < classes for row in images for each in (row.label, row.prediction, row.attacked)):
+        raise UnreadableError(f"{folder / IMAGES_NAME} holds a class outside 0 to {classes - 1}; measure again.")
     found = tuple(
         CurveRow(epsilon, pgd, tuple(certified))
         for epsilon, pgd, *certified in (
@@ -195,8 +207,12 @@ def _header(path: Path) -> Header:
         for name in ("bounds", "radii", "thumbnails"):
             content[name] = tuple(content[name])
         header = Header(**content)
-        if not (header.epsilon > 0 and header.bounds and all(map(math.isfinite, header.radii))):
-            raise ValueError("expected epsilon > 0, bounds and finite radii")
+        for group, names in NEEDED.items():
+            for name, kind in names.items():
+                if not isinstance(getattr(header, group)[name], kind):
+                    raise ValueError(f"expected another kind of value for {group}.{name}")
+        if not (header.bounds and all(map(math.isfinite, header.radii)) and 0 < header.epsilon in header.radii):
+            raise ValueError("expected bounds, finite radii and epsilon among them")
         return header
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UnreadableError(f"{path} is no measurement ({reason(error)}); measure again.") from error

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 
 from lipcert.job_names import quoted
-from lipcert.reporting.figures import comparison, measured, training
+from lipcert.reporting.figures import comparison, confusion, convergence, measured, training
 from lipcert.reporting.figures.drawing import Absent, Picture
 from lipcert.reporting.groups import DataSet
 from lipcert.reporting.runs import Run
@@ -45,16 +45,16 @@ def pictures_of_run(run: Run) -> list[Picture | Absent]:
         found = [training.accuracies(run), training.lipschitz(run), training.varying(run)]
     measurement = run.measurement
     if measurement is None:
-        return [*found, _unmeasured(run)]
+        return [*found, _unmeasured(run)] if found or checkpoint(run) else []
     found += [measured.curves(measurement), measured.radii(measurement), measured.margins(measurement)]
     classes = int(measurement.header.data["num_classes"])
-    if classes > measured.MOST_CLASSES:
+    if classes > confusion.MOST_CLASSES:
         sentence = f"{classes} classes are too many for a matrix; images.csv of the measurement has all rows."
         found.append(Absent("Confusion", sentence))
     else:
-        found += [measured.confusion(key, matrix) for key, matrix in measured.matrices(measurement).items()]
+        found += [confusion.confusion(key, matrix) for key, matrix in confusion.matrices(measurement).items()]
     if measurement.convergence:
-        return [*found, measured.convergence(measurement)]
+        return [*found, convergence.convergence(measurement)]
     return [*found, Absent("Power iterations to convergence", "None were counted.")]
 
 

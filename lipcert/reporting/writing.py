@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lipcert.commands import write_bytes, write_text
-from lipcert.reporting.figures.drawing import Picture, as_png
+from lipcert.reporting.figures.drawing import Picture
 from lipcert.reporting.figures.palette import DARK, LIGHT, Palette
+from lipcert.reporting.figures.saving import as_png
 from lipcert.reporting.page import Report, build, render
 from lipcert.reporting.pictures import slug
 from lipcert.reporting.reading import read_runs

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from lipcert.reporting.figures.drawing import Picture, as_svg, spread
-from lipcert.reporting.figures.measured import matrices
+from lipcert.reporting.figures.confusion import matrices
+from lipcert.reporting.figures.drawing import Picture, spread
+from lipcert.reporting.figures.measured import edges_with_zero
+from lipcert.reporting.figures.saving import as_svg
 from lipcert.reporting.page import build, render
 from lipcert.reporting.reading import read_runs
 from lipcert.reporting.writing import write_report
@@ -202,3 +204,11 @@ def test_labels_keep_their_distance_and_order() -> None:
     assert all(upper - lower > 0.0999 for lower, upper in itertools.pairwise(ordered))
     assert min(spread([0.0, 0.0], 0.1)) >= 0
     assert max(spread([1.0, 1.0], 0.1)) <= 0.96
+
+
+@pytest.mark.parametrize("ends", [(-2.0, 3.0), (10.0, 11.0), (-11.0, -10.5), (0.0, 0.0), (-1e-3, 5.0)])
+def test_edges_of_margins_hold_all_and_part_at_zero(ends: tuple[float, float]) -> None:
+    edges = edges_with_zero(*ends)
+    assert edges[0] <= min(ends)
+    assert edges[-1] >= max(ends)
+    assert 0 in edges

@@ -162,6 +162,10 @@ def test_a_measurement_is_read_back(tmp_path: Path) -> None:
         (CURVES_NAME, "0.75", "0.8"),
         (HEADER_NAME, '"format": 1', '"format": 2'),
         (HEADER_NAME, '"bounds"', '"bound"'),
+        (HEADER_NAME, '"num_classes": 3', '"num_classes": 2'),
+        (HEADER_NAME, '"num_classes": 3', '"num_classes": "3"'),
+        (HEADER_NAME, '"largest"', '"most"'),
+        (HEADER_NAME, '"epsilon": 0.3', '"epsilon": 0.31'),
         (HEADER_NAME, "{", ""),
     ],
 )

@@ -1,16 +1,13 @@
-"""What all pictures share: sizes, axes, labels beside lines, and how they become SVG and PNG."""
+"""What all pictures share: sizes, axes, labels beside lines."""
 
 from __future__ import annotations
 
-import html
-import io
-import re
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lipcert.reporting.figures.palette import PAGE, VARIABLES, Palette
+from lipcert.reporting.figures.palette import Palette
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,8 +15,6 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 4.3, 2.9
 """Inches; small, so that words stay readable on a phone."""
-
-DOTS_PER_INCH = 220
 
 FONT = 9.0
 
@@ -203,50 +198,3 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], room: bool = 
             annotation_clip=False,
             in_layout=not room,
         )
-
-
-def as_svg(picture: Picture) -> str:
-    """Return a picture as inline SVG whose colours and font are the page's."""
-    content = _saved(picture, PAGE, "svg").decode()
-    content = content[content.index("<svg") :]
-    content = re.sub(r"<metadata>.*?</metadata>\s*", "", content, flags=re.DOTALL)
-    content = re.sub(r"<!--.*?-->\s*", "", content, flags=re.DOTALL)
-    for colour, variable in VARIABLES.items():
-        content = content.replace(colour, variable)
-    content = re.sub(r"font: [^;\"]*?([\d.]+px)[^;\"]*", r"font-size: \1", content)
-    content = re.sub(r" ?font-family: [^;\"]*;?", "", content)
-    content = _own_ids(content, picture.key)
-    box = re.search(r'viewBox="[^"]+"', content)
-    assert box is not None
-    opening = f'<svg {box[0]} role="img" aria-label="{html.escape(picture.alt)}">'
-    return re.sub(r"<svg[^>]*>", lambda _: opening, content, count=1)
-
-
-def _own_ids(content: str, key: str) -> str:
-    """Return SVG with the ids that are referred to made its own, and without all others."""
-    prefix = re.sub(r"\W+", "-", key)
-    used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', content))
-    names = {name for pair in used for name in pair if name}
-
-    def renamed(match: re.Match[str]) -> str:
-        return f' id="{prefix}-{match[1]}"' if match[1] in names else ""
-
-    content = re.sub(r' id="([^"]+)"', renamed, content)
-    content = re.sub(r'(?:xlink:)?href="#([^"]+)"', rf'href="#{prefix}-\1"', content)
-    return re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", content)
-
-
-def as_png(picture: Picture, palette: Palette) -> bytes:
-    """Return a picture as PNG."""
-    return _saved(picture, palette, "png")
-
-
-def _saved(picture: Picture, palette: Palette, kind: str) -> bytes:
-    import matplotlib
-
-    content = io.BytesIO()
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": picture.key}):
-        figure = picture.draw(palette)
-        metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
-        figure.savefig(content, format=kind, dpi=DOTS_PER_INCH if kind == "png" else 72, metadata=metadata)
-    return content.getvalue()

@@ -1,22 +1,20 @@
-"""Pictures of a measurement: curves against epsilon, radii, margins, power iterations (Figure 5), confusion."""
+"""Pictures of what a measurement proved: curves against epsilon, radii, margins."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
 from typing import TYPE_CHECKING
 
-from lipcert.reporting.figures.drawing import FONT, HEIGHT, Picture, canvas, counts, label_ends, percentages
+from lipcert.reporting.figures.drawing import FONT, Picture, canvas, counts, label_ends, percentages
 from lipcert.reporting.figures.palette import Palette
-from lipcert.reporting.measurements import NOT_CONVERGED, ConvergenceRow, Measurement
+from lipcert.reporting.measurements import Measurement
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 BINS = 24
-MOST_CLASSES = 20
-"""With more, a matrix of classes cannot be read."""
+"""Bars of a histogram, about."""
 
 
 def curves(measured: Measurement) -> Picture:
@@ -98,14 +96,20 @@ def _legend(axes: Axes, palette: Palette) -> None:
     axes.legend(frameon=False, labelcolor=palette["ink"], fontsize=FONT - 0.5, handlelength=1.1, borderaxespad=0.2)
 
 
+def edges_with_zero(lowest: float, highest: float) -> list[float]:
+    """Return even edges of bars that hold both numbers, 0 among them."""
+    lowest, highest = min(lowest, 0.0), max(highest, 0.0)
+    width = (highest - lowest or 1.0) / BINS
+    below, above = (math.ceil(each / width + 1e-9) for each in (-lowest, highest))
+    return [width * step for step in range(-below, above + 1)]
+
+
 def margins(measured: Measurement) -> Picture:
     """Return the histogram of certified margins at epsilon by the last bound."""
     header = measured.header
     finite = [row.margin for row in measured.images if abs(row.margin) != float("inf")]
     lowest, highest = min(finite, default=0.0), max(finite, default=0.0)
-    width = (highest - lowest or 1.0) / BINS
-    below = max(0, -int(-max(0.0, -lowest) // width))
-    edges = [width * (step - below) for step in range(BINS + 3)]  # 0 is one of them
+    edges = edges_with_zero(lowest, highest)
     positive = sum(value > 0 for value in finite)
 
     def draw(palette: Palette) -> Figure:
@@ -126,151 +130,5 @@ def margins(measured: Measurement) -> Picture:
         f"Lower bounds of the label's logit less every other within ε = {header.epsilon:.4g}, by the "
         f"{header.bounds[-1]} bound.",
         f"Histogram of {len(finite)} margins from {lowest:.4g} to {highest:.4g}; {positive} are positive.",
-        draw,
-    )
-
-
-def convergence(measured: Measurement) -> Picture:
-    """Return histograms of power iterations until convergence, a layer each: Figure 5."""
-    about, rows = measured.header.convergence, measured.convergence
-    layers = list(dict.fromkeys(row.layer for row in rows))
-    largest = int(about["largest"])
-    most = max((row.iterations for row in rows), default=1)
-    some_late = any(row.iterations == NOT_CONVERGED for row in rows)
-    end = float(largest if some_late else max(most, 2))
-    edges = [end ** (step / BINS) for step in range(BINS + 1)]
-    beyond = edges[-1] * (edges[-1] / edges[-2]) ** 1.6
-
-    def draw(palette: Palette) -> Figure:
-        figure, panels = canvas(palette, rows=len(layers), height=max(HEIGHT, 0.85 * len(layers) + 0.5))
-        for place, (axes, layer) in enumerate(zip(panels, layers, strict=True)):
-            found = [row for row in rows if row.layer == layer]
-            inside = [row for row in found if row.iterations != NOT_CONVERGED]
-            weights = [row.images for row in inside]
-            axes.hist(
-                [max(row.iterations, 1) for row in inside], edges, weights=weights, color=palette["layer"], alpha=0.85
-            )
-            late = sum(row.images for row in found if row.iterations == NOT_CONVERGED)
-            if late:
-                axes.bar(beyond, late, width=beyond - edges[-1], color=palette["attacked"], alpha=0.85)
-            axes.set_xscale("log")
-            axes.set_xlim(1, beyond * 1.3 if some_late else end)
-            axes.set_title(f"layer {place + 1}", pad=2, color=palette["ink"])
-            counts(axes)
-            axes.set_ylabel("images" if place == len(layers) // 2 else "")
-        _iterations(panels[-1], end, beyond if some_late else None, largest)
-        return figure
-
-    return Picture(
-        "convergence",
-        "Power iterations to convergence",
-        f"As in Figure 5 of the paper: from a random vector until it moves by {about['tolerance']:g} or less, masked "
-        f"maps of the local bound, {about['images']} images. A measurement: no certificate rests on power iteration.",
-        "Histograms by layer. " + " ".join(_spoken(rows, layer, largest) for layer in layers),
-        draw,
-    )
-
-
-def _iterations(axes: Axes, end: float, beyond: float | None, largest: int) -> None:
-    from matplotlib.ticker import FixedLocator, NullLocator
-
-    ticks = [10.0**power for power in range(6) if 10.0**power <= end]
-    labels = [f"{tick:g}" for tick in ticks]
-    if beyond is not None:
-        kept = [tick for tick in ticks if tick < end / 2]
-        ticks, labels = [*kept, beyond], [*(f"{tick:g}" for tick in kept), f"> {largest}"]
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels(labels)
-    axes.set_xlabel("iterations")
-
-
-def _spoken(rows: Sequence[ConvergenceRow], layer: str, largest: int) -> str:
-    found = [row for row in rows if row.layer == layer]
-    done = [row.iterations for row in found if row.iterations != NOT_CONVERGED]
-    late = sum(row.images for row in found if row.iterations == NOT_CONVERGED)
-    said = f"{min(done)} to {max(done)} iterations" if done else "none converged"
-    return f"Layer {layer}: {said}{f', {late} images took more than {largest}' if late else ''}."
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A confusion matrix: counts by label (rows) and class said (columns); `columns` head it."""
-
-    title: str
-    caption: str
-    counts: tuple[tuple[int, ...], ...]
-    columns: tuple[str, ...]
-
-
-def matrices(measured: Measurement) -> dict[str, Matrix]:
-    """Return the confusion matrices of clean, attacked and certified predictions, by key."""
-    header, images = measured.header, measured.images
-    classes, place = int(header.data["num_classes"]), measured.tightest
-    names = tuple(map(str, range(classes)))
-
-    def counted(said: Callable[[int], int], width: int) -> tuple[tuple[int, ...], ...]:
-        counts = [[0] * width for _ in range(classes)]
-        for number, row in enumerate(images):
-            counts[row.label][said(number)] += 1
-        return tuple(map(tuple, counts))
-
-    def certified(number: int) -> int:
-        row = images[number]
-        proved = row.prediction == row.label and row.radii[place] >= header.epsilon
-        return row.label if proved else classes
-
-    within = f"within ε = {header.epsilon:.4g}"
-    return {
-        "confusion_clean": Matrix("Clean", "Predictions.", counted(lambda n: images[n].prediction, classes), names),
-        "confusion_attacked": Matrix(
-            "Attacked", f"Predictions under PGD {within}.", counted(lambda n: images[n].attacked, classes), names
-        ),
-        "confusion_certified": Matrix(
-            "Certified",
-            f"Proved {within} by the {header.bounds[place]} bound; the last column counts images not proved.",
-            counted(certified, classes + 1),
-            (*names, "open"),
-        ),
-    }
-
-
-def confusion(key: str, matrix: Matrix) -> Picture:
-    """Return a confusion matrix as picture."""
-
-    def draw(palette: Palette) -> Figure:
-        from matplotlib.patches import Rectangle
-
-        figure, (axes,) = canvas(palette, height=3.5)
-        largest = max(max(row) for row in matrix.counts) or 1
-        for label, row in enumerate(matrix.counts):
-            for said, count in enumerate(row):
-                if not count:
-                    continue
-                right = label == said
-                colour = palette["tight"] if right else palette["attacked"]
-                corner = (said - 0.47, label - 0.47)
-                axes.add_patch(
-                    Rectangle(corner, 0.94, 0.94, facecolor=colour, alpha=0.14 + 0.38 * count / largest, linewidth=0)
-                )
-                size = FONT - 1 if len(matrix.columns) <= 12 else FONT - 3
-                axes.text(said, label, str(count), ha="center", va="center", color=palette["ink"], fontsize=size)
-        axes.set_xlim(-0.5, len(matrix.columns) - 0.5)
-        axes.set_ylim(len(matrix.counts) - 0.5, -0.5)
-        axes.set_xticks(range(len(matrix.columns)), matrix.columns)
-        axes.set_yticks(range(len(matrix.counts)), map(str, range(len(matrix.counts))))
-        axes.grid(visible=False)
-        axes.spines["bottom"].set_visible(False)
-        axes.set_xlabel("prediction")
-        axes.set_ylabel("label")
-        return figure
-
-    right = sum(row[label] for label, row in enumerate(matrix.counts))
-    total = sum(map(sum, matrix.counts))
-    return Picture(
-        key,
-        f"Confusion: {matrix.title.lower()}",
-        matrix.caption,
-        f"Matrix of labels and predictions: {right} of {total} images on the diagonal.",
         draw,
     )
