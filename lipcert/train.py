@@ -34,6 +34,7 @@ def train(config: DictConfig) -> float:
 
 def write_page() -> None:
     """Write the report of the present run into its folder, from the first process alone."""
+    import shlex
     from pathlib import Path
 
     from hydra.core.hydra_config import HydraConfig
@@ -43,7 +44,7 @@ def write_page() -> None:
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     if is_first_process():
-        write_report([folder], folder, command=f"python -m lipcert.report {folder}")
+        write_report([folder], folder, command=shlex.join(["python", "-m", "lipcert.report", str(folder)]))
 
 
 def main() -> None:

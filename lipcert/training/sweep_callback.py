@@ -88,7 +88,7 @@ def _write_page(folder: Path) -> str | None:
     from lipcert.reporting.writing import PAGE_NAME, write_report
 
     try:
-        write_report([folder], folder, command=f"python -m lipcert.report {shlex.quote(str(folder))}")
+        write_report([folder], folder, command=shlex.join(["python", "-m", "lipcert.report", str(folder)]))
     except (ValueError, OSError) as error:
         return f"no report was written: {error}"
     sys.stdout.write(f"The report is in {folder / PAGE_NAME}\n")
