@@ -59,7 +59,10 @@ def named_pictures(report: Report) -> Iterator[tuple[Path, Picture]]:
     """Return every picture with its path below `figures`, without ending: KEY over runs, RUN/KEY of one."""
     for picture in report.pictures:
         yield Path(picture.key), picture
+    folders: list[str] = []
     for shown in report.runs:
+        name = slug(shown.run.name)
+        folders.append(f"{name}_{len(folders)}" if name in folders else name)
         for each in shown.pictures:
             if isinstance(each, Picture):
-                yield Path(slug(shown.run.name)) / each.key, each
+                yield Path(folders[-1]) / each.key, each

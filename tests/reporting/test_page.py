@@ -18,7 +18,7 @@ from lipcert.reporting.figures.measured import edges_with_zero
 from lipcert.reporting.figures.saving import as_svg
 from lipcert.reporting.page import build, render
 from lipcert.reporting.reading import read_runs
-from lipcert.reporting.writing import write_report
+from lipcert.reporting.writing import named_pictures, write_report
 from tests.reporting.examples import RESULTS, Page, write_measured, write_run
 
 RUN_PICTURES = ("accuracies", "lipschitz", "varying")
@@ -184,6 +184,13 @@ def test_pngs_in_both_themes(tmp_path: Path, folder: Path) -> None:
     pictures = [f"figures/tight/{key}" for key in RUN_PICTURES]
     assert names == {"report.html", *(f"{name}.png" for name in pictures), *(f"{name}-dark.png" for name in pictures)}
     assert all((tmp_path / "report" / name).read_bytes()[:4] == b"\x89PNG" for name in names if name.endswith("png"))
+
+
+def test_no_picture_replaces_another(tmp_path: Path) -> None:
+    for name in ("x y", "x_y", "pareto"):
+        write_run(tmp_path / name, method=name)
+    paths = [path for path, _ in named_pictures(build(read_runs([tmp_path])))]
+    assert len(set(paths)) == len(paths) == 3 + 3 * len(RUN_PICTURES)
 
 
 def test_colours_are_the_pages(folder: Path) -> None:
