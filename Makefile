@@ -1,4 +1,4 @@
-.PHONY: help install demo test lint types imports hooks benchmark clean
+.PHONY: help install demo test lint types imports hooks benchmark browser-check clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 PARALLEL := --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -37,6 +37,9 @@ hooks: install ## run lint, types and imports before every commit
 
 benchmark: install ## costs of training steps and certification, as ratios
 	$(BIN)/python -m lipcert.benchmark
+
+browser-check: install ## look at a report in headless Chromium, which must be installed
+	$(BIN)/python -m tests.browser.check
 
 clean: ## remove the environment and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lipcert.training.sweep_table import markdown, mean_and_deviation
+from lipcert.reporting.statistics import mean_and_deviation
+from lipcert.training.sweep_table import markdown
 
 BOUNDS = ["global", "local", "tight"]
 COLUMNS = ("method", "bound", "seeds", "clean %", "PGD %", "certified %: global", "local", "tight")

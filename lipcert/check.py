@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lipcert.commands import EXPECTED_ERRORS, stoppable
+from lipcert.commands import EXPECTED_ERRORS, sentence_of, stoppable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -160,14 +160,8 @@ def main(words: Sequence[str] | None = None) -> None:
     except EXPECTED_ERRORS as error:
         if os.environ.get("LIPCERT_TRACEBACK"):
             raise
-        sys.stderr.write(f"error: {_sentence(error)}\n")
+        sys.stderr.write(f"error: {sentence_of(error)}\n")
         sys.exit(1)
-
-
-def _sentence(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}."
-    return str(error)
 
 
 if __name__ == "__main__":

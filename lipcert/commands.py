@@ -69,6 +69,13 @@ def run_command(command: Callable[[], Any], name: str | None = None, stopped: st
         sys.exit(stop.code)
 
 
+def sentence_of(error: BaseException) -> str:
+    """Return an error's sentence; for a file, its name and the system's reason."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}."
+    return str(error)
+
+
 def _message(error: BaseException) -> str:
     """Return an error's sentence, and the notes added to it on its way."""
     message = str(error)

@@ -108,6 +108,7 @@ class TrainConfig:
     batch_size: int = MISSING
     epsilon: float = MISSING
     resume: str | None = None
+    report: bool = False
 
 
 @dataclass
@@ -195,6 +196,27 @@ class SoundnessConfig(TrainedNetworkConfig):
     seed: int = MISSING
 
 
+@dataclass
+class MeasureConfig(TrainedNetworkConfig):
+    """What `lipcert.measure` measures; `epsilon` is one number."""
+
+    bounds: list[str] = MISSING
+    lanczos_steps: int = MISSING
+    failure_probability: float = MISSING
+    reach: float = MISSING
+    points: int = MISSING
+    rounds: int = MISSING
+    pgd_steps: int = MISSING
+    restarts: int = MISSING
+    convergence_images: int = MISSING
+    tolerance: float = MISSING
+    iterations: int = MISSING
+    thumbnails: int = MISSING
+    batch_size: int | None = None
+    memory_gb: float | None = None
+    seed: int = MISSING
+
+
 def config_folder() -> str:
     """Return the folder of the configuration files: inside an installed package, else the repository's."""
     package = Path(__file__).resolve().parent
@@ -208,6 +230,7 @@ def register() -> None:
     ConfigStore.instance().store(name="benchmark_schema", node=BenchmarkConfig)
     ConfigStore.instance().store(name="certify_schema", node=CertifyConfig)
     ConfigStore.instance().store(name="soundness_schema", node=SoundnessConfig)
+    ConfigStore.instance().store(name="measure_schema", node=MeasureConfig)
     OmegaConf.register_new_resolver("half", lambda number: float(number) / 2, replace=True)
     OmegaConf.register_new_resolver("times", lambda first, second: float(first) * float(second), replace=True)
     OmegaConf.register_new_resolver(

@@ -13,6 +13,7 @@ LONGEST = 120
 NOT_COMPARED = (
     "callbacks",
     "logger",
+    "report",
     "resume",
     "data.on_device",
     "data.root",

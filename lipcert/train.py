@@ -24,7 +24,27 @@ def train(config: DictConfig) -> float:
     from lipcert.training.sweep import is_job_of_sweep, run_job
 
     start = run_isolated if needs_isolation(config) else run
-    return run_job(start, config) if is_job_of_sweep() else run(config)
+    if is_job_of_sweep():
+        return run_job(start, config)
+    certified = run(config)
+    if config.report:
+        write_page()
+    return certified
+
+
+def write_page() -> None:
+    """Write the report of the present run into its folder, from the first process alone."""
+    import shlex
+    from pathlib import Path
+
+    from hydra.core.hydra_config import HydraConfig
+
+    from lipcert.reporting.writing import write_report
+    from lipcert.training.processes import is_first_process
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if is_first_process():
+        write_report([folder], folder, command=shlex.join(["python", "-m", "lipcert.report", str(folder)]))
 
 
 def main() -> None:

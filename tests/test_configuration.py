@@ -135,6 +135,7 @@ def test_wandb_is_offline_unless_asked() -> None:
         "seed=zero",
         "epsilon=high",
         "resume=[a]",
+        "report=perhaps",
         "data.limit_train=half",
         "model.threshold=low",
         "bound.clip_input=perhaps",

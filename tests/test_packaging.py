@@ -35,8 +35,12 @@ def fixture_installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_wheel_holds_the_configuration_and_nothing_foreign(installed: Path) -> None:
     assert (installed / "lipcert" / "conf" / "train.yaml").is_file()
     assert contents(installed / "lipcert" / "conf") == contents(REPOSITORY / "conf")
-    modules = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "lipcert").rglob("*.py")}
-    assert modules <= contents(installed).keys()
+    kinds = ("py", "html", "css")
+    files = {
+        str(path.relative_to(REPOSITORY)) for each in kinds for path in (REPOSITORY / "lipcert").rglob(f"*.{each}")
+    }
+    assert "lipcert/reporting/templates/style.css" in files
+    assert files <= contents(installed).keys()
     assert {path.name for path in installed.iterdir()} == {"lipcert", f"lipcert-{__version__}.dist-info"}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.commands import QUICK, contents, train, train_each
+from tests.reporting.examples import Page
 
 CHEAP = ("data.limit_train=16", "data.limit_test=4", "data.validation=0", "schedule.epochs=1")
 RUN = ["-m", *QUICK, *CHEAP, "evaluation.pgd_steps=0", "evaluation.bounds=[]", "hydra.sweep.dir=sweep"]
@@ -33,7 +34,7 @@ def _jobs(sweep: Path) -> dict[str, dict[str, Any]]:
 def fixture_failing(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """Four jobs: two with a setting that is refused, one with a fault."""
     folder = tmp_path_factory.mktemp("failing")
-    (done,) = train_each([[*RUN, "sparsity.weight=-1,0", "seed=0,1", *_faulty(1, "KeyError")]], folder)
+    (done,) = train_each([[*RUN, "sparsity.weight=-1,0", "seed=0,1", "report=true", *_faulty(1, "KeyError")]], folder)
     return folder / "sweep", done
 
 
@@ -74,6 +75,21 @@ def test_table_of_a_sweep(failing: tuple[Path, dict[str, Any]]) -> None:
     assert [row[:2] for row in rows[2:]] == [["-1", "0 of 2"], ["0", "1 of 2"]]
     assert rows[3][rows[0].index("clean %")] == f"{100 * results['clean_accuracy']:.2f}"
     assert rows[3][rows[0].index("L global")] == f"{results['global_lipschitz']:.2f}"
+
+
+def test_report_of_a_sweep(failing: tuple[Path, dict[str, Any]]) -> None:
+    """It shows the job with results, and lists the others; the name of no folder changes."""
+    sweep, _ = failing
+    jobs = _jobs(sweep)
+    page = Page((sweep / "report.html").read_text())
+    results = json.loads((sweep / jobs["0 0"]["folder"] / "results.json").read_text())
+    head, *rows = page.tables["Accuracies on digits"]
+    assert [row[head.index("clean %")] for row in rows if row[head.index("clean %")] != "-"] == [
+        f"{100 * results['clean_accuracy']:.1f}"
+    ]
+    assert "1 complete, 3 failed" in page.text
+    assert "Expected `sparsity.weight` >= 0, got -1.0." in page.text
+    assert all("report" not in job["folder"] for job in jobs.values())
 
 
 @pytest.fixture(scope="module", name="again")

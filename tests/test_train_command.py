@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from lipcert.data import load_images
 from lipcert.nn import build
 from tests.commands import QUICK, contents, train, train_each
+from tests.reporting.examples import Page
 
 LAYERS = {"1", "3", "6"}
 """Activations of the small net, as named in logs."""
@@ -66,7 +67,7 @@ def fixture_later(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> t
     folder = tmp_path_factory.mktemp("later")
     again = [*RUN, f"hydra.run.dir='{finished}'"]
     stopped = [*RUN, *CHEAP, *STOP, "hydra.run.dir=stopped"]
-    resumed = [*RUN, *CHEAP, "resume=stopped/checkpoints/last.ckpt", "hydra.run.dir=resumed"]
+    resumed = [*RUN, *CHEAP, "resume=stopped/checkpoints/last.ckpt", "hydra.run.dir=resumed", "report=true"]
     before = contents(finished)
     outcomes = train_each([again, stopped, resumed], cwd=folder)
     outcomes[0]["unchanged"] = contents(finished) == before
@@ -175,3 +176,12 @@ def test_sweep(finished: Path, tmp_path: Path) -> None:
     expected, repeated, other = _weights(finished), _weights(gloro), _weights(bcp)
     assert all(torch.equal(repeated[key], expected[key]) for key in expected)
     assert not all(torch.equal(other[key], expected[key]) for key in expected)
+
+
+def test_report(later: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder = later[0] / "resumed"
+    page = Page((folder / "report.html").read_text())
+    results = json.loads((folder / "results.json").read_text())
+    assert page.tiles["certified_accuracy"] == f"{100 * results['certified_accuracy']:.1f} %"
+    assert (folder / "figures" / "resumed" / "lipschitz.png").is_file()
+    assert not (later[0] / "stopped" / "report.html").exists()

@@ -37,6 +37,18 @@ def chosen_epsilons(given: Any, description: Mapping[str, Any]) -> tuple[float, 
     return tuple(float(value) for value in values)
 
 
+def chosen_epsilon(given: Any, description: Mapping[str, Any]) -> float:
+    """Return the radius asked for, else the one the checkpoint was trained for.
+
+    Raises:
+        ValueError: for none, more than one, or one that is no positive finite number.
+    """
+    epsilons = chosen_epsilons(given, description)
+    if len(epsilons) > 1:
+        raise ValueError(f"Expected one `epsilon`, got {list(epsilons)}; run the command once for each.")
+    return epsilons[0]
+
+
 def chosen_data(config: DictConfig, description: Mapping[str, Any]) -> str:
     """Return the name of the data set asked for, else of the one the checkpoint was trained on.
 
@@ -96,12 +108,12 @@ def check_failure_probability(value: float) -> None:
         raise ValueError(f"Expected `failure_probability` in (0, 1), got {value}.")
 
 
-def chosen_output(checkpoint: Path, folder: str | None) -> Path:
-    """Return the folder asked for, else RUN/certificates/x for RUN/checkpoints/x.ckpt, or one beside the file."""
+def chosen_output(checkpoint: Path, folder: str | None, kind: str = "certificates") -> Path:
+    """Return the folder asked for, else RUN/KIND/x for RUN/checkpoints/x.ckpt, or one beside the file."""
     if folder is not None:
         return Path(folder)
     run = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-    return run / "certificates" / checkpoint.stem
+    return run / kind / checkpoint.stem
 
 
 def check_unfinished(folder: Path, overwrite: bool) -> None:

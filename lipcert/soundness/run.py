@@ -18,7 +18,9 @@ from lipcert.certificates.certify import BATCH_SIZE, join
 from lipcert.certification.settings import (
     chosen_data,
     chosen_device,
+    chosen_epsilon,
     chosen_images,
+    chosen_output,
     make_folder,
     required_checkpoint,
 )
@@ -31,7 +33,7 @@ from lipcert.soundness.norms import compare_norms
 from lipcert.soundness.precision import PrecisionFound, compare_precisions
 from lipcert.soundness.report import report
 from lipcert.soundness.rounding import RoundingFound, compare_rounding
-from lipcert.soundness.settings import check_numbers, chosen_attacks, chosen_epsilon, chosen_folder, chosen_strength
+from lipcert.soundness.settings import check_numbers, chosen_attacks, chosen_strength
 from lipcert.version import __version__
 
 SHOWN = 3
@@ -51,7 +53,7 @@ def run(config: DictConfig) -> float:
         chosen_device(config.device),
         chosen_attacks(config.attacks),
     )
-    folder, strength = chosen_folder(checkpoint, config.output), chosen_strength(config)
+    folder, strength = chosen_output(checkpoint, config.output, "soundness"), chosen_strength(config)
     description = read_checkpoint(checkpoint).description
     epsilon, data = chosen_epsilon(config.epsilon, description), chosen_data(config, description)
     source = load_images(data, config.data.root)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from lipcert.certification.settings import chosen_epsilons, listed
+from lipcert.certification.settings import listed
 from lipcert.soundness.attacked import ATTACKS, Strength
 
 SMALLEST = {"norms": 0, "side": 1, "steps": 1, "restarts": 1, "queries": 1, "batch_size": 1, "seed": 0}
@@ -19,18 +17,6 @@ def check_numbers(config: DictConfig) -> None:
     for name, smallest in SMALLEST.items():
         if config[name] < smallest:
             raise ValueError(f"Expected `{name}` >= {smallest}, got {config[name]}.")
-
-
-def chosen_epsilon(given: Any, description: Mapping[str, Any]) -> float:
-    """Return the radius asked for, else the one the checkpoint was trained for.
-
-    Raises:
-        ValueError: for none, more than one, or one that is no positive finite number.
-    """
-    epsilons = chosen_epsilons(given, description)
-    if len(epsilons) > 1:
-        raise ValueError(f"Expected one `epsilon`, got {list(epsilons)}; run the command once for each.")
-    return epsilons[0]
 
 
 def chosen_attacks(given: Any) -> tuple[str, ...]:
@@ -48,11 +34,3 @@ def chosen_attacks(given: Any) -> tuple[str, ...]:
 def chosen_strength(config: DictConfig) -> Strength:
     """Return how hard to attack."""
     return Strength(config.steps, config.restarts, config.queries, config.batch_size, config.seed)
-
-
-def chosen_folder(checkpoint: Path, folder: str | None) -> Path:
-    """Return the folder asked for, else RUN/soundness/x for RUN/checkpoints/x.ckpt, or one beside the file."""
-    if folder is not None:
-        return Path(folder)
-    run = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-    return run / "soundness" / checkpoint.stem

@@ -42,7 +42,7 @@ def job_command(folder: Path, resume: str | None) -> list[str]:
         *(sys.executable, "-m", "lipcert.train"),
         *(argument for path in added for argument in ("--config-dir", path)),
         *("--config-name", str(hydra.job.config_name)),
-        *(each for each in hydra.overrides.task if not each.startswith("resume=")),
+        *(each for each in hydra.overrides.task if not each.startswith(("resume=", "report="))),
         *([] if resume is None else [f"resume={quoted(resume)}"]),
         *("hydra.mode=RUN", f"hydra.run.dir={quoted(str(folder))}"),
     ]

@@ -1,11 +1,13 @@
-"""What Hydra calls when all jobs of a sweep are over: their list, their table, the exit code."""
+"""What Hydra calls when all jobs of a sweep are over: their list, their table, their report, the exit code."""
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,6 +21,8 @@ from lipcert.job_names import split_override
 
 class SweepReport(Callback):
     """Writes `sweep.json` and `table.md`, prints the table, ends with exit code 1 if a job failed.
+
+    With `report=true` it writes `report.html` and `figures/`, too.
 
     Args:
         command: what tells this command from others that run in the same folder.
@@ -43,12 +47,12 @@ class SweepReport(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Report; Hydra makes a warning of every other exception than SystemExit."""
-        try:
-            message = self._report(Path(config.hydra.sweep.dir).absolute())
-        except Exception:
-            message = traceback.format_exc()
-        if message is not None:
-            _fail(message)
+        folder = Path(config.hydra.sweep.dir).absolute()
+        messages = [_message_of(lambda: self._report(folder))]
+        if config.report:
+            messages.append(_message_of(lambda: _write_page(folder)))
+        if any(messages):
+            _fail("\n".join(filter(None, messages)))
 
     def _report(self, folder: Path) -> str | None:
         """Write and print; return what to say of failed jobs."""
@@ -69,6 +73,26 @@ class SweepReport(Callback):
         return (
             f"{len(failed)} of {len(jobs)} jobs failed; the same command runs them again and skips the others.\n{names}"
         )
+
+
+def _message_of(report: Callable[[], str | None]) -> str | None:
+    """Return what a report says, or the traceback of what it raised."""
+    try:
+        return report()
+    except Exception:
+        return traceback.format_exc()
+
+
+def _write_page(folder: Path) -> str | None:
+    """Write the page of all jobs that are there; return why it could not be written."""
+    from lipcert.reporting.writing import PAGE_NAME, write_report
+
+    try:
+        write_report([folder], folder, command=shlex.join(["python", "-m", "lipcert.report", str(folder)]))
+    except (ValueError, OSError) as error:
+        return f"no report was written: {error}"
+    sys.stdout.write(f"The report is in {folder / PAGE_NAME}\n")
+    return None
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
 from lipcert.job_names import names_a_job, split_override
+from lipcert.reporting.statistics import mean_and_deviation
 from lipcert.training.sweep import Job
 
 QUANTITIES = {
@@ -19,14 +19,6 @@ QUANTITIES = {
     "s an epoch": ("seconds_per_epoch", 1, 1),
 }
 """Key in `results.json`, factor and digits of each column."""
-
-
-def mean_and_deviation(values: list[float], factor: float = 100, digits: int = 1) -> str:
-    """Format a mean, with its standard deviation over seeds where there are two or more."""
-    if not values:
-        return "-"
-    mean = f"{factor * statistics.mean(values):.{digits}f}"
-    return mean if len(values) < 2 else f"{mean} ± {factor * statistics.stdev(values):.{digits}f}"
 
 
 def settings(job: Job) -> dict[str, str]:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from lipcert.training.sweep import COMPLETE, FAILED, SKIPPED, Job
-from lipcert.training.sweep_table import markdown, mean_and_deviation, sweep_table
+from lipcert.training.sweep_table import markdown, sweep_table
 
 
 def _job(sweep: Path, number: int, state: str, certified: float | None, *overrides: str) -> Job:
@@ -42,12 +42,6 @@ def test_results_of_a_failed_job_do_not_count(tmp_path: Path) -> None:
 def test_a_setting_that_some_jobs_lack(tmp_path: Path) -> None:
     jobs = [_job(tmp_path, 0, COMPLETE, 0.1, "a=1"), _job(tmp_path, 1, COMPLETE, 0.1)]
     assert [row[0] for row in sweep_table(tmp_path, jobs)] == ["a", "1", ""]
-
-
-def test_deviation_is_that_of_a_sample() -> None:
-    assert mean_and_deviation([1.0, 2.0, 3.0], 1, 3) == "2.000 ± 1.000"
-    assert mean_and_deviation([0.5]) == "50.0"
-    assert mean_and_deviation([]) == "-"
 
 
 def test_markdown() -> None:

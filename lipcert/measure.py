@@ -1,0 +1,8 @@
+"""`python -m lipcert.measure`: measure what the pictures of a report need and training does not leave."""
+
+from __future__ import annotations
+
+from lipcert.measurement.command import main
+
+if __name__ == "__main__":
+    main()

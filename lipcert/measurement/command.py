@@ -1,0 +1,33 @@
+"""The Hydra application behind `python -m lipcert.measure` and `lipcert-measure`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import hydra
+
+from lipcert.commands import run_command
+from lipcert.config import config_folder, register
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+register()
+
+
+@hydra.main(version_base="1.3", config_path=config_folder(), config_name="measure")
+def measure(config: DictConfig) -> float:
+    """Run one job and return the certified accuracy at epsilon by the tightest bound."""
+    from lipcert.measurement.run import run
+
+    return run(config)
+
+
+def main() -> None:
+    """Entry point of `lipcert-measure`."""
+    try:
+        run_command(measure)
+    except KeyboardInterrupt:
+        sys.stderr.write("Stopped; nothing was written.\n")
+        sys.exit(130)

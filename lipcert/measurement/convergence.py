@@ -1,0 +1,121 @@
+"""How many power iterations the masked maps of each image need to converge: a measurement, no certificate.
+
+Source: Figure 5 of the paper: from a random start, until ||u(t+1) - u(t)|| <= 1e-3.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from lipcert.bounds import Bound, UpperNorms, analyze
+from lipcert.bounds.krylov import inverse, lengths_of
+from lipcert.bounds.linear_map import LinearMap
+from lipcert.certificates.validation import double_copy
+from lipcert.reporting.measurements import NOT_CONVERGED
+
+
+def _restricted(linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None, active: Tensor) -> LinearMap:
+    return linear_map.restricted(*(None if mask is None else mask[active] for mask in (rows, columns)))
+
+
+@torch.no_grad()
+def iterations_to_converge(
+    linear_map: LinearMap,
+    start: Tensor,
+    rows: Tensor | None,
+    columns: Tensor | None,
+    tolerance: float,
+    largest: int,
+) -> Tensor:
+    """Return how many power iterations each image's map diag(rows) M diag(columns) takes, (B,), integers.
+
+    One iteration: u <- MᵀM u / ||MᵀM u||. The count ends where u moved by `tolerance` or less; it is 0 for a map that
+    is zero and `NOT_CONVERGED` after more than `largest`.
+
+    Args:
+        linear_map: M, of all images.
+        start: (B, *input_shape); its part inside the column mask is used.
+        rows, columns: (B, *output_shape), (B, *input_shape), entries 0 or 1; None for ones.
+        tolerance: l2, of vectors of length 1.
+        largest: iterations at most.
+    """
+    counts = torch.full((len(start),), NOT_CONVERGED)
+    vectors = start if columns is None else start * columns
+    vectors = vectors * inverse(lengths_of(vectors), vectors.dim())
+    active = torch.arange(len(start), device=start.device)
+    masked = _restricted(linear_map, rows, columns, active)
+    for number in range(1, largest + 1):
+        following = masked.adjoint(masked.apply(vectors))
+        lengths = lengths_of(following)
+        following = following * inverse(lengths, following.dim())
+        counts[active[lengths == 0].cpu()] = 0
+        settled = (lengths == 0) | (lengths_of(following - vectors) <= tolerance)
+        unset = counts[active.cpu()] == NOT_CONVERGED
+        counts[active.cpu()[settled.cpu() & unset]] = number
+        vectors, left = following, counts[active.cpu()] == NOT_CONVERGED
+        if not bool(left.any()):
+            break
+        if not linear_map.per_image and int(left.sum()) <= len(active) // 2:
+            vectors, active = vectors[left.to(vectors.device)], active[left.to(active.device)]
+            masked = _restricted(linear_map, rows, columns, active)
+    return counts
+
+
+@dataclass
+class CountingNorms:
+    """Upper bounds of norms for a walk; counts what power iteration would take for each masked map.
+
+    `counts`: how many images took so many iterations, by layer.
+    """
+
+    norms: UpperNorms
+    tolerance: float
+    largest: int
+    generator: torch.Generator
+    counts: dict[str, Counter[int]] = field(default_factory=dict)
+
+    def whole(self, name: str, linear_map: LinearMap, like: Tensor) -> Tensor:
+        return self.norms.whole(name, linear_map, like)
+
+    def masked(
+        self, name: str, linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None, like: Tensor
+    ) -> Tensor:
+        start = torch.randn(like.shape[0], *linear_map.input_shape, generator=self.generator, dtype=like.dtype)
+        taken = iterations_to_converge(linear_map, start.to(like.device), rows, columns, self.tolerance, self.largest)
+        self.counts.setdefault(name, Counter()).update(taken.tolist())
+        return self.norms.masked(name, linear_map, rows, columns, like)
+
+
+@torch.no_grad()
+def convergence_counts(
+    model: nn.Module,
+    images: Tensor,
+    epsilon: float,
+    tolerance: float,
+    largest: int,
+    batch_size: int,
+    seed: int,
+    advance: Callable[[], object] = lambda: None,
+) -> dict[str, Counter[int]]:
+    """Return how many images take so many iterations, by layer in order, with the masks of the paper's local bound.
+
+    Args:
+        model: a tree of supported layers, in eval mode.
+        images: (N, C, H, W), pixels in [0, 1].
+        epsilon: l2 radius that the masks hold for.
+        tolerance, largest: as for `iterations_to_converge`.
+        batch_size: images at a time.
+        seed: of the random start vectors.
+        advance: called after each batch.
+    """
+    double = double_copy(model)
+    norms = CountingNorms(UpperNorms(), tolerance, largest, torch.Generator().manual_seed(seed))
+    for batch in images.double().split(batch_size):
+        analyze(double, batch, epsilon, Bound.LOCAL, norms)
+        advance()
+    return norms.counts

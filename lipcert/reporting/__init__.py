@@ -1,0 +1,1 @@
+"""Reports of runs: one HTML page and pictures, from the files that runs leave and nothing else."""
