@@ -106,6 +106,7 @@ class TrainConfig:
     batch_size: int = MISSING
     epsilon: float = MISSING
     resume: str | None = None
+    plugins: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -161,6 +162,7 @@ class TrainedNetworkConfig:
     model: CertifyModelConfig = field(default_factory=CertifyModelConfig)
     activation: str | None = None
     builder: str | None = None
+    plugins: list[str] = field(default_factory=list)
     device: str = "auto"
     output: str | None = None
 
