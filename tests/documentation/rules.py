@@ -1,0 +1,295 @@
+"""How the commands of the documentation are executed: one table, and what it refers to.
+
+A command that no rule matches fails the test of its page. Cheap commands run as they stand or with smaller numbers;
+trainings are composed and checked, and run where the page goes on with what they leave.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+import tomllib
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.commands import QUICK
+from tests.documentation.pages import ROOT
+
+TINY = (*QUICK, "data.limit_train=64", "data.limit_test=10", "schedule.epochs=1", "evaluation.pgd_steps=2")
+"""A training of a second or two."""
+
+OWN_DATA = "data=corners"
+"""Data that a page makes; limits of other data do not fit it."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a command stands: the page, the folder it is typed in, and the text of the page behind it."""
+
+    page: str
+    folder: Path
+    rest: str
+
+    @property
+    def of_an_experiment(self) -> bool:
+        """Whether the page reports on a run of hours: its commands are only parsed."""
+        return self.page.startswith("experiments/")
+
+
+class CommandError(Exception):
+    """A command of the documentation that does not work, with the reason."""
+
+
+Action = Callable[[list[str], Place], None]
+
+
+def in_a_process(action: Callable[[], None], name: str) -> str:
+    """Fork, act, and return the output; what is imported already need not be imported again.
+
+    Raises:
+        CommandError: with the output, for an exit code other than 0.
+    """
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code: Any = 1
+        try:
+            os.close(read)
+            os.dup2(write, 1)
+            os.dup2(write, 2)
+            action()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code if isinstance(code, int) else 1)
+    os.close(write)
+    with os.fdopen(read, errors="replace") as pipe:
+        output = pipe.read()
+    _, status = os.waitpid(child, 0)
+    if os.waitstatus_to_exitcode(status):
+        raise CommandError(f"{name} ended with {os.waitstatus_to_exitcode(status)}: {output[-2000:]}")
+    return output
+
+
+def run_module(words: list[str], place: Place, *more: str) -> None:
+    """Run `python -m MODULE ARGUMENTS`."""
+    module, arguments = words[2], [*words[3:], *more]
+
+    def run() -> None:
+        sys.argv = [module, *arguments]
+        sys.path.insert(0, os.getcwd())  # as `python -m` does
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+    in_a_process(run, " ".join([module, *arguments]))
+
+
+def as_it_stands(words: list[str], place: Place) -> None:
+    run_module(words, place)
+
+
+def certify(words: list[str], place: Place) -> None:
+    """Certify six images, in place of a record that an earlier command of the page left."""
+    if place.of_an_experiment:
+        compose("certify", words)
+    else:
+        run_module(words, place, "limit=6", "overwrite=true")
+
+
+def check(words: list[str], place: Place) -> None:
+    """Derive two rows anew."""
+    if place.of_an_experiment:
+        parse(words, place)
+    else:
+        run_module(words, place, "--count", "2")
+
+
+def soundness(words: list[str], place: Place) -> None:
+    """Attack six images with little strength."""
+    if place.of_an_experiment:
+        compose("soundness", words)
+    else:
+        run_module(words, place, "limit=6", "norms=4", "steps=2", "restarts=1", "queries=4", "attacks=[pgd,random]")
+
+
+def benchmark(words: list[str], place: Place) -> None:
+    compose("benchmark", words)
+
+
+def parse(words: list[str], place: Place) -> None:
+    """Let the module's `arguments` read the command line."""
+    importlib.import_module(words[2]).arguments(words[3:])
+
+
+def dashboard(words: list[str], place: Place) -> None:
+    """Print the definition; without `--dry-run` a command needs an account, and is parsed."""
+    module = ["python", "-m", "lipcert.dashboard.command", *words[3:]]
+    run_module(module, place) if "--dry-run" in words else parse(module, place)
+
+
+def train(words: list[str], place: Place) -> None:
+    """Compose and check each job; train where the page goes on with the run."""
+    if "--help" in words or "--cfg" in words:
+        run_module(words, place)
+        return
+    compose("train", words)
+    folders = [word.partition("=")[2] for word in words if word.startswith("hydra.run.dir=")]
+    if any(f"{folder}/" in place.rest for folder in folders) and not place.of_an_experiment:
+        small = [each for each in TINY if OWN_DATA not in words or not each.startswith("data.")]
+        run_module(words, place, *small)
+
+
+def compose(name: str, words: list[str]) -> None:
+    """Compose the first and the last job of a command line, and check what would only fail later."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from lipcert.certification.arguments import with_lists
+    from lipcert.config import config_folder, register
+
+    register()
+    arguments = words[words.index(f"lipcert.{name}") + 1 :]
+    overrides = with_lists(arguments) if name != "train" else list(arguments)
+    if "--config-dir" in overrides:
+        place = overrides.index("--config-dir")
+        folder = Path(overrides[place + 1]).resolve()
+        overrides[place : place + 2] = [f"hydra.searchpath=[file://{folder}]"]
+    overrides = [each for each in overrides if each != "-m"]
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    for position in (0, -1):
+        job = [
+            f"{each.get_key_element()}={list(each.sweep_string_iterator())[position]}"
+            if each.is_sweep_override()
+            else each.input_line
+            for each in parsed
+        ]
+        with initialize_config_dir(config_folder(), version_base="1.3"):
+            check_job(name, hydra_compose(name, overrides=job))
+
+
+def check_job(name: str, config: Any) -> None:
+    """Check a job's configuration as far as it goes without data."""
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    from lipcert.training.checks import check_settings
+
+    kept = [str(key) for key in config if key not in ("callbacks", "logger")]  # these name the run's folder
+    values: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, kept), resolve=True, throw_on_missing=True)
+    if name != "train":
+        return
+    from lipcert.bounds import Bound
+    from lipcert.nn import build
+    from lipcert.plugins import load_plugins
+    from lipcert.training.schedules import Schedule
+
+    load_plugins(config.plugins)
+    check_settings(config)
+    instantiate(config.method)
+    Schedule(**values["schedule"])
+    Bound(config.bound.name)
+    build(config.model.name, (3, 64, 64), 10, config.model.activation, config.model.threshold)
+
+
+def torchrun(words: list[str], place: Place) -> None:
+    """Let torchrun's parser read its options, and compose the rest."""
+    from torch.distributed.run import get_args_parser
+
+    options = get_args_parser().parse_args(words[1:])
+    if not options.module or options.training_script != "lipcert.train":
+        raise CommandError("torchrun does not start lipcert.train")
+    compose("train", words)
+
+
+def srun(words: list[str], place: Place) -> None:
+    """Compose what SLURM's tasks run."""
+    compose("train", words)
+
+
+def experiment_script(words: list[str], place: Place) -> None:
+    """Compile a script; the numbers of a page come from runs of it."""
+    folder = ROOT if (ROOT / words[1]).exists() else (ROOT / place.page).parent
+    compile((folder / words[1]).read_text(), words[1], "exec")
+
+
+def make(words: list[str], place: Place) -> None:
+    """Let make tell what it would do."""
+    done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CommandError(done.stderr)
+
+
+def pip_install(words: list[str], place: Place) -> None:
+    """An extra of lipcert, a dependency of one, or lipcert itself."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    known = {re.split(r"[<>=\[ ]", each)[0] for group in extras.values() for each in group}
+    for word in words[2:]:
+        extra = re.fullmatch(r"(?:lipcert|\.)\[([\w,-]+)\]", word)
+        named = set(extra[1].split(",")) <= extras.keys() if extra else word in known | {"lipcert", ".", "-e"}
+        if not named:
+            raise CommandError(f"{word} is neither lipcert nor named in pyproject.toml")
+
+
+def wandb(words: list[str], place: Place) -> None:
+    """A command of wandb's."""
+    from wandb.cli.cli import cli
+
+    if words[1] not in cli.commands:
+        raise CommandError(f"wandb has no command {words[1]}")
+
+
+def nothing(words: list[str], place: Place) -> None:
+    """Nothing that could fail."""
+
+
+RULES: tuple[tuple[str, Action], ...] = (
+    (r"make \w+", make),
+    (r"python -m lipcert\.\w+ .*--help", as_it_stands),
+    (r"python -m lipcert\.train\b", train),
+    (r"python -m lipcert\.certify\b", certify),
+    (r"python -m lipcert\.check\b", check),
+    (r"python -m lipcert\.soundness\b", soundness),
+    (r"python -m lipcert\.benchmark\b", benchmark),
+    (r"python -m lipcert\.dashboard\b", dashboard),
+    (r"python -m lipcert\.report\b", as_it_stands),
+    (r"torchrun .* -m lipcert\.train\b", torchrun),
+    (r"srun .* python -m lipcert\.train\b", srun),
+    (r"python (experiments/)?[\w/]+\.py\b", experiment_script),
+    (r"pip install\b", pip_install),
+    (r"wandb \w+", wandb),
+    (r"tensorboard --logdir\b", nothing),
+    (r"export \w+=", nothing),
+    (r"cd \w+", nothing),
+)
+"""What a command looks like, and what is done with it; the first that matches."""
+
+
+def execute(command: str, place: Place) -> None:
+    """Execute a command by the first rule that matches.
+
+    Raises:
+        CommandError: for a command that no rule matches, or that does not work.
+    """
+    words = shlex.split(command, comments=True)
+    while words and re.match(r"[A-Z_]+=", words[0]):  # variables of the environment
+        words = words[1:]
+    line = " ".join(words)
+    for pattern, action in RULES:
+        if re.match(pattern, line):
+            action(words, place)
+            return
+    raise CommandError(f"no rule in {__name__} says how to execute it")
