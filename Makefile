@@ -1,4 +1,4 @@
-.PHONY: help install demo test lint types imports benchmark clean
+.PHONY: help install demo test lint types imports docs benchmark clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -31,8 +31,11 @@ types: install ## type annotations
 imports: install ## one-way imports
 	$(BIN)/lint-imports
 
+docs: install ## the documentation site, in site/; needs no network
+	PYTHONPATH=. NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 benchmark: install ## costs of training steps and certification, as ratios
 	$(BIN)/python -m lipcert.benchmark
 
 clean: ## remove the environment and caches
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

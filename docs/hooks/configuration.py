@@ -35,9 +35,11 @@ class Setting:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Put the tables where the page says so."""
-    return re.sub(r"^<!-- (\w+) -->$", lambda mark: PARTS[mark[1]](), markdown, flags=re.MULTILINE) if (
-        page.file.src_uri == "configuration.md"
-    ) else markdown
+    return (
+        re.sub(r"^<!-- (\w+) -->$", lambda mark: PARTS[mark[1]](), markdown, flags=re.MULTILINE)
+        if (page.file.src_uri == "configuration.md")
+        else markdown
+    )
 
 
 def settings_of(path: Path) -> dict[str, Setting]:

@@ -18,7 +18,9 @@ PAGES = (
 
 FENCE = re.compile(r"^```(\w*) *(.*)$")
 TITLE = re.compile(r'title="([^"]+)"')
-COMMAND = re.compile(r"(\w+=\S+ )*(python|make|pip|torchrun|srun|export|wandb|tensorboard|bash|cd|git|apt|lipcert-\w+) ")
+COMMAND = re.compile(
+    r"(\w+=\S+ )*(python|make|pip|torchrun|srun|export|wandb|tensorboard|bash|cd|git|apt|lipcert-\w+) "
+)
 
 
 @dataclass(frozen=True)
