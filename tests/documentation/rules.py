@@ -26,6 +26,9 @@ from tests.documentation.pages import ROOT
 TINY = (*QUICK, "data.limit_train=64", "data.limit_test=10", "schedule.epochs=1", "evaluation.pgd_steps=2")
 """A training of a second or two."""
 
+EXAMPLES = {"ITERATIONS": "2", "KIND": "shared", "SEED": "0"}
+"""What a reader is to fill in. RUN is there: a folder of that name holds a trained run."""
+
 OWN_DATA = "data=corners"
 """Data that a page makes; limits of other data do not fit it."""
 
@@ -219,8 +222,11 @@ def srun(words: list[str], place: Place) -> None:
     compose("train", words)
 
 
-def experiment_script(words: list[str], place: Place) -> None:
-    """Compile a script; the numbers of a page come from runs of it."""
+def script(words: list[str], place: Place) -> None:
+    """Run a script that the page shows; compile one of an experiment, whose numbers come from runs of hours."""
+    if (place.folder / words[1]).exists():
+        in_a_process(lambda: runpy.run_path(words[1], run_name="__main__") and None, words[1])
+        return
     folder = ROOT if (ROOT / words[1]).exists() else (ROOT / place.page).parent
     compile((folder / words[1]).read_text(), words[1], "exec")
 
@@ -252,6 +258,13 @@ def wandb(words: list[str], place: Place) -> None:
         raise CommandError(f"wandb has no command {words[1]}")
 
 
+def shell(words: list[str], place: Place) -> None:
+    """Run a tool of the system."""
+    done = subprocess.run(words, cwd=place.folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CommandError(done.stderr)
+
+
 def nothing(words: list[str], place: Place) -> None:
     """Nothing that could fail."""
 
@@ -268,14 +281,22 @@ RULES: tuple[tuple[str, Action], ...] = (
     (r"python -m lipcert\.report\b", as_it_stands),
     (r"torchrun .* -m lipcert\.train\b", torchrun),
     (r"srun .* python -m lipcert\.train\b", srun),
-    (r"python (experiments/)?[\w/]+\.py\b", experiment_script),
+    (r"python [\w/]+\.py\b", script),
     (r"pip install\b", pip_install),
     (r"wandb \w+", wandb),
     (r"tensorboard --logdir\b", nothing),
     (r"export \w+=", nothing),
     (r"cd \w+", nothing),
+    (r"ls \w+", shell),
 )
 """What a command looks like, and what is done with it; the first that matches."""
+
+
+def filled(word: str) -> str:
+    """Return a word with an example in place of what the reader is to fill in."""
+    for name, example in EXAMPLES.items():
+        word = re.sub(rf"={name}$", f"={example}", word)
+    return word
 
 
 def execute(command: str, place: Place) -> None:
@@ -284,7 +305,7 @@ def execute(command: str, place: Place) -> None:
     Raises:
         CommandError: for a command that no rule matches, or that does not work.
     """
-    words = shlex.split(command, comments=True)
+    words = [filled(word) for word in shlex.split(command, comments=True)]
     while words and re.match(r"[A-Z_]+=", words[0]):  # variables of the environment
         words = words[1:]
     line = " ".join(words)
