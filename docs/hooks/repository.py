@@ -87,8 +87,14 @@ def _on_site(target: str) -> str:
 
 
 def _targets(markdown: str, source: str) -> list[str]:
+    """Return what a page links outside docs/."""
     found: list[str] = []
-    _outside_code(markdown, lambda text: found.extend(_resolved(link[1], source) for link in LINK.finditer(text)) or "")
+
+    def noted(text: str) -> str:
+        found.extend(_resolved(link[1], source) for link in LINK.finditer(text))
+        return text
+
+    _outside_code(markdown, noted)
     return [target for target in found if not target.startswith(("docs/", ".."))]
 
 
