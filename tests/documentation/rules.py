@@ -87,8 +87,8 @@ def in_a_process(action: Callable[[], None], name: str) -> str:
     return output
 
 
-def run_module(words: list[str], place: Place, *more: str) -> None:
-    """Run `python -m MODULE ARGUMENTS`."""
+def run_module(words: list[str], place: Place, *more: str) -> str:
+    """Run `python -m MODULE ARGUMENTS`; return what it prints."""
     module, arguments = words[2], [*words[3:], *more]
 
     def run() -> None:
@@ -96,7 +96,7 @@ def run_module(words: list[str], place: Place, *more: str) -> None:
         sys.path.insert(0, os.getcwd())  # as `python -m` does
         runpy.run_module(module, run_name="__main__", alter_sys=True)
 
-    in_a_process(run, " ".join([module, *arguments]))
+    return in_a_process(run, " ".join([module, *arguments]))
 
 
 def as_it_stands(words: list[str], place: Place) -> None:
@@ -151,7 +151,10 @@ def train(words: list[str], place: Place) -> None:
     folders = [word.partition("=")[2] for word in words if word.startswith("hydra.run.dir=")]
     if any(f"{folder}/" in place.rest for folder in folders) and not place.of_an_experiment:
         small = [each for each in TINY if OWN_DATA not in words or not each.startswith("data.")]
-        run_module(words, place, *small)
+        printed = run_module(words, place, *small)
+        missing = [label for label in re.findall(r"^│ (.*?) +│", place.rest, re.MULTILINE) if label not in printed]
+        if missing:
+            raise CommandError(f"the page shows {missing}, the command printed {printed}")
 
 
 def compose(name: str, words: list[str]) -> None:
@@ -194,6 +197,8 @@ def check_job(name: str, config: Any) -> None:
     values: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, kept), resolve=True, throw_on_missing=True)
     if name != "train":
         return
+    import torch
+
     from lipcert.bounds import Bound
     from lipcert.nn import build
     from lipcert.plugins import load_plugins
@@ -204,7 +209,8 @@ def check_job(name: str, config: Any) -> None:
     instantiate(config.method)
     Schedule(**values["schedule"])
     Bound(config.bound.name)
-    build(config.model.name, (3, 64, 64), 10, config.model.activation, config.model.threshold)
+    with torch.device("meta"):
+        build(config.model.name, (3, 64, 64), 10, config.model.activation, config.model.threshold)
 
 
 def torchrun(words: list[str], place: Place) -> None:

@@ -33,7 +33,9 @@ def fixture_play() -> Iterator[Callable[[str], list[str]]]:
         def play(page: str) -> list[str]:
             worker.stdin.write(f"{page}\n")
             worker.stdin.flush()
-            return json.loads(worker.stdout.readline())
+            answer = worker.stdout.readline()
+            assert answer, "the worker died; its standard error says why"
+            return json.loads(answer)
 
         yield play
         worker.stdin.close()
