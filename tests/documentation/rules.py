@@ -7,21 +7,19 @@ trainings are composed and checked, and run where the page goes on with what the
 from __future__ import annotations
 
 import importlib
-import os
 import re
 import runpy
 import shlex
 import subprocess
-import sys
 import tomllib
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tests.commands import QUICK
+from tests.documentation.composing import compose
 from tests.documentation.pages import ROOT
+from tests.documentation.processes import CommandError, in_a_process, run_module
 
 TINY = (*QUICK, "data.limit_train=64", "data.limit_test=10", "schedule.epochs=1", "evaluation.pgd_steps=2")
 """A training of a second or two."""
@@ -47,60 +45,11 @@ class Place:
         return self.page.startswith("experiments/")
 
 
-class CommandError(Exception):
-    """A command of the documentation that does not work, with the reason."""
-
-
 Action = Callable[[list[str], Place], None]
 
 
-def in_a_process(action: Callable[[], None], name: str) -> str:
-    """Fork, act, and return the output; what is imported already need not be imported again.
-
-    Raises:
-        CommandError: with the output, for an exit code other than 0.
-    """
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        code: Any = 1
-        try:
-            os.close(read)
-            os.dup2(write, 1)
-            os.dup2(write, 2)
-            action()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code if isinstance(code, int) else 1)
-    os.close(write)
-    with os.fdopen(read, errors="replace") as pipe:
-        output = pipe.read()
-    _, status = os.waitpid(child, 0)
-    if os.waitstatus_to_exitcode(status):
-        raise CommandError(f"{name} ended with {os.waitstatus_to_exitcode(status)}: {output[-2000:]}")
-    return output
-
-
-def run_module(words: list[str], place: Place, *more: str) -> str:
-    """Run `python -m MODULE ARGUMENTS`; return what it prints."""
-    module, arguments = words[2], [*words[3:], *more]
-
-    def run() -> None:
-        sys.argv = [module, *arguments]
-        sys.path.insert(0, os.getcwd())  # as `python -m` does
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-
-    return in_a_process(run, " ".join([module, *arguments]))
-
-
 def as_it_stands(words: list[str], place: Place) -> None:
-    run_module(words, place)
+    run_module(words)
 
 
 def certify(words: list[str], place: Place) -> None:
@@ -108,7 +57,7 @@ def certify(words: list[str], place: Place) -> None:
     if place.of_an_experiment:
         compose("certify", words)
     else:
-        run_module(words, place, "limit=6", "overwrite=true")
+        run_module(words, "limit=6", "overwrite=true")
 
 
 def check(words: list[str], place: Place) -> None:
@@ -116,7 +65,7 @@ def check(words: list[str], place: Place) -> None:
     if place.of_an_experiment:
         parse(words, place)
     else:
-        run_module(words, place, "--count", "2")
+        run_module(words, "--count", "2")
 
 
 def soundness(words: list[str], place: Place) -> None:
@@ -124,7 +73,7 @@ def soundness(words: list[str], place: Place) -> None:
     if place.of_an_experiment:
         compose("soundness", words)
     else:
-        run_module(words, place, "limit=6", "norms=4", "steps=2", "restarts=1", "queries=4", "attacks=[pgd,random]")
+        run_module(words, "limit=6", "norms=4", "steps=2", "restarts=1", "queries=4", "attacks=[pgd,random]")
 
 
 def benchmark(words: list[str], place: Place) -> None:
@@ -139,78 +88,22 @@ def parse(words: list[str], place: Place) -> None:
 def dashboard(words: list[str], place: Place) -> None:
     """Print the definition; without `--dry-run` a command needs an account, and is parsed."""
     module = ["python", "-m", "lipcert.dashboard.command", *words[3:]]
-    run_module(module, place) if "--dry-run" in words else parse(module, place)
+    run_module(module) if "--dry-run" in words else parse(module, place)
 
 
 def train(words: list[str], place: Place) -> None:
     """Compose and check each job; train where the page goes on with the run."""
     if "--help" in words or "--cfg" in words:
-        run_module(words, place)
+        run_module(words)
         return
     compose("train", words)
     folders = [word.partition("=")[2] for word in words if word.startswith("hydra.run.dir=")]
     if any(f"{folder}/" in place.rest for folder in folders) and not place.of_an_experiment:
         small = [each for each in TINY if OWN_DATA not in words or not each.startswith("data.")]
-        printed = run_module(words, place, *small)
+        printed = run_module(words, *small)
         missing = [label for label in re.findall(r"^│ (.*?) +│", place.rest, re.MULTILINE) if label not in printed]
         if missing:
             raise CommandError(f"the page shows {missing}, the command printed {printed}")
-
-
-def compose(name: str, words: list[str]) -> None:
-    """Compose the first and the last job of a command line, and check what would only fail later."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    from lipcert.certification.arguments import with_lists
-    from lipcert.config import config_folder, register
-
-    register()
-    arguments = words[words.index(f"lipcert.{name}") + 1 :]
-    overrides = with_lists(arguments) if name != "train" else list(arguments)
-    if "--config-dir" in overrides:
-        place = overrides.index("--config-dir")
-        folder = Path(overrides[place + 1]).resolve()
-        overrides[place : place + 2] = [f"hydra.searchpath=[file://{folder}]"]
-    overrides = [each for each in overrides if each != "-m"]
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    for position in (0, -1):
-        job = [
-            f"{each.get_key_element()}={list(each.sweep_string_iterator())[position]}"
-            if each.is_sweep_override()
-            else each.input_line
-            for each in parsed
-        ]
-        with initialize_config_dir(config_folder(), version_base="1.3"):
-            check_job(name, hydra_compose(name, overrides=job))
-
-
-def check_job(name: str, config: Any) -> None:
-    """Check a job's configuration as far as it goes without data."""
-    from hydra.utils import instantiate
-    from omegaconf import OmegaConf
-
-    from lipcert.training.checks import check_settings
-
-    kept = [str(key) for key in config if key not in ("callbacks", "logger")]  # these name the run's folder
-    values: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, kept), resolve=True, throw_on_missing=True)
-    if name != "train":
-        return
-    import torch
-
-    from lipcert.bounds import Bound
-    from lipcert.nn import build
-    from lipcert.plugins import load_plugins
-    from lipcert.training.schedules import Schedule
-
-    load_plugins(config.plugins)
-    check_settings(config)
-    instantiate(config.method)
-    Schedule(**values["schedule"])
-    Bound(config.bound.name)
-    with torch.device("meta"):
-        build(config.model.name, (3, 64, 64), 10, config.model.activation, config.model.threshold)
 
 
 def torchrun(words: list[str], place: Place) -> None:
@@ -231,7 +124,7 @@ def srun(words: list[str], place: Place) -> None:
 def script(words: list[str], place: Place) -> None:
     """Run a script that the page shows; compile one of an experiment, whose numbers come from runs of hours."""
     if (place.folder / words[1]).exists():
-        in_a_process(lambda: runpy.run_path(words[1], run_name="__main__") and None, words[1])
+        in_a_process(lambda: runpy.run_path(words[1], run_name="__main__"), words[1])
         return
     folder = ROOT if (ROOT / words[1]).exists() else (ROOT / place.page).parent
     compile((folder / words[1]).read_text(), words[1], "exec")

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.documentation.pages import PAGES, ROOT, Block, blocks, commands
-from tests.documentation.rules import CommandError, Place, execute
+from tests.documentation.processes import CommandError
+from tests.documentation.rules import Place, execute
 
 WITH_CODE = [page for page in PAGES if any(each.language in ("python", "bash") for each in blocks(page))]
 LONGEST_EXAMPLE = 40

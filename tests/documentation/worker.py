@@ -14,7 +14,8 @@ import traceback
 from pathlib import Path
 
 from tests.documentation.pages import Block, blocks, commands
-from tests.documentation.rules import TINY, Place, execute, run_module
+from tests.documentation.processes import run_module
+from tests.documentation.rules import TINY, Place, execute
 
 PRELOADED = ("lipcert.training.run", "lipcert.certification.run", "lipcert.soundness.run", "lipcert.recheck")
 
@@ -35,10 +36,9 @@ if __name__ == "__main__":
 def prepare(folder: Path) -> None:
     """Make what pages take for granted: a trained run called RUN, a network of one's own."""
     os.chdir(folder)
-    place = Place("", folder, "")
-    run_module(["python", "-m", "lipcert.train", "hydra.run.dir=RUN", *TINY, "method=bcp"], place)
+    run_module(["python", "-m", "lipcert.train", "hydra.run.dir=RUN", *TINY, "method=bcp"])
     (folder / "my_module.py").write_text(OWN_NETWORK)
-    run_module(["python", "-m", "my_module"], place)
+    run_module(["python", "-m", "my_module"])
 
 
 def play(page: str, folder: Path) -> list[str]:
