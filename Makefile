@@ -1,4 +1,4 @@
-.PHONY: help install demo test lint types imports hooks benchmark browser-check clean
+.PHONY: help install demo test lint types imports hooks docs benchmark browser-check clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -35,6 +35,9 @@ imports: install ## one-way imports
 hooks: install ## run lint, types and imports before every commit
 	$(BIN)/pre-commit install
 
+docs: install ## the documentation site, in site/; needs no network
+	PYTHONPATH=. NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 benchmark: install ## costs of training steps and certification, as ratios
 	$(BIN)/python -m lipcert.benchmark
 
@@ -42,4 +45,4 @@ browser-check: install ## look at a report in headless Chromium, which must be i
 	$(BIN)/python -m tests.browser.check
 
 clean: ## remove the environment and caches
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lipcert.commands import EXPECTED_ERRORS, sentence_of, stoppable
+from lipcert.plugins import load_plugins
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -39,7 +40,12 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="of the draw of rows; the operating system's randomness when left out")
     parser.add_argument("--data-root", type=Path, help="folder of the data set's files")
     parser.add_argument("--builder", help="package.module:function that returns a network of your own")
+    parser.add_argument("--plugins", type=_words, default=[], help="modules to import first, which add layers: one,two")
     return parser.parse_args(words)
+
+
+def _words(text: str) -> list[str]:
+    return text.split(",")
 
 
 def _numbers(text: str) -> list[int]:
@@ -61,6 +67,7 @@ def check(options: argparse.Namespace, say: Callable[[str], object]) -> None:
     from lipcert.recheck import Rechecker, contradicted_norms, contradictions, stages_not_derived
     from lipcert.records import read_record
 
+    load_plugins(options.plugins)
     record = read_record(options.certificate)
     rechecker = Rechecker(_network(options, record), record.contents.data.image_shape, record.contents.clip_input)
     images, labels = _data(options, record)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 import pickle
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +14,7 @@ from torch import Tensor, nn
 
 from lipcert.integrity import damage
 from lipcert.nn import ACTIVATIONS, ARCHITECTURES, build
+from lipcert.plugins import import_from_here
 
 WRAPPERS = ("module.", "_orig_mod.")
 """What `DataParallel` and `torch.compile` put before every name."""
@@ -148,10 +146,8 @@ def _built(builder: str) -> nn.Module:
     module_name, colon, function_name = builder.partition(":")
     if not (module_name and colon and function_name):
         raise ValueError(f"Expected builder=package.module:function, got {builder!r}.")
-    if not {"", os.getcwd()} & set(sys.path):
-        sys.path.insert(0, os.getcwd())
     try:
-        function = getattr(importlib.import_module(module_name), function_name)
+        function = getattr(import_from_here(module_name), function_name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"builder={builder} was not found: {error}.") from error
     if not callable(function):
@@ -166,7 +162,7 @@ def _architecture(
     checkpoint: Checkpoint, shape: tuple[int, ...], num_classes: int, model: str | None, activation: str | None
 ) -> tuple[str, str]:
     """Return the model and activation of a file: the given ones, else the only ones that fit."""
-    for name, value, known in (("model", model, tuple(ARCHITECTURES)), ("activation", activation, ACTIVATIONS)):
+    for name, value, known in (("model", model, tuple(ARCHITECTURES)), ("activation", activation, tuple(ACTIVATIONS))):
         if value is not None and value not in known:
             raise ValueError(f"Expected {name}= to be one of {', '.join(known)}, got {value!r}.")
     models = [model] if model is not None else list(ARCHITECTURES)

@@ -109,6 +109,7 @@ class TrainConfig:
     epsilon: float = MISSING
     resume: str | None = None
     report: bool = False
+    plugins: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -166,6 +167,7 @@ class TrainedNetworkConfig:
     model: CertifyModelConfig = field(default_factory=CertifyModelConfig)
     activation: str | None = None
     builder: str | None = None
+    plugins: list[str] = field(default_factory=list)
     device: str = "auto"
     output: str | None = None
 

@@ -13,6 +13,7 @@ LONGEST = 120
 NOT_COMPARED = (
     "callbacks",
     "logger",
+    "plugins",
     "report",
     "resume",
     "data.on_device",

@@ -208,7 +208,7 @@ def test_what_fits_nothing(tmp_path: Path) -> None:
     assert "with model=4c3f" in _refusal(path, model="4c3f")
 
 
-@pytest.mark.parametrize(("key", "known"), [("model", tuple(ARCHITECTURES)), ("activation", ACTIVATIONS)])
+@pytest.mark.parametrize(("key", "known"), [("model", tuple(ARCHITECTURES)), ("activation", tuple(ACTIVATIONS))])
 def test_unknown_names(tmp_path: Path, key: str, known: tuple[str, ...]) -> None:
     path = _saved(tmp_path, _network().state_dict())
     refusal = _refusal(path, **{key: "swish"})

@@ -10,12 +10,15 @@ from lipcert.bounds.analysis import (
     worst_increase,
     worst_logits,
 )
-from lipcert.bounds.closing import ActivationBounds, Bound
+from lipcert.bounds.closing import ActivationBounds, Bound, Closing, Walk, close
 from lipcert.bounds.economy import Economy
 from lipcert.bounds.errors import NonFiniteBoundError, UnsupportedLayerError
 from lipcert.bounds.lanczos import norm_upper_bound
+from lipcert.bounds.operators import Operator
 from lipcert.bounds.power import PowerNorms
-from lipcert.bounds.rounding import Arithmetic
+from lipcert.bounds.region import Region
+from lipcert.bounds.rounding import Arithmetic, Rounding
+from lipcert.bounds.rules import apply_rule, register_affine
 from lipcert.bounds.upper import UpperNorms
 from lipcert.bounds.warm_start import WarmStart
 
@@ -24,17 +27,25 @@ __all__ = [
     "Analysis",
     "Arithmetic",
     "Bound",
+    "Closing",
     "Economy",
     "NonFiniteBoundError",
+    "Operator",
     "PowerNorms",
+    "Region",
+    "Rounding",
     "UnsupportedLayerError",
     "UpperNorms",
+    "Walk",
     "WarmStart",
     "analyze",
+    "apply_rule",
     "check_epsilon",
+    "close",
     "lipschitz_to_logits",
     "logit_rounding",
     "norm_upper_bound",
+    "register_affine",
     "robust_margin",
     "worst_increase",
     "worst_logits",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import singledispatch
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from lipcert.bounds.closing import Bound, Closing, Masks, Walk, close
 from lipcert.bounds.errors import UnsupportedLayerError
 from lipcert.bounds.lazy import Lazy
 from lipcert.bounds.linear_map import identity_map
-from lipcert.bounds.operators import operator
+from lipcert.bounds.operators import Operator, Shape, operator
 from lipcert.bounds.region import Box, Region, add, affine
 from lipcert.bounds.rounding import Rounding, after_affine
 from lipcert.nn import AlmostOrthogonal, ClippedMaxMin, ClippedReLU, MaxMin, Normalize, Residual
@@ -148,7 +149,8 @@ def _(layer: Residual, region: Region, walk: Walk, name: str) -> Region:
 @apply_rule.register(nn.BatchNorm1d)
 @apply_rule.register(nn.BatchNorm2d)
 @apply_rule.register(Normalize)
-def _(layer: nn.Module, region: Region, walk: Walk, name: str) -> Region:
+def apply_affine(layer: nn.Module, region: Region, walk: Walk, name: str) -> Region:
+    """Return the region behind an affine layer, which is all that its `operator` says."""
     try:
         affine_map = operator(layer, region.shape)
     except UnsupportedLayerError as error:
@@ -161,6 +163,18 @@ def _(layer: nn.Module, region: Region, walk: Walk, name: str) -> Region:
         norm = walk.norms.whole(f"{name}..layer", identity_map(region.shape).after(affine_map), region.center)
     rounding = after_affine(region.rounding, affine_map, region.reach(), norm, walk.arithmetic)
     return replace(moved.rounded(rounding, walk.arithmetic.analysis), last=affine_map)
+
+
+def register_affine(kind: type[nn.Module], make: Callable[[Any, Shape], Operator]) -> None:
+    """Add an affine layer of your own to the layers that have bounds.
+
+    Args:
+        kind: the layer's class.
+        make: takes the layer and its input's shape without the batch, returns its operator. Everything that is
+            certified rests on what the operator says; docs/extending/layer.md shows one, and how to test it.
+    """
+    operator.register(kind, make)
+    apply_rule.register(kind, apply_affine)
 
 
 def _mask(condition: Tensor, like: Tensor) -> Tensor:

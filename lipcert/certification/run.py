@@ -39,6 +39,7 @@ from lipcert.certification.settings import (
 )
 from lipcert.checkpoints import load_network, read_checkpoint
 from lipcert.data import Split, load_images
+from lipcert.plugins import load_plugins
 from lipcert.records import FORMAT, Arithmetic, Contents, Data, Journal, Model, Record, write_record
 from lipcert.version import __version__
 
@@ -95,6 +96,7 @@ def run(config: DictConfig) -> float:
     Raises:
         ValueError, OSError: for settings, files or folders that cannot be, before anything is computed.
     """
+    load_plugins(config.plugins)
     checkpoint = required_checkpoint(config)
     folder = chosen_output(checkpoint, config.output)
     check_unfinished(folder, config.overwrite)

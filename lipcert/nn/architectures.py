@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -96,18 +96,15 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
 }
 
-ACTIVATIONS = ("relu", "clipped_relu", "maxmin", "clipped_maxmin")
+ACTIVATIONS: dict[str, Callable[[Sequence[int], float, tuple[float, float]], nn.Module]] = {
+    "relu": lambda shape, threshold, max_min: nn.ReLU(),
+    "clipped_relu": lambda shape, threshold, max_min: ClippedReLU(shape, threshold),
+    "maxmin": lambda shape, threshold, max_min: MaxMin(),
+    "clipped_maxmin": lambda shape, threshold, max_min: ClippedMaxMin(shape, *max_min),
+}
+"""By name: what makes the activation for inputs of a shape, with the initial thresholds of `Architecture`."""
+
 PARAMETRIZATIONS = ("none", "aol")
-
-
-def _activation(name: str, shape: Sequence[int], threshold: float, max_min: tuple[float, float]) -> nn.Module:
-    if name == "relu":
-        return nn.ReLU()
-    if name == "clipped_relu":
-        return ClippedReLU(shape, threshold)
-    if name == "maxmin":
-        return MaxMin()
-    return ClippedMaxMin(shape, *max_min)
 
 
 def _convolution(in_channels: int, spec: Conv) -> nn.Conv2d:
@@ -149,7 +146,7 @@ def build(
         name: a key of `ARCHITECTURES`.
         image_shape: (channels, height, width).
         num_classes: number of logits, >= 2.
-        activation: one of `ACTIVATIONS`.
+        activation: a key of `ACTIVATIONS`.
         threshold: initial threshold t of every clipped activation, ±t for MaxMin; the published one when None.
         parametrization: one of `PARAMETRIZATIONS`; "aol" rescales every weight so that its layer is 1-Lipschitz.
         width: factor on the published channels and hidden units, > 0.
@@ -185,11 +182,11 @@ def build(
                 f"Images of shape {tuple(image_shape)} are too small for {name}: "
                 f"nothing is left after convolution {index + 1}."
             )
-        layers.append(_activation(activation, (channels, height, width), upper, max_min[index]))
+        layers.append(ACTIVATIONS[activation]((channels, height, width), upper, max_min[index]))
     layers.append(nn.Flatten())
     features = channels * height * width
     for index, hidden in enumerate(spec.hidden, start=len(spec.convolutions)):
-        layers += [nn.Linear(features, hidden), _activation(activation, (hidden,), upper, max_min[index])]
+        layers += [nn.Linear(features, hidden), ACTIVATIONS[activation]((hidden,), upper, max_min[index])]
         features = hidden
     layers.append(nn.Linear(features, num_classes))
     model = nn.Sequential(*layers)

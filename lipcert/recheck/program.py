@@ -9,12 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin, Normalize, Residual
+from lipcert.nn import Residual
 from lipcert.recheck.activations import Activation, describe_activation
 from lipcert.recheck.affine import Affine, describe
 
-ACTIVATIONS = (nn.ReLU, ClippedReLU, MaxMin, ClippedMaxMin)
-AFFINE = (nn.Conv2d, nn.Linear, nn.Flatten, nn.AvgPool2d, nn.BatchNorm1d, nn.BatchNorm2d, Normalize)
 INERT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)
 CONTAINERS = (nn.Sequential, Residual, *INERT)
 
@@ -110,7 +108,7 @@ def _append(steps: list[Step], module: nn.Module, name: str, source: int) -> int
         steps.append(AddStep(first, second, len(steps) + 1))
     elif isinstance(module, INERT):
         return source
-    elif isinstance(module, ACTIVATIONS):
+    elif type(module) in describe_activation.registry:
         steps.append(ActivationStep(source, len(steps) + 1, describe_activation(module, name)))
     else:
         steps.append(AffineStep(source, len(steps) + 1, describe(module, name)))
@@ -118,7 +116,7 @@ def _append(steps: list[Step], module: nn.Module, name: str, source: int) -> int
 
 
 def _require_supported(module: nn.Module, name: str) -> None:
-    if type(module) not in (*ACTIVATIONS, *AFFINE, *CONTAINERS):
+    if type(module) not in (*CONTAINERS, *describe.registry, *describe_activation.registry):
         raise NotImplementedError(f"Layer {name!r} ({type(module).__name__}) cannot be re-checked.")
     if module.training:
         raise NotImplementedError(f"Layer {name!r} is in training mode; call model.eval() first.")

@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lipcert.bounds.linear_map import LinearMap
-from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin
+from lipcert.bounds.operators import operator
 
 Matrix = NDArray[np.float64]
-
-ACTIVATIONS = (nn.ReLU, ClippedReLU, MaxMin, ClippedMaxMin)
 
 CHUNK = 2**22
 """Numbers of the impulse responses computed at a time."""
@@ -99,7 +97,7 @@ def segments(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, Segmen
     pending: list[nn.Module] = []
     shape = image_shape
     for name, layer in layers:
-        if isinstance(layer, ACTIVATIONS):
+        if operator.dispatch(type(layer)) is operator.dispatch(object):  # not affine
             found[name] = of_layers(pending, shape)
             shape, pending = found[name].output_shape, []
         else:

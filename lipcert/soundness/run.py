@@ -26,6 +26,7 @@ from lipcert.certification.settings import (
 )
 from lipcert.checkpoints import load_network, read_checkpoint
 from lipcert.data import load_images
+from lipcert.plugins import load_plugins
 from lipcert.records import model_sha256
 from lipcert.soundness.attacked import AttackFound, Certified, Strength, attack_certified, usable_attacks
 from lipcert.soundness.findings import Findings, RefutedError, write_findings
@@ -47,6 +48,7 @@ def run(config: DictConfig) -> float:
         RefutedError: naming an image or a layer, after the findings are written.
         ValueError, OSError: for settings, files or folders that cannot be, before anything is computed.
     """
+    load_plugins(config.plugins)
     check_numbers(config)
     checkpoint, device, names = (
         required_checkpoint(config),

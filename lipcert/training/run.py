@@ -21,6 +21,7 @@ from lipcert.commands import write_json
 from lipcert.data import ImageDataModule
 from lipcert.losses import Sparsity
 from lipcert.nn import build
+from lipcert.plugins import load_plugins
 from lipcert.training.checks import check_devices, check_processes, check_settings
 from lipcert.training.configuration import configuration_file, write_configuration
 from lipcert.training.costs import Costs
@@ -148,6 +149,7 @@ def run(config: DictConfig) -> float:
     """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
+    load_plugins(config.plugins)
     check_epsilon(config.epsilon)
     check_devices(config.trainer.devices, config.trainer.accelerator)
     check_processes(config, hydra.overrides.hydra, hydra.mode == RunMode.MULTIRUN)

@@ -1,0 +1,36 @@
+"""Modules that a user names: found as `python -m` finds them, the working directory included."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+
+def import_from_here(name: str) -> ModuleType:
+    """Import a module from the working directory or the environment.
+
+    Raises:
+        ImportError: if it is not there, or needs something that is not.
+    """
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.insert(0, os.getcwd())
+    return importlib.import_module(name)
+
+
+def load_plugins(names: Sequence[str]) -> None:
+    """Import modules that add to lipcert (layers, activations, data sets) before anything is looked up by name.
+
+    Raises:
+        ValueError: naming the module that cannot be imported.
+    """
+    for name in names:
+        try:
+            import_from_here(name)
+        except ImportError as error:
+            raise ValueError(
+                f"plugins={name} cannot be imported: {error}. Give modules of the working directory or of installed "
+                "packages, without .py: plugins=[my_module]."
+            ) from error
