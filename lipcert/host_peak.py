@@ -31,7 +31,7 @@ def restart_host_peak() -> bool:
 
 
 def host_peak_mb(work: Callable[[], None]) -> float | None:
-    """Return by how many MB the memory of this process rises while `work` runs; None where nothing tells (not Linux)."""
+    """Return by how many MB this process's memory rises while `work` runs; None where nothing tells (not Linux)."""
     if not restart_host_peak():
         return None
     before = _status_mb("VmRSS")

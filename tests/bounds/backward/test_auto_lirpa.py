@@ -20,6 +20,7 @@ lirpa: Any = pytest.importorskip("auto_LiRPA", reason="auto_LiRPA is not install
 
 EPSILON = 0.8
 
+
 def _convolutional() -> nn.Sequential:
     torch.manual_seed(3)
     layers = [nn.Conv2d(1, 3, 3, 2, 1), nn.ReLU(), nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)]
