@@ -13,9 +13,9 @@ from pathlib import Path
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from table import update  # noqa: E402  # experiments/table.py
+from table import update  # experiments/table.py
 
-from lipcert.training.sweep_table import markdown  # noqa: E402
+from lipcert.training.sweep_table import markdown
 
 HERE = Path(__file__).parent
 SETTINGS = {
