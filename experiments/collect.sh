@@ -23,7 +23,7 @@ print(*words, f\"seed{r['seed']}\", sep='_')" "$run")
         cp "$run/results.json" "$run/metrics.csv" "$run/train.log" "$target/$name/"
         if [ -d "$run/afterwards" ]; then
             mkdir -p "$target/$name/afterwards"
-            cp "$run"/afterwards/{certificate.json,certify.log} "$target/$name/afterwards/"
+            cp "$run/afterwards/certificate.json" "$target/$name/afterwards/"
         fi
     done
 done
