@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # Copy what a table needs of finished runs (not the checkpoints): experiments/collect.sh TARGET SWEEP [SWEEP ...]
+# A run of experiment=FOLDER/ROW becomes TARGET/ROW_seedN; any other is named after its activation, method, bound,
+# sparsity and seed.
 set -euo pipefail
 target=$1
 shift
@@ -7,12 +9,21 @@ for sweep in "$@"; do
     for results in "$sweep"/*/results.json; do
         run=$(dirname "$results")
         name=$(python3 -c "
-import json, sys
-r = json.load(open(sys.argv[1]))
+import json, re, sys
+r = json.load(open(sys.argv[1] + '/results.json'))
+typed = open(sys.argv[1] + '/.hydra/overrides.yaml').read()
+row = re.search(r'^- experiment=.*/(.*)$', typed, re.MULTILINE)
+weight = re.search(r'^- sparsity.weight=(.*)$', typed, re.MULTILINE)
 activation = [] if r['activation'] == 'clipped_relu' else [r['activation']]
-print(*activation, r['method'], r['bound'], f\"seed{r['seed']}\", sep='_')" "$results")
+sparsity = [f'sparsity{weight[1]}'] if weight else []
+words = [row[1]] if row else [*activation, r['method'], r['bound'], *sparsity]
+print(*words, f\"seed{r['seed']}\", sep='_')" "$run")
         mkdir -p "$target/$name/.hydra"
         cp "$run/.hydra/config.yaml" "$run/.hydra/overrides.yaml" "$target/$name/.hydra/"
         cp "$run/results.json" "$run/metrics.csv" "$run/train.log" "$target/$name/"
+        if [ -d "$run/afterwards" ]; then
+            mkdir -p "$target/$name/afterwards"
+            cp "$run/afterwards/certificate.json" "$target/$name/afterwards/"
+        fi
     done
 done
