@@ -1,0 +1,55 @@
+"""Box passes without a graph: their gradient is that of fixed shares of the ball's deviation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lipcert.bounds import Economy, PowerNorms, analyze
+from lipcert.bounds.lazy import Lazy
+from lipcert.bounds.operators import operator
+from lipcert.bounds.region import Region, Source, affine, open_region
+from lipcert.nn import ClippedReLU
+
+
+def _behind_a_clip(layer: nn.Linear, center: Tensor, lipschitz: Tensor, half: Tensor) -> tuple[Region, Region]:
+    """Return a closed box of half width `half` inside a ball, before and behind a layer, without a graph of the box."""
+    box = Lazy.of((center - half, center + half))
+    source = Source(center, box, lipschitz, lipschitz, None)
+    opened = open_region(source, source, torch.ones(1, dtype=center.dtype), mask_ball=False)
+    return opened, affine(opened, operator(layer, (center.shape[1],)), box_gradient=False)
+
+
+def test_gradient_is_that_of_fixed_shares() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 5).double()
+    center, half = torch.randn(3, 6).double(), torch.rand(3, 6).double()
+    half[:, 3:] *= 0.01  # clipping left little of these
+    lipschitz = torch.tensor([0.4], dtype=torch.float64, requires_grad=True)
+    _, region = _behind_a_clip(layer, center, lipschitz, half)
+    values = layer(center)
+    deviation = layer.weight.norm(dim=1) * lipschitz
+    reach = half @ layer.weight.abs().T
+    expected = torch.minimum(reach, deviation)
+    lower, upper = region.box()
+    torch.testing.assert_close(lower, values - expected)
+    torch.testing.assert_close(upper, values + expected)
+    assert (reach < deviation).any()
+    assert (reach > deviation).any()
+    weights = torch.randn(2, 3, 5).double()
+    share = (expected / deviation).detach()
+    by_hand = (weights[0] * (values - share * deviation) + weights[1] * (values + share * deviation)).sum()
+    found = (weights[0] * lower + weights[1] * upper).sum()
+    inputs = (layer.weight, layer.bias, lipschitz)
+    for ours, theirs in zip(torch.autograd.grad(found, inputs), torch.autograd.grad(by_hand, inputs), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_thresholds_still_learn_from_boxes() -> None:
+    """A threshold that cuts a box moves the box of its own activation."""
+    model = nn.Sequential(nn.Linear(4, 4), ClippedReLU((4,), 0.1), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).double()
+    analysis = analyze(model, torch.rand(5, 4).double(), 2.0, "local", PowerNorms(2), economy=Economy(worth=-torch.inf))
+    analysis.activations[0].output_upper.sum().backward()
+    gradient = model[1].threshold.grad
+    assert gradient is not None
+    assert (gradient > 0).any()
