@@ -10,10 +10,11 @@ from lipcert.bounds.analysis import (
     worst_increase,
     worst_logits,
 )
-from lipcert.bounds.closing import ActivationBounds, Bound, Closing, Walk, close
+from lipcert.bounds.closing import ActivationBounds, Bound, Closing, Masks, Walk, close
 from lipcert.bounds.economy import Economy
 from lipcert.bounds.errors import NonFiniteBoundError, UnsupportedLayerError
 from lipcert.bounds.lanczos import norm_upper_bound
+from lipcert.bounds.lazy import Lazy
 from lipcert.bounds.operators import Operator
 from lipcert.bounds.power import PowerNorms
 from lipcert.bounds.region import Region
@@ -29,6 +30,8 @@ __all__ = [
     "Bound",
     "Closing",
     "Economy",
+    "Lazy",
+    "Masks",
     "NonFiniteBoundError",
     "Operator",
     "PowerNorms",

@@ -58,7 +58,9 @@ class Bound(StrEnum):
 class Masks(NamedTuple):
     """What is constant behind an activation, 0/1 a neuron or None for ones.
 
-    `varying`: outputs that vary. `rows`: inputs of the activation that any varying output depends on.
+    Attributes:
+        varying: outputs that vary, (B, *shape).
+        rows: inputs of the activation that any varying output depends on, (B, *shape).
     """
 
     varying: Tensor | None
@@ -120,8 +122,12 @@ class ActivationBounds:
 class Walk:
     """What a walk through a model carries along: the bound, the norm algorithm, the activations met.
 
-    `arithmetic`: what the model is executed in, None for exact real numbers. `economy`: leaves out work that tells
-    nothing new, None for all of it.
+    Attributes:
+        bound: which one.
+        norms: norm algorithm.
+        arithmetic: what the model is executed in, None for exact real numbers.
+        economy: leaves out work that tells nothing new, None for all of it.
+        activations: met so far.
     """
 
     bound: Bound
@@ -139,9 +145,14 @@ class Walk:
 class Closing:
     """An activation's input box, its output and what is constant in it.
 
-    `box`: before the activation. `center`, `output_box`: after it. `masks`: what is constant. `linear`: 1 for neurons
-    that equal their input all over the region. `remainder`: for elementwise activations, how the range of
-    σ(z) - z/2 over the box follows. `rounding`: of the output.
+    Attributes:
+        box: lower and upper ends before the activation, (B, *shape) each.
+        center: the output at the image itself, (B, *shape).
+        output_box: lower and upper ends of the output.
+        masks: what is constant.
+        linear: 1 for neurons that equal their input all over the region; None where nobody asks.
+        remainder: for elementwise activations, the range of σ(z') - σ(z) - (z' - z)/2 over the box.
+        rounding: of the output; None where nobody asks.
     """
 
     box: Lazy[Box]
@@ -186,7 +197,18 @@ def _carry(terms: tuple[Term, ...], norms: list[Tensor]) -> Tensor:
 
 
 def close(walk: Walk, name: str, layer: nn.Module, region: Region, closing: Closing) -> Region:
-    """Multiply Lipschitz constants with norms and open the region at the activation's output."""
+    """Multiply Lipschitz constants with norms and open the region at the activation's output.
+
+    Args:
+        walk: the bound, the norm algorithm; is told of the activation.
+        name: of the activation in the model.
+        layer: the activation, 1-Lipschitz in l2.
+        region: before it.
+        closing: what the activation does to the region.
+
+    Raises:
+        UnsupportedLayerError: for an activation that changes the shape.
+    """
     like, terms = region.center, region.lipschitz_terms
     if closing.center.shape != like.shape:
         raise UnsupportedLayerError(

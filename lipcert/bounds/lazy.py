@@ -12,7 +12,10 @@ T = TypeVar("T")
 
 
 class Lazy(Generic[T]):
-    """A value with a graph if one was recorded where it was promised, whoever asks for it first."""
+    """A value with a graph if one was recorded where it was promised, whoever asks for it first.
+
+    `compute`: makes it.
+    """
 
     def __init__(self, compute: Callable[[], T]) -> None:
         self._compute: Callable[[], T] | None = compute
@@ -20,7 +23,11 @@ class Lazy(Generic[T]):
 
     @cached_property
     def value(self) -> T:
-        """The value, computed once; what it was computed from is let go of."""
+        """The value, computed once; what it was computed from is let go of.
+
+        Raises:
+            RuntimeError: where it was asked for before, and could not be computed.
+        """
         if self._compute is None:
             raise RuntimeError("This value failed to be computed when it was first asked for.")
         compute, self._compute = self._compute, None
@@ -29,5 +36,5 @@ class Lazy(Generic[T]):
 
     @classmethod
     def of(cls, value: T) -> Lazy[T]:
-        """Return a value that is there already."""
+        """Return `value`, which is there already."""
         return cls(lambda: value)

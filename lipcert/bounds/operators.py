@@ -30,9 +30,16 @@ SCALING_OPERATIONS = 12
 class Operator:
     """An affine map z = A h + b from (B, *input_shape) to (B, *output_shape).
 
-    `orthogonal_rows`: the rows of A are mutually orthogonal (a scaling, a permutation, ...), so the norm of
-    a row of W A follows from the norms of the rows of A alone. `elementwise`: every row of A has one entry.
-    `per_image`: A differs from image to image.
+    Attributes:
+        input_shape: of h, without the batch.
+        output_shape: of z, without the batch.
+        orthogonal_rows: the rows of A are mutually orthogonal (a scaling, a permutation, ...), so the norm of
+            a row of W A follows from the norms of the rows of A alone.
+        elementwise: every row of A has one entry.
+        per_image: A differs from image to image.
+
+    Raises:
+        NotImplementedError: by every method that a subclass leaves out.
     """
 
     input_shape: Shape
@@ -42,31 +49,59 @@ class Operator:
     per_image: bool = field(default=False, kw_only=True)
 
     def apply(self, inputs: Tensor) -> Tensor:
-        """Return A h, without the bias."""
+        """Return A h, without the bias; `inputs`: h, (B, *input_shape).
+
+        Raises:
+            NotImplementedError: where a subclass leaves it out.
+        """
         raise NotImplementedError
 
     def affine(self, inputs: Tensor) -> Tensor:
-        """Return A h + b."""
+        """Return A h + b; `inputs`: h, (B, *input_shape).
+
+        Raises:
+            NotImplementedError: where a subclass leaves it out.
+        """
         raise NotImplementedError
 
     def adjoint(self, outputs: Tensor) -> Tensor:
-        """Return the transpose of A applied to `outputs`."""
+        """Return the transpose of A applied to `outputs`, (B, *output_shape).
+
+        Raises:
+            NotImplementedError: where a subclass leaves it out.
+        """
         raise NotImplementedError
 
     def absolute(self) -> Operator:
-        """Return the operator of |A|, entry by entry."""
+        """Return the operator of |A|, entry by entry.
+
+        Raises:
+            NotImplementedError: where a subclass leaves it out.
+        """
         raise NotImplementedError
 
     def squared(self) -> Operator:
-        """Return the operator of A squared entry by entry."""
+        """Return the operator of A squared entry by entry.
+
+        Raises:
+            NotImplementedError: where a subclass leaves it out.
+        """
         raise NotImplementedError
 
     def products(self) -> tuple[int, int]:
-        """Return how many rounded operations make one entry of A h + b, and one entry of Aᵀ v, at most."""
+        """Return how many rounded operations make one entry of A h + b, and one entry of Aᵀ v, at most.
+
+        Raises:
+            NotImplementedError: where a subclass leaves it out.
+        """
         raise NotImplementedError
 
     def magnitude(self, size: Tensor) -> Tensor:
-        """Return |A| m + |b|, (B, *output_shape), to which the rounding of A h + b is relative; |h| <= `size`."""
+        """Return |A| m + |b|, (B, *output_shape), to which the rounding of A h + b is relative; |h| <= `size`.
+
+        Raises:
+            NotImplementedError: where a subclass leaves it out.
+        """
         raise NotImplementedError
 
     def intermediates(self, size: Tensor) -> Tensor:
@@ -78,6 +113,9 @@ class Operator:
 
         For a convolution it is the norm of the channel's whole kernel (eq. 23), at the border the sum of the
         absolute weights that reach the image where that is smaller: what an l-infinity box would give there.
+
+        Raises:
+            NotImplementedError: where a subclass leaves it out.
         """
         raise NotImplementedError
 

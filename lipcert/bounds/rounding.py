@@ -83,10 +83,14 @@ class Reach:
 
 @dataclass(frozen=True)
 class Rounding:
-    """Bounds on executed minus exact values of one layer: `entries` (B, *shape), and `length` (B,) in l2.
+    """Bounds on executed minus exact values of one layer.
 
-    `fresh`: the part of `entries` that the last affine layer adds, to what its inputs bring along: their `length` as
-    `inherited`. None where there is no such layer.
+    Attributes:
+        entries: of each value, (B, *shape).
+        length: of all in l2, (B,).
+        fresh: the part of `entries` that the last affine layer adds to what its inputs bring along; None where there is
+            no such layer.
+        inherited: `length` of those inputs.
     """
 
     entries: Tensor
@@ -101,7 +105,13 @@ class Rounding:
         return cls(entries, own if length is None else torch.minimum(length, own))
 
     def plus(self, other: Rounding, size: Tensor, arithmetic: Arithmetic) -> Rounding:
-        """Return the bound for a sum of two values; `size`: the sum of their sizes, errors included."""
+        """Return the bound for a sum of two values.
+
+        Args:
+            other: bound for the second.
+            size: the sum of their sizes, errors included, (B, *shape).
+            arithmetic: what the sum is executed in.
+        """
         vanished = 3 * arithmetic.tiny * (size > 0)  # either summand, or the sum, may be flushed to zero
         fresh = arithmetic.gamma(1) * size + vanished
         fresh = torch.where(size < arithmetic.largest / HEADROOM, fresh, torch.inf)

@@ -29,7 +29,13 @@ from lipcert.nn.activations import clipped_max_min, clipped_relu, max_min, split
 
 @singledispatch
 def apply_rule(layer: nn.Module, region: Region, walk: Walk, name: str) -> Region:
-    """Return the region behind `layer`.
+    """Return the region behind `layer`; register a rule for a type with `@apply_rule.register`.
+
+    Args:
+        layer: of the model.
+        region: before it.
+        walk: what the walk carries along; `close` asks it for norms.
+        name: of the layer in the model.
 
     Raises:
         UnsupportedLayerError: naming the layer and its place, for a type without a rule.

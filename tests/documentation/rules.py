@@ -85,6 +85,19 @@ def parse(words: list[str], place: Place) -> None:
     importlib.import_module(words[2]).arguments(words[3:])
 
 
+def report(words: list[str], place: Place) -> None:
+    """Run where the folders are there and nothing is to be measured; parse otherwise."""
+    folders = [each for each in words[3:] if not each.startswith("-") and each != "DIR"]
+    if "--measure" in words or place.of_an_experiment or not all((place.folder / each).exists() for each in folders):
+        parse(words, place)
+    else:
+        run_module(words)
+
+
+def measure(words: list[str], place: Place) -> None:
+    compose("measure", words)
+
+
 def dashboard(words: list[str], place: Place) -> None:
     """Print the definition; without `--dry-run` a command needs an account, and is parsed."""
     module = ["python", "-m", "lipcert.dashboard.command", *words[3:]]
@@ -177,7 +190,8 @@ RULES: tuple[tuple[str, Action], ...] = (
     (r"python -m lipcert\.soundness\b", soundness),
     (r"python -m lipcert\.benchmark\b", benchmark),
     (r"python -m lipcert\.dashboard\b", dashboard),
-    (r"python -m lipcert\.report\b", as_it_stands),
+    (r"python -m lipcert\.report\b", report),
+    (r"python -m lipcert\.measure\b", measure),
     (r"torchrun .* -m lipcert\.train\b", torchrun),
     (r"srun .* python -m lipcert\.train\b", srun),
     (r"python [\w/]+\.py\b", script),
