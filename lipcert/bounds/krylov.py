@@ -10,14 +10,11 @@ from torch import Tensor
 from lipcert.bounds.linear_map import LinearMap
 from lipcert.bounds.region import per_image
 
-FEW_STEPS = 8
-"""Up to so many Krylov directions are made orthogonal to the others once; more need it twice, or rounding loses it."""
+ORTHOGONALISED = 2
+"""Times that a Krylov direction is made orthogonal to the others: once loses it to rounding after a dozen steps."""
 
-EXHAUSTED = {torch.bfloat16: 1e-2}
-"""A Krylov direction this much shorter than before orthogonalisation is rounding of products in that precision."""
-
-EXHAUSTED_ELSE = 1e-4
-"""The same in any other precision."""
+EXHAUSTED = 1e-2
+"""A Krylov direction this much shorter than before orthogonalisation adds nothing (also in bfloat16)."""
 
 
 ALIVE = 1e-3
@@ -85,9 +82,7 @@ def power_iteration_from_right(linear_map: LinearMap, right: Tensor, steps: int)
     return right
 
 
-def _krylov_basis(
-    start: Tensor, steps: int, advance: Callable[[Tensor], Tensor], exhausted_at: float = EXHAUSTED_ELSE
-) -> Tensor:
+def _krylov_basis(start: Tensor, steps: int, advance: Callable[[Tensor], Tensor]) -> Tensor:
     """Return orthonormal bases of the Krylov spaces of `start`, (B, steps, n); exhausted directions are 0.
 
     `advance` maps unit vectors to the next ones, (B, n) both; it is not called on the last.
@@ -96,10 +91,10 @@ def _krylov_basis(
     for step in range(steps):
         before = lengths_of(start)
         found = basis[:, :step]
-        for _ in range(min(step, 1 if steps <= FEW_STEPS else 2)):
+        for _ in range(ORTHOGONALISED if step else 0):
             start = start - ((found @ start.unsqueeze(-1)).mT @ found)[:, 0]
         # What orthogonalisation leaves of a vector inside the space already spanned is rounding: drop it.
-        exhausted = lengths_of(start) <= exhausted_at * before
+        exhausted = lengths_of(start) <= EXHAUSTED * before
         basis[:, step] = start * per_image(torch.where(exhausted, 0, 1 / lengths_of(start)), 2)
         if step < steps - 1:
             start = advance(basis[:, step])
@@ -129,8 +124,7 @@ def krylov_iteration(linear_map: LinearMap, start: Tensor, steps: int) -> Tensor
         to_right(left)
         return linear_map.apply(rights[-1].view(-1, *linear_map.input_shape)).flatten(1).to(working)
 
-    exhausted_at = EXHAUSTED.get(start.dtype, EXHAUSTED_ELSE)
-    lefts = _krylov_basis(start.flatten(1).to(working), steps, advance, exhausted_at)
+    lefts = _krylov_basis(start.flatten(1).to(working), steps, advance)
     to_right(lefts[:, -1])
     basis = torch.stack(rights, dim=1)
     with torch.autocast(basis.device.type, enabled=False):
