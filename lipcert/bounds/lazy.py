@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import Generic, TypeVar
 
 import torch
@@ -20,19 +19,23 @@ class Lazy(Generic[T]):
     def __init__(self, compute: Callable[[], T]) -> None:
         self._compute: Callable[[], T] | None = compute
         self._records_graph = torch.is_grad_enabled()
+        self._computed: list[T] = []
 
-    @cached_property
+    @property
     def value(self) -> T:
         """The value, computed once; what it was computed from is let go of.
 
         Raises:
             RuntimeError: where it was asked for before, and could not be computed.
         """
+        if self._computed:
+            return self._computed[0]
         if self._compute is None:
             raise RuntimeError("This value failed to be computed when it was first asked for.")
         compute, self._compute = self._compute, None
         with torch.set_grad_enabled(self._records_graph):
-            return compute()
+            self._computed.append(compute())
+        return self._computed[0]
 
     @classmethod
     def of(cls, value: T) -> Lazy[T]:
