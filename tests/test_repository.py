@@ -58,7 +58,9 @@ def test_changelog_keeps_its_form() -> None:
 
 
 def test_make_help_lists_every_target() -> None:
-    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     listed = {line.split()[0]: line.split(maxsplit=1)[1] for line in shown.splitlines()}
     assert list(listed) == TARGETS
     assert all(len(line) <= 80 for line in shown.splitlines())

@@ -145,7 +145,9 @@ def script(words: list[str], place: Place) -> None:
 
 def make(words: list[str], place: Place) -> None:
     """Let make tell what it would do."""
-    done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["make", "--no-print-directory", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise CommandError(done.stderr)
 
