@@ -54,7 +54,7 @@ def fixture_fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Seen, Seen
         run = trainer(folder / name, *stops, bar, seen[-1])
         run.fit(classifier(), digits(), ckpt_path=earlier, weights_only=True)
         assert bar._progress is None
-        label, epsilon = seen[-1].lines[-1].partition("  ")[0], f"epsilon {seen[-1].epsilons[-1]:.3f}"
+        label, epsilon = " ".join(seen[-1].lines[-1].split()[:2]), f"epsilon {seen[-1].epsilons[-1]:.3f}"
         assert re.search(rf"{label} .*{epsilon}", _text(console))
         accuracies = {key: value.item() for key, value in run.callback_metrics.items() if key.startswith("val/")}
     return seen[0], seen[1], accuracies
