@@ -65,10 +65,10 @@ class Compared:
     def masked(
         self, name: str, linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None, like: Tensor
     ) -> Tensor:
-        found = {}
-        for key, each in self.estimators.items():
-            with torch.set_grad_enabled(torch.is_grad_enabled() and key == REFERENCE):
-                found[key] = each.masked(name, linear_map, rows, columns, like, self.numbers)
+        found = {
+            key: each.masked(name, linear_map, rows, columns, like, self.numbers)
+            for key, each in self.estimators.items()
+        }
         self.masks[name] = rows, columns
         self.norms[name] = {key: norm.detach().double() for key, norm in found.items()}
         return found[REFERENCE]

@@ -10,8 +10,8 @@ from torch import Tensor
 from lipcert.bounds.linear_map import LinearMap
 from lipcert.bounds.region import per_image
 
-ORTHOGONALISED = 2
-"""Times that a Krylov direction is made orthogonal to the others: once loses it to rounding after a dozen steps."""
+FEW_STEPS = 8
+"""Up to so many Krylov directions are made orthogonal to the others once; more need it twice, or rounding loses it."""
 
 EXHAUSTED = 1e-2
 """A Krylov direction this much shorter than before orthogonalisation adds nothing (also in bfloat16)."""
@@ -91,7 +91,7 @@ def _krylov_basis(start: Tensor, steps: int, advance: Callable[[Tensor], Tensor]
     for step in range(steps):
         before = lengths_of(start)
         found = basis[:, :step]
-        for _ in range(ORTHOGONALISED if step else 0):
+        for _ in range(min(step, 1 if steps <= FEW_STEPS else 2)):
             start = start - ((found @ start.unsqueeze(-1)).mT @ found)[:, 0]
         # What orthogonalisation leaves of a vector inside the space already spanned is rounding: drop it.
         exhausted = lengths_of(start) <= EXHAUSTED * before

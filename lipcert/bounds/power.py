@@ -27,8 +27,11 @@ from lipcert.bounds.warm_start import WarmStart
 START_STEPS = 30
 """Power steps that bring a new global singular vector near its limit, so that radii start out honest."""
 
-DENSE_STEPS = 5
+DENSE_STEPS = 3
 """Krylov steps of a dense map for each power step of a convolution: cheap there, and needed."""
+
+MEMORY = 0.9
+"""What the typical vector of a dense map keeps of itself when another image's is added."""
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -83,7 +86,11 @@ def _buffer_name(name: str) -> str:
 
 
 class PowerNorms(nn.Module):
-    """Norm *estimates* with one warm-started left singular vector a linear map, masked for every image.
+    """Norm *estimates* with warm-started left singular vectors of each linear map, masked for every image.
+
+    One is that of the whole map. Masks take half of a dense map away, and its singular vectors then have little in
+    common with the whole one's, but much with each other: there images start from a typical one, an average over the
+    first images of recent batches.
 
     Args:
         iterations: power steps a call. The vectors are buffers: they follow the checkpoint.
@@ -116,6 +123,27 @@ class PowerNorms(nn.Module):
                 image = linear_map.apply(power_iteration(linear_map, start, START_STEPS))
             self.register_buffer(key, self._unit(image, start))
         return key, getattr(self, key)
+
+    def _typical(self, name: str, linear_map: LinearMap, like: Tensor) -> tuple[str, Tensor]:
+        """Return where the images' masked estimates of a dense map start, (1, n)."""
+        key = "typical_" + _buffer_name(name)
+        if not hasattr(self, key):
+            self.register_buffer(key, self._vector(name, linear_map, like)[1].clone())
+        return key, getattr(self, key)
+
+    @torch.no_grad()
+    def _note(self, key: str, typical: Tensor, left: Tensor) -> None:
+        """Add an image's left vector, (1, n), to the typical one; broadcasting makes it the first rank's everywhere."""
+        unit = self._unit(left.to(typical), typical)
+        sign = torch.where((unit * typical).sum() < 0, -1.0, 1.0)
+        setattr(self, key, self._unit(MEMORY * typical + (1 - MEMORY) * sign * unit, typical))
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """Take checkpoints that know of no typical vectors: those are found anew."""
+        for key, value in self._buffers.items():
+            if key.startswith("typical_"):
+                state_dict.setdefault(prefix + key, value)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @staticmethod
     def _unit(vector: Tensor, fallback: Tensor) -> Tensor:
@@ -150,8 +178,11 @@ class PowerNorms(nn.Module):
 
         `images`: their numbers, (B,), where vectors are kept for them; None for none.
         """
+        key = None
         if linear_map.per_image:
             vector = torch.ones(1, *linear_map.output_shape, dtype=like.dtype, device=like.device)
+        elif len(linear_map.output_shape) == 1:
+            key, vector = self._typical(name, linear_map, like)
         else:
             _, vector = self._vector(name, linear_map, like)
         shared = vector + ALIVE * vector.numel() ** -0.5
@@ -161,6 +192,8 @@ class PowerNorms(nn.Module):
         with torch.autocast(like.device.type, torch.bfloat16, enabled=low):
             right = self._right_vectors(name, linear_map, shared, rows, columns, like.shape[0], images).to(dtype)
             estimate = estimate_norm(linear_map, right, rows)
+        if self.training and key is not None and torch.is_grad_enabled():
+            self._note(key, vector, estimate.left[:1])
         if self.training and images is not None:
             self.warm_start.keep(name, images, estimate.left, right)
         return estimate.norm.to(like.dtype).expand(like.shape[0])

@@ -125,6 +125,37 @@ def _double_matrix(linear_map: LinearMap) -> Tensor:
     return map_matrix(single, 1)
 
 
+def test_dense_maps_learn_a_typical_start() -> None:
+    """Every mask takes the map's largest singular values away; what the images have in common is soon known."""
+    generator = torch.Generator().manual_seed(3)
+    layer = nn.Linear(80, 80, bias=False).double()
+    left, right = (torch.linalg.qr(torch.randn(80, 80, generator=generator, dtype=torch.float64)).Q for _ in range(2))
+    layer.weight.data = left @ torch.diag(0.97 ** torch.arange(80, dtype=torch.float64)) @ right.T
+    linear_map, norms = _map(layer, (80,)), PowerNorms(1)
+    rows = torch.ones(4, 80, dtype=torch.float64)
+    rows[:, left[:, :8].abs().amax(dim=1) > 0.2] = 0
+    rows[torch.arange(4), torch.arange(4)] = 0  # each image's mask is a little different
+    exact = ExactNorms().masked("", linear_map, rows, None, rows)
+    norms.whole("layer", linear_map, rows)
+    visits = [norms.masked("layer", linear_map, rows, None, rows) / exact for _ in range(60)]
+    assert (torch.stack(visits) <= 1 + 1e-12).all()
+    assert (1 - visits[-1]).mean() < 0.3 * (1 - visits[0]).mean()
+    before = {name: value.clone() for name, value in norms.state_dict().items()}
+    with torch.no_grad():
+        norms.masked("layer", linear_map, rows, None, rows)  # a measurement in the middle of a step
+    norms.eval().masked("layer", linear_map, rows, None, rows)
+    assert all(torch.equal(before[name], value) for name, value in norms.state_dict().items())
+
+
+def test_checkpoints_without_typical_vectors_load() -> None:
+    linear_map = _map(nn.Linear(20, 12), (20,))
+    norms, rows = PowerNorms(1), torch.ones(2, 12)
+    norms.masked("a.layer", linear_map, rows, None, rows)
+    earlier = {name: value for name, value in norms.state_dict().items() if not name.startswith("typical_")}
+    assert len(earlier) == 1
+    norms.load_state_dict(earlier)
+
+
 def test_no_mask_leaves_an_estimate_dead() -> None:
     """Masks that remove all of the stored vector still get a positive estimate, unless they remove the map."""
     layer = nn.Linear(4, 4, bias=False)
