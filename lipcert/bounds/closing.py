@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds.economy import FEW, Economy
+from lipcert.bounds.economy import FEW, Economy, pays
 from lipcert.bounds.errors import UnsupportedLayerError
 from lipcert.bounds.lazy import Lazy
 from lipcert.bounds.norms import Norms
@@ -138,7 +138,7 @@ class Walk:
 
     def pays(self, work: str, gain: Callable[[], Tensor]) -> bool:
         """Return whether optional work is to be done; `gain` as for `Economy.pays`."""
-        return self.economy is None or self.economy.pays(work, gain)
+        return pays(self.economy, work, gain)
 
 
 @dataclass(frozen=True)

@@ -73,3 +73,8 @@ class Economy:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over the decisions of a checkpoint; `state` is that of `state_dict`."""
         self._decisions = {work: _Decision(bool(pays), int(left)) for work, (pays, left) in state.items()}
+
+
+def pays(economy: Economy | None, work: str, gain: Callable[[], Tensor]) -> bool:
+    """Return whether optional work is to be done, as it always is without an economy; `gain` as for `Economy.pays`."""
+    return economy is None or economy.pays(work, gain)

@@ -17,6 +17,7 @@ from torch.nn.modules import module as module_state
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from lipcert.bounds.closing import Bound, Closing, Masks, Walk, close
+from lipcert.bounds.economy import pays
 from lipcert.bounds.errors import UnsupportedLayerError
 from lipcert.bounds.lazy import Lazy
 from lipcert.bounds.linear_map import identity_map
@@ -161,7 +162,8 @@ def apply_affine(layer: nn.Module, region: Region, walk: Walk, name: str) -> Reg
         affine_map = operator(layer, region.shape)
     except UnsupportedLayerError as error:
         raise UnsupportedLayerError(f"Layer {name!r}: {error}") from None
-    moved = affine(region, affine_map, lambda gain: walk.pays(f"box {name}", gain), walk.economy is None)
+    economy = walk.economy  # the walk itself, which the region ends in, would make a cycle that outlives its step
+    moved = affine(region, affine_map, lambda gain: pays(economy, f"box {name}", gain), economy is None)
     if walk.arithmetic is None or region.rounding is None:
         return moved
     norm = None
@@ -315,5 +317,6 @@ def _pair_masks(layer: ClippedMaxMin, box: Box, tightens: bool) -> Masks:
 @apply_rule.register
 def _(layer: ClippedMaxMin, region: Region, walk: Walk, name: str) -> Region:
     box, center, output = _monotone(region, lambda values: clipped_max_min(values, layer.max, layer.min))
-    masks = Lazy(lambda: _pair_masks(layer, box.value, walk.bound.tightens))
+    tightens = walk.bound.tightens
+    masks = Lazy(lambda: _pair_masks(layer, box.value, tightens))
     return close(walk, name, layer, region, Closing(box, center, output, masks, rounding=_of_pairs(region.rounding)))
