@@ -112,7 +112,7 @@ def analyze(
         reach = radius.view(-1, *(1 for _ in images.shape[1:]))
         box = Lazy.of(((images - reach).clamp_min(0), (images + reach).clamp_max(1)))
     one = torch.ones(1, dtype=images.dtype, device=images.device)
-    source = Source(images, box, one, one, None)
+    source = Source(images, box, one, one)
     walk = Walk(Bound(bound), norms, arithmetic, economy)
     opened = open_region(source, source, radius, mask_ball=False)
     if arithmetic is not None:

@@ -18,7 +18,7 @@ from lipcert.bounds.economy import FEW, Economy, pays
 from lipcert.bounds.errors import UnsupportedLayerError
 from lipcert.bounds.lazy import Lazy
 from lipcert.bounds.norms import Norms
-from lipcert.bounds.region import Box, Region, Source, Term, mask_terms, open_region, sum_of
+from lipcert.bounds.region import NO_MASK, Box, Region, Source, Term, mask_terms, open_region, sum_of
 from lipcert.bounds.rounding import Arithmetic, Rounding
 
 LARGEST_MERGED = 2**15
@@ -171,11 +171,12 @@ def _masked_norms(walk: Walk, name: str, terms: tuple[Term, ...], rows: Tensor |
     ]
 
 
-def _capped_norm(walk: Walk, name: str, term: Term, rows: Tensor | None, whole: Tensor, like: Tensor) -> Tensor:
+def _capped_norm(walk: Walk, name: str, term: Term, masks: Lazy[Masks], whole: Tensor, like: Tensor) -> Tensor:
     """Return the smaller of the masked norm, (B,), and the whole one; the latter alone where masks gain nothing."""
 
     def masked(images: slice) -> Tensor:
-        few_rows, few_columns = (None if mask is None else mask[images] for mask in (rows, term.source.varying))
+        both = masks.value.rows, term.source.varying
+        few_rows, few_columns = (None if mask is None else mask[images] for mask in both)
         return torch.minimum(walk.norms.masked(name, term.map, few_rows, few_columns, like[images]), whole)
 
     if not term.map.per_image and not walk.pays(f"masks {name}", lambda: 1 - (masked(FEW) / whole).mean()):
@@ -217,38 +218,42 @@ def close(walk: Walk, name: str, layer: nn.Module, region: Region, closing: Clos
         )
     whole = _whole_norms(walk, name, region.ball_terms, like)
     ball_lipschitz = _carry(region.ball_terms, whole)
-    varying, rows, norms = None, None, whole
-    if walk.bound is not Bound.GLOBAL:
-        varying, rows = closing.masks.value
+    masks = closing.masks if walk.bound is not Bound.GLOBAL else ALL_VARY
+    mask, norms = Lazy(lambda: masks.value.varying), whole
     product = sum_of([t.source.product * norm for t, norm in zip(region.ball_terms, whole, strict=True)])
     split: tuple[Term, ...] = ()
     if walk.bound is Bound.LINEAR_SPLIT:
         linear = torch.zeros_like(like) if closing.linear is None else closing.linear
-        varying = (1 - linear) if varying is None else varying * (1 - linear)
-        norms = _masked_norms(walk, name, terms, None if rows is None else varying, like)
+        varying = (1 - linear) if masks.value.varying is None else masks.value.varying * (1 - linear)
+        mask = Lazy.of(varying)
+        norms = _masked_norms(walk, name, terms, None if masks.value.rows is None else varying, like)
         split = mask_terms(terms, linear)
     elif walk.bound is not Bound.GLOBAL:
         capped = terms if walk.bound is not Bound.LIPLT else region.ball_terms
         norms = [
-            _capped_norm(walk, _term_name(name, index, capped), term, rows, cap, like)
+            _capped_norm(walk, _term_name(name, index, capped), term, masks, cap, like)
             for index, (term, cap) in enumerate(zip(capped, whole, strict=True))
         ]
     walk.activations.append(_summary(name, layer, closing, whole, norms))
     if walk.bound is Bound.LIPLT:
         return _close_with_remainder(walk, name, region, closing, _carry(region.ball_terms, norms), product)
     lipschitz = ball_lipschitz if norms is whole else _carry(terms, norms)
-    source = Source(closing.center, closing.output_box, lipschitz, product, varying)
+    source = Source(closing.center, closing.output_box, lipschitz, product, mask)
     same = walk.bound in (Bound.GLOBAL, Bound.TIGHT)
-    ball_source = source if same else replace(source, lipschitz=ball_lipschitz, varying=None)
-    mask_ball = walk.bound is Bound.TIGHT and varying is not None and _constants_pay(walk, name, varying)
+    ball_source = source if same else replace(source, lipschitz=ball_lipschitz, mask=NO_MASK)
+    mask_ball = walk.bound is Bound.TIGHT and _constants_pay(walk, name, mask)
     opened = open_region(source, ball_source, region.epsilon, mask_ball)
     opened = replace(opened, rounding=closing.rounding)
     return replace(opened, lipschitz_terms=(*opened.lipschitz_terms, *split)) if split else opened
 
 
-def _constants_pay(walk: Walk, name: str, varying: Tensor) -> bool:
+def _constants_pay(walk: Walk, name: str, mask: Lazy[Tensor | None]) -> bool:
     """Return whether row norms of the next map are to leave out its constant inputs."""
-    return walk.pays(f"rows behind {name}", lambda: 1 - varying[FEW].mean())
+
+    def gain() -> Tensor:
+        return torch.zeros(()) if mask.value is None else 1 - mask.value[FEW].mean()
+
+    return walk.pays(f"rows behind {name}", gain)
 
 
 def _close_with_remainder(
@@ -267,7 +272,7 @@ def _close_with_remainder(
 
     first = terms is region.ball_terms  # both then say the same
     outputs = tight if first else torch.minimum(tight, behind("outputs", rows))
-    source = Source(closing.center, closing.output_box, outputs, product, varying)
+    source = Source(closing.center, closing.output_box, outputs, product, Lazy.of(varying))
     opened = open_region(source, source, region.epsilon, mask_ball=True)
     opened = replace(opened, rounding=closing.rounding)
     if closing.linear is None or varying is None or closing.remainder is None:
@@ -277,7 +282,7 @@ def _close_with_remainder(
     unstable = varying * (1 - closing.linear)
     remainder = torch.minimum(tight, behind("remainder", unstable)) / 2
     lower, upper = (unstable * each for each in closing.remainder)
-    kept = Source(torch.zeros_like(like), Lazy.of((lower, upper)), remainder, product, unstable)
+    kept = Source(torch.zeros_like(like), Lazy.of((lower, upper)), remainder, product, Lazy.of(unstable))
     linear_part = mask_terms(terms, closing.linear + unstable / 2)
     identity = open_region(kept, kept, region.epsilon, mask_ball=True).lipschitz_terms
     return replace(opened, lipschitz_terms=(*identity, *linear_part))

@@ -31,20 +31,28 @@ Box = tuple[Tensor, Tensor]
 """Lower and upper ends, (B, *shape) each."""
 
 
+NO_MASK: Lazy[Tensor | None] = Lazy.of(None)
+
+
 @dataclass(frozen=True)
 class Source:
     """The set at the input or at an activation's output: center, box and Lipschitz constant from the image.
 
     `box`: lower and upper ends, (B, *shape) each, or None where the ball says all. `lipschitz`: (B,) or (1,); the
     radius of the ball is epsilon times it. `product`: (1,), the same with unmasked norms throughout.
-    `varying`: (B, *shape) with entries 0 or 1, or None where everything varies.
+    `mask`: (B, *shape) with entries 0 or 1, or None where everything varies.
     """
 
     center: Tensor
     box: Lazy[Box] | None
     lipschitz: Tensor
     product: Tensor
-    varying: Tensor | None
+    mask: Lazy[Tensor | None] = NO_MASK
+
+    @property
+    def varying(self) -> Tensor | None:
+        """1 for what varies, 0 for what is constant, (B, *shape); None where everything varies."""
+        return self.mask.value
 
     @property
     def lower(self) -> Tensor | None:

@@ -15,7 +15,7 @@ from lipcert.nn import ClippedReLU
 def _behind_a_clip(layer: nn.Linear, center: Tensor, lipschitz: Tensor, half: Tensor) -> tuple[Region, Region]:
     """Return a closed box of half width `half` inside a ball, before and behind a layer, without a graph of the box."""
     box = Lazy.of((center - half, center + half))
-    source = Source(center, box, lipschitz, lipschitz, None)
+    source = Source(center, box, lipschitz, lipschitz)
     opened = open_region(source, source, torch.ones(1, dtype=center.dtype), mask_ball=False)
     return opened, affine(opened, operator(layer, (center.shape[1],)), box_gradient=False)
 
