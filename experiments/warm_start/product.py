@@ -1,7 +1,7 @@
 """The norms that a training step uses, over the exact masked norms of the same network at the same masks.
 
-Training goes on for some steps as it would by default (`shared`, two iterations, masks that gain nothing left out); then
-norms of the steps that follow are compared. A norm left out is the whole map's, and may lie above the masked one.
+Training goes on for some steps as it would by default (`shared`, two iterations, masks that gain nothing left out);
+then norms of the steps that follow are compared. A norm left out is the whole map's, and may lie above the masked one.
 
 OMP_NUM_THREADS=1 python experiments/warm_start/product.py CHECKPOINT --output product.json
 """
@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("product.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    torch.manual_seed(0)
     model = load_network(arguments.checkpoint, SHAPE, 10).model.train()
     norms, economy = PowerNorms(2), Economy()
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)

@@ -47,7 +47,7 @@ class Economy:
     """
 
     every: int = 20
-    worth: float = 0.005
+    worth: float = 0.01
     _decisions: dict[str, _Decision] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -89,13 +89,14 @@ def _krylov_basis(start: Tensor, steps: int, advance: Callable[[Tensor], Tensor]
     """
     basis = start.new_zeros(start.shape[0], steps, start.shape[1])
     for step in range(steps):
-        before = lengths_of(start)
+        before = length = lengths_of(start)
         found = basis[:, :step]
         for _ in range(min(step, 1 if steps <= FEW_STEPS else 2)):
             start = start - ((found @ start.unsqueeze(-1)).mT @ found)[:, 0]
+        if step:
+            length = lengths_of(start)
         # What orthogonalisation leaves of a vector inside the space already spanned is rounding: drop it.
-        exhausted = lengths_of(start) <= EXHAUSTED * before
-        basis[:, step] = start * per_image(torch.where(exhausted, 0, 1 / lengths_of(start)), 2)
+        basis[:, step] = start * per_image(torch.where(length <= EXHAUSTED * before, 0, 1 / length), 2)
         if step < steps - 1:
             start = advance(basis[:, step])
     return basis
