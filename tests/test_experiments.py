@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = {
     "comparison": ("experiments/table.py", "experiments/comparison"),
     "table5": ("experiments/table.py", "experiments/comparison", "experiments/table5/README.md"),
+    "table6": ("experiments/table.py", "experiments/table6"),
+    "table7": ("experiments/table7/table.py",),
     "tuning": ("experiments/tuning/table.py",),
 }
 

@@ -224,8 +224,8 @@ def open_region(source: Source, ball_source: Source, epsilon: Tensor, mask_ball:
 def _box(region: Region, operator: Operator, images: slice = slice(None)) -> Box:
     """Return what the box of the first so many images becomes: the interval around W mid + b of |W| half."""
     lower, upper = (bound[images] for bound in region.box())
-    middle = operator.affine((upper + lower) * 0.5)
-    half = operator.absolute().apply((upper - lower) * 0.5)
+    middle = operator.affine((upper + lower).mul_(0.5))
+    half = operator.absolute().apply((upper - lower).mul_(0.5))
     return middle - half, middle + half
 
 

@@ -239,7 +239,7 @@ def _monotone(region: Region, activation: Callable[[Tensor], Tensor]) -> tuple[L
         lower, upper = box.value
         return activation(lower), activation(upper)
 
-    return box, activation(region.center), Lazy(output)
+    return box, activation(region.center), Lazy(output, kept=False)
 
 
 @apply_rule.register
