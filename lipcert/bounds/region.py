@@ -226,7 +226,7 @@ def _box(region: Region, operator: Operator, images: slice = slice(None)) -> Box
     lower, upper = (bound[images] for bound in region.box())
     middle = operator.affine((upper + lower).mul_(0.5))
     half = operator.absolute().apply((upper - lower).mul_(0.5))
-    return middle - half, middle + half
+    return middle - half, middle.add_(half)
 
 
 class _ShareOfBall(torch.autograd.Function):
@@ -254,7 +254,9 @@ def _intersection_without_graph(region: Region, ball: Region, operator: Operator
     """Return box ∩ ball behind an affine layer; gradients are those of fixed shares of the ball's deviation."""
     deviation = ball.deviation()
     with torch.no_grad():
-        lower, upper = _intersection(region, ball, operator)
+        lower, upper = _box(region, operator)
+        torch.maximum(lower, ball.center - deviation, out=lower)
+        torch.minimum(upper, ball.center + deviation, out=upper)
     return _ShareOfBall.apply(ball.center, deviation, lower), _ShareOfBall.apply(ball.center, deviation, upper)
 
 

@@ -269,7 +269,8 @@ def _(layer: ClippedReLU, region: Region, walk: Walk, name: str) -> Region:
 
     def masks() -> Masks:
         lower, upper = box.value
-        varying = _mask(~((upper <= 0) | (lower >= _clips_above(threshold))), region.center)
+        constant = (upper <= 0).logical_or_(lower >= _clips_above(threshold))
+        varying = _mask(constant.logical_not_(), region.center)
         return Masks(varying, varying)
 
     linear = None

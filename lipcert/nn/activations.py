@@ -16,7 +16,9 @@ def clipped_relu(inputs: Tensor, threshold: Tensor) -> Tensor:
 
     `inputs`: (B, *shape); `threshold`: broadcastable to it, every entry >= 0.
     """
-    return selection.minimum(inputs.relu(), threshold)
+    if torch.is_grad_enabled():
+        return selection.minimum(inputs.relu(), threshold)
+    return inputs.clamp(threshold.new_zeros(()), threshold)
 
 
 def split_pairs(inputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import torch
 
 from lipcert.bounds import Bound, Economy, PowerNorms
 from lipcert.losses import BCP, Setting, Sparsity
-from tests.networks import NETWORKS, images, network
+from tests.networks import images, network
 
 
 @pytest.fixture(name="cycles")
@@ -27,8 +27,8 @@ def fixture_cycles() -> Iterator[None]:
 @pytest.mark.usefixtures("cycles")
 @pytest.mark.parametrize("economy", [0, 20])
 @pytest.mark.parametrize("bound", Bound)
-@pytest.mark.parametrize("kind", ["relu", "clipped_relu", "maxmin", "clipped_maxmin"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("kind", ["clipped_relu", "maxmin", "clipped_maxmin"])
+@pytest.mark.parametrize("name", ["plain", "residual"])
 def test_a_step_leaves_no_tensors_in_cycles(name: str, kind: str, bound: Bound, economy: int) -> None:
     model, batch = network(name, kind), images(4)
     labels = torch.zeros(len(batch), dtype=torch.long)
