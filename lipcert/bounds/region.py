@@ -226,7 +226,7 @@ def _box(region: Region, operator: Operator, images: slice = slice(None)) -> Box
     lower, upper = (bound[images] for bound in region.box())
     middle = operator.affine((upper + lower).mul_(0.5))
     half = operator.absolute().apply((upper - lower).mul_(0.5))
-    return middle - half, middle.add_(half)
+    return middle - half, middle + half
 
 
 class _ShareOfBall(torch.autograd.Function):
