@@ -1,4 +1,4 @@
-"""Freed memory is kept between steps, and given back when asked for."""
+"""Freed memory is kept where that was asked for, and only there."""
 
 from __future__ import annotations
 

@@ -6,14 +6,16 @@ python experiments/table7/table.py
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
-from lipcert.commands import write_text
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from table import update  # experiments/table.py
+
 from lipcert.training.sweep_table import markdown
 
-HERE = Path("experiments/table7")
-BEGIN, END = "<!-- table -->", "<!-- end of table -->"
+HERE = Path(__file__).parent
 METHODS = ["standard", "gloro_published", "bcp", "cap"]
 BOUNDS = ["global", "local", "tight"]
 
@@ -39,7 +41,5 @@ def rows(runs: list[tuple[Path, dict[str, Any]]]) -> list[list[str]]:
 
 
 if __name__ == "__main__":
-    readme = HERE / "README.md"
     runs = [(path.parent, json.loads(path.read_text())) for path in HERE.rglob("results.json")]
-    before, rest = readme.read_text().split(BEGIN)
-    write_text(readme, f"{before}{BEGIN}\n\n{markdown(rows(runs))}\n{END}{rest.split(END)[1]}")
+    update(HERE / "README.md", markdown(rows(runs)).rstrip())

@@ -88,7 +88,7 @@ def _buffer_name(name: str) -> str:
 class PowerNorms(nn.Module):
     """Norm *estimates* with warm-started left singular vectors of each linear map, masked for every image.
 
-    One is that of the whole map. Masks take half of a dense map away, and its singular vectors then have little in
+    One is that of the whole map. Masks take part of a dense map away, and its singular vectors then have little in
     common with the whole one's, but much with each other: there images start from a typical one, an average over the
     first images of recent batches.
 

@@ -117,3 +117,12 @@ def test_nan_propagates() -> None:
     assert clipped_relu(torch.ones(1, 2), nan).isnan().tolist() == [[True, False]]
     outputs: Tensor = ClippedMaxMin((2,))(nan)
     assert outputs.isnan().all()
+
+
+@pytest.mark.parametrize("threshold", [[1.0, 0.5, torch.nan, 0.0], [2.0]])
+def test_clipped_relu_is_the_same_without_gradients(threshold: list[float]) -> None:
+    inputs = torch.tensor([[-1.0, 0.7, 0.3, 5.0], [torch.nan, -torch.inf, torch.inf, 0.0]])
+    recorded = clipped_relu(inputs, torch.tensor([threshold]))
+    with torch.no_grad():
+        assert torch.equal(clipped_relu(inputs, torch.tensor([threshold])).nan_to_num(9.0), recorded.nan_to_num(9.0))
+    assert recorded.isnan().any()
