@@ -108,16 +108,17 @@ def _before_affine(node: Affine, rows: Rows, state: State) -> Rows:
 
 def _before_clamp(node: Clamp, rows: Rows, state: State) -> Rows:
     lines, relative_to = _lines(node, rows.image, state)
-    positive, negative = rows.coefficients.clamp_min(0), rows.coefficients.clamp_max(0)
-    intercepts = positive * lines.lower_intercept + negative * lines.upper_intercept
+    lower = rows.coefficients >= 0
+    slopes = torch.where(lower, lines.lower_slope, lines.upper_slope)
+    intercepts = torch.where(lower, lines.lower_intercept, lines.upper_intercept)
     slack = rows.slack
     if relative_to is not None:
         share = rounding_share(math.prod(node.shape) + 8, rows.constant)
         slack = slack + share * (_inner(rows.coefficients.abs() + UNDERFLOW, relative_to) + rows.constant.abs())
     return replace(
         rows,
-        coefficients=positive * lines.lower_slope + negative * lines.upper_slope,
-        constant=rows.constant + intercepts.flatten(1).sum(dim=1),
+        coefficients=rows.coefficients * slopes,
+        constant=rows.constant + _inner(rows.coefficients, intercepts),
         slack=slack,
     )
 
