@@ -28,9 +28,8 @@ def lengths_of(vectors: Tensor) -> Tensor:
 
 
 def inverse(lengths: Tensor, dimensions: int) -> Tensor:
-    """Return 1 / length, 0 for a dead vector, shaped to broadcast against (B, *shape)."""
-    alive = (lengths > 0) & lengths.isfinite()
-    return per_image(torch.where(alive, 1 / lengths, 0), dimensions)
+    """Return 1 / length, shaped to broadcast against (B, *shape); 0 for a dead vector, whose length is 0 or NaN."""
+    return per_image(lengths.reciprocal().nan_to_num(0.0, 0.0, 0.0), dimensions)
 
 
 @torch.no_grad()
@@ -96,7 +95,7 @@ def _krylov_basis(start: Tensor, steps: int, advance: Callable[[Tensor], Tensor]
         if step:
             length = lengths_of(start)
         # What orthogonalisation leaves of a vector inside the space already spanned is rounding: drop it.
-        basis[:, step] = start * per_image(torch.where(length <= EXHAUSTED * before, 0, 1 / length), 2)
+        basis[:, step] = start * per_image(torch.where(length <= EXHAUSTED * before, 0, length.reciprocal()), 2)
         if step < steps - 1:
             start = advance(basis[:, step])
     return basis

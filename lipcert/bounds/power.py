@@ -155,11 +155,10 @@ class PowerNorms(nn.Module):
     def whole(self, name: str, linear_map: LinearMap, like: Tensor) -> Tensor:
         """Return an *estimate* of the norm of the map itself, from below, (1,); arguments as in `Norms.whole`."""
         key, vector = self._vector(name, linear_map, like)
-        right = power_iteration(linear_map, vector, self.iterations)
-        image = linear_map.apply(right)
+        estimate = estimate_norm(linear_map, power_iteration(linear_map, vector, self.iterations))
         if self.training:
-            setattr(self, key, self._unit(image.detach(), vector))
-        return lengths_of(image) * inverse(lengths_of(right), 1)
+            setattr(self, key, self._unit(estimate.left, vector))
+        return estimate.norm
 
     def of(self, images: Tensor | None) -> Norms:
         """Return the norms of a batch of training images known by number, (B,); None for images of no number."""

@@ -51,6 +51,10 @@ INERT = {"__init__", "__module__", "__doc__", "__qualname__", "__annotations__",
 """What a subclass may define without changing what its layer computes."""
 
 
+PLAIN = frozenset(vars(nn.Module()))
+"""What every layer holds."""
+
+
 def parametrizations(layer: nn.Module) -> list[str]:
     """Return the names of the parameters that a parametrization computes."""
     registered = layer._modules.get("parametrizations")
@@ -99,7 +103,8 @@ def refuse_altered(layer: nn.Module, name: str) -> None:
     if owner is None:
         return  # `apply_rule` refuses it by name
     altered = [key for cls in classes[: classes.index(owner)] for key in vars(cls) if key not in INERT]
-    altered += [key for key in vars(layer) if key.startswith("__") or callable(getattr(type(layer), key, None))]
+    own = vars(layer).keys() - PLAIN
+    altered += [key for key in own if key.startswith("__") or callable(getattr(type(layer), key, None))]
     if altered:
         raise UnsupportedLayerError(
             f"{place} has a `{altered[0]}` of its own, so the rule of {owner.__name__} need not hold for it."
@@ -189,6 +194,18 @@ def _mask(condition: Tensor, like: Tensor) -> Tensor:
     return condition.to(like.dtype)
 
 
+@torch.no_grad()
+def _varying(lower: Tensor, upper: Tensor, high: Tensor | None = None) -> Tensor:
+    """Return 1 where [lower, upper] reaches between 0 and `high`, 0 where it does not; NaN does.
+
+    Comparisons write numbers at once: truth values and their conversion take twice as long.
+    """
+    constant = torch.le(upper, 0, out=torch.empty_like(upper))
+    if high is not None:
+        constant += torch.ge(lower, high, out=torch.empty_like(lower))
+    return torch.lt(constant, 1, out=constant)
+
+
 def _clips_above(threshold: Tensor) -> Tensor:
     """Return above which inputs min(max(z, 0), threshold) is constant: all of them for a threshold of 0 or less."""
     return torch.where(threshold > 0, threshold, -torch.inf)
@@ -247,7 +264,7 @@ def _(layer: nn.ReLU, region: Region, walk: Walk, name: str) -> Region:
     box, center, output = _monotone(region, torch.relu)
 
     def masks() -> Masks:
-        varying = _mask(~(box.value[1] <= 0), region.center)
+        varying = _varying(*box.value)
         return Masks(varying, varying)
 
     closing = Closing(
@@ -269,8 +286,7 @@ def _(layer: ClippedReLU, region: Region, walk: Walk, name: str) -> Region:
 
     def masks() -> Masks:
         lower, upper = box.value
-        constant = (upper <= 0).logical_or_(lower >= _clips_above(threshold))
-        varying = _mask(constant.logical_not_(), region.center)
+        varying = _varying(lower, upper, _clips_above(threshold))
         return Masks(varying, varying)
 
     linear = None

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.bounds import PowerNorms, analyze
+from lipcert.bounds.krylov import inverse, krylov_iteration
 from lipcert.bounds.linear_map import LinearMap, identity_map
 from lipcert.bounds.operators import operator
-from lipcert.bounds.power import krylov_iteration
 from tests.networks import images, network
 from tests.oracles import ExactNorms, map_matrix
 
@@ -62,6 +62,25 @@ def test_gradient_is_that_of_the_norm(name: str) -> None:
     layer.zero_grad()
     ExactNorms().masked("", linear_map, rows, columns, rows).sum().backward()
     torch.testing.assert_close(estimated, layer.weight.grad, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradient_of_the_whole_norm_is_that_of_the_norm(name: str) -> None:
+    layer = copy.deepcopy(CASES[name][0]).double()
+    linear_map = _map(layer, CASES[name][1])
+    like = torch.zeros(1, *linear_map.output_shape, dtype=torch.float64)
+    PowerNorms(2000).whole("layer", linear_map, like).sum().backward()
+    estimated = layer.weight.grad.clone()  # type: ignore[union-attr, operator]
+    layer.zero_grad()
+    ExactNorms().whole("", linear_map, like).sum().backward()
+    torch.testing.assert_close(estimated, layer.weight.grad, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("length", [0.0, torch.nan, torch.inf, 1e-45])
+def test_no_vector_is_scaled_by_more_than_a_number(length: float) -> None:
+    factors = inverse(torch.tensor([length, 4.0]), 3)
+    assert factors.shape == (2, 1, 1)
+    assert factors.flatten().tolist() == [0.0, 0.25]
 
 
 def test_krylov_beats_as_many_power_steps() -> None:

@@ -216,3 +216,17 @@ def test_a_unit_without_range_is_constant(threshold: float) -> None:
     varying = analysis.activations[0].varying
     assert varying is not None
     assert varying.tolist() == [[0.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("center", "relu", "clipped"),
+    [(-0.75, 0, 0), (-0.5, 0, 0), (-0.25, 1, 1), (0.5, 1, 1), (1.25, 1, 1), (1.5, 1, 0), (2.0, 1, 0)],
+)
+def test_an_interval_that_only_touches_a_kink_is_constant(center: float, relu: int, clipped: int) -> None:
+    """Intervals [center - 1/2, center + 1/2], exact in binary, around the kinks at 0 and 1."""
+    inputs = torch.tensor([[center]], dtype=torch.float64)
+    for layer, expected in ((nn.ReLU(), relu), (ClippedReLU((1,), 1.0).double(), clipped)):
+        model = nn.Sequential(layer, nn.Linear(1, 2).double())
+        varying = _analysis(model, inputs, Bound.LOCAL, epsilon=0.5).activations[0].varying
+        assert varying is not None
+        assert varying.item() == expected, layer
