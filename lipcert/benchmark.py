@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import hydra
 
 from lipcert.commands import run_command
-from lipcert.config import config_folder, register
+from lipcert.config import config_folder, refuse_unknown, register
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -18,6 +18,7 @@ register()
 @hydra.main(version_base="1.3", config_path=config_folder(), config_name="benchmark")
 def benchmark(config: DictConfig) -> None:
     """Measure every row and write `benchmark.json`; with `growth=[...]`, how costs grow with sizes."""
+    refuse_unknown(config)
     if config.growth:
         from lipcert.training.growth import run
     else:

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,24 @@ def run_command(command: Callable[[], Any], name: str | None = None, stopped: st
         with stoppable(stopped):
             command()
     except (HydraException, OmegaConfBaseException) as error:
-        cause = error.__cause__
-        _fail(error, f"{error} ({cause})" if cause is not None and str(cause) not in str(error) else str(error))
+        _fail(error, _composition_message(error))
     except EXPECTED_ERRORS as error:
         _fail(error, _message(error))
     except Interrupted as stop:
         print(f"error: {stop.message}", file=sys.stderr)
         sys.exit(stop.code)
+
+
+def _composition_message(error: BaseException) -> str:
+    """Return what is wrong with a configuration; Hydra's advice to add a setting that the schema lacks is left out."""
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+
+    from lipcert.config import unknown_setting
+
+    cause = error.__cause__
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and is_dataclass(cause.object_type):
+        return unknown_setting(str(cause.full_key), cause.object_type)
+    return f"{error} ({cause})" if cause is not None and str(cause) not in str(error) else str(error)
 
 
 def sentence_of(error: BaseException) -> str:

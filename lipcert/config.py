@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import difflib
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from lipcert.job_names import job_folder, sweep_folder
 
@@ -217,6 +218,36 @@ class MeasureConfig(TrainedNetworkConfig):
     batch_size: int | None = None
     memory_gb: float | None = None
     seed: int = MISSING
+
+
+OPEN = ("trainer",)
+"""Groups that take more settings than the schema names: Lightning's trainer knows its own."""
+
+
+def unknown_setting(name: str, schema: Any) -> str:
+    """Return a sentence about a setting, by its dotted name, that is none of its group's `schema`."""
+    group, dot, key = name.rpartition(".")
+    known = [each.name for each in fields(schema)]
+    alike = difflib.get_close_matches(key, known, 1)
+    hint = f"did you mean `{group}{dot}{alike[0]}`?" if alike else f"expected one of {', '.join(known)}."
+    return f"There is no setting `{name}`: {hint}"
+
+
+def refuse_unknown(config: DictConfig, group: str = "") -> None:
+    """Refuse settings that the schema does not know, which `+KEY=VALUE` adds.
+
+    Raises:
+        ValueError: for the first of them, with the known setting that is spelt most alike.
+    """
+    schema = OmegaConf.get_type(config)
+    if group in OPEN or not is_dataclass(schema):
+        return
+    for key in map(str, config):
+        name = f"{group}.{key}" if group else key
+        if key not in {each.name for each in fields(schema)}:
+            raise ValueError(unknown_setting(name, schema))
+        if not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
+            refuse_unknown(config[key], name)
 
 
 def config_folder() -> str:

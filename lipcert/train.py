@@ -26,10 +26,25 @@ def train(config: DictConfig) -> float:
     start = run_isolated if needs_isolation(config) else run
     if is_job_of_sweep():
         return run_job(start, config)
-    certified = run(config)
+    try:
+        certified = run(config)
+    except BaseException:
+        remove_if_empty()
+        raise
     if config.report:
         write_page()
     return certified
+
+
+def remove_if_empty() -> None:
+    """Remove the folder that Hydra has made for a run, where nothing was written into it."""
+    import contextlib
+    from pathlib import Path
+
+    from hydra.core.hydra_config import HydraConfig
+
+    with contextlib.suppress(OSError):  # where there is something in it
+        Path(HydraConfig.get().runtime.output_dir).rmdir()
 
 
 def write_page() -> None:

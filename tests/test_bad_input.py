@@ -33,8 +33,10 @@ CASES = {
     "cut checkpoint": ("resume=cut.ckpt", "cut.ckpt"),
     "foreign checkpoint": ("resume=foreign.ckpt", "foreign.ckpt"),
     "other architecture": ("resume=other.ckpt", "The checkpoint holds {'model': 'other'}"),
-    "unknown key": ("nonsense=1", "nonsense"),
-    "added key": ("+data.nonsense=1", "nonsense"),
+    "unknown key": ("epslion=1", "There is no setting `epslion`: did you mean `epsilon`?"),
+    "unknown key of a group": ("bound.iteration=1", "did you mean `bound.iterations`?"),
+    "added key": ("+epslion=1", "There is no setting `epslion`: did you mean `epsilon`?"),
+    "added key of a group": ("+data.nonsense=1", "There is no setting `data.nonsense`: expected one of name, root"),
     "wrong type": ("batch_size=many", "batch_size"),
     "unknown model": ("model=vgg", "4c3f"),
     "unknown experiment": ("experiment=missing", "same_work"),
@@ -84,6 +86,7 @@ def fixture_outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict
     results = train_each(lines, folder)
     for number, outcome in enumerate(results):
         outcome["files"] = set(contents(folder / f"run{number}"))
+        outcome["folder"] = (folder / f"run{number}").exists()
     return dict(zip(CASES, results, strict=True))
 
 
@@ -100,3 +103,12 @@ def test_refused_before_training(outcomes: dict[str, dict[str, Any]], case: str)
     assert outcomes[case]["exit"] == 1
     kept = {name for name in outcomes[case]["files"] if not name.startswith(".hydra/")}
     assert kept <= {"train.log", "lipcert.train.log"}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_empty_folder_is_left_and_nobody_is_told_to_resume_nothing(
+    outcomes: dict[str, dict[str, Any]], case: str
+) -> None:
+    outcome = outcomes[case]
+    assert outcome["folder"] == bool(outcome["files"])
+    assert "To go on" not in outcome["stderr"]

@@ -44,8 +44,9 @@ class Grams:
         if linear_map.per_image or len(linear_map.output_shape) != 1 or not wide or outputs > LARGEST:
             return None
         gram, left = self._kept.get(name, (None, 0))
-        if gram is None or left == 0 or gram.device != like.device:
+        if gram is None or left == 0:
             gram, left = self._made(linear_map, like), EVERY
+        gram = gram.to(like.device)  # checkpoints are loaded onto the CPU
         if keep:
             self._kept[name] = gram, left - 1
         return gram

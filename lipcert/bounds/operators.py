@@ -321,11 +321,18 @@ class AveragePool(Operator):
         return self.apply(inputs)
 
     def adjoint(self, outputs: Tensor) -> Tensor:
-        with torch.enable_grad():
-            probe = outputs.new_zeros((outputs.shape[0], *self.input_shape), requires_grad=True)
-            pooled = self.apply(probe)
-        (result,) = torch.autograd.grad(pooled, probe, outputs, create_graph=outputs.requires_grad)
-        return result
+        averaged = outputs / self.divisor.to(outputs) if self.entries_squared else outputs
+        kernel, stride, padding = map(_pair, (self.layer.kernel_size, self.layer.stride, self.layer.padding))
+        return torch.ops.aten.avg_pool2d_backward(
+            averaged,
+            outputs.new_empty(outputs.shape[0], *self.input_shape),  # its shape alone matters
+            kernel,
+            stride,
+            padding,
+            self.layer.ceil_mode,
+            self.layer.count_include_pad,
+            self.layer.divisor_override,
+        )
 
     def absolute(self) -> Operator:
         return self
@@ -363,11 +370,18 @@ def operator(layer: nn.Module, input_shape: Shape) -> Operator:
 
 @operator.register
 def _(layer: nn.Linear, input_shape: Shape) -> Operator:
+    if input_shape[-1] != layer.in_features:
+        raise UnsupportedLayerError(
+            f"this Linear takes {layer.in_features} inputs, but images of this shape give it {input_shape[-1]}."
+        )
     return Dense(input_shape, (*input_shape[:-1], layer.out_features), layer.weight, layer.bias)
 
 
 @operator.register
 def _(layer: nn.Conv2d, input_shape: Shape) -> Operator:
+    if len(input_shape) != 3 or input_shape[0] != layer.in_channels:
+        given = ", ".join(map(str, ("B", *input_shape)))
+        raise UnsupportedLayerError(f"this Conv2d takes inputs (B, {layer.in_channels}, height, width), got ({given}).")
     if layer.padding_mode != "zeros":
         raise UnsupportedLayerError(f"Conv2d with padding_mode={layer.padding_mode!r} is not supported, only 'zeros'.")
     kernel, stride, dilation = _pair(layer.kernel_size), _pair(layer.stride), _pair(layer.dilation)

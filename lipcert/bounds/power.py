@@ -139,10 +139,14 @@ class PowerNorms(nn.Module):
         setattr(self, key, self._unit(MEMORY * typical + (1 - MEMORY) * sign * unit, typical))
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        """Take checkpoints that know of no typical vectors: those are found anew."""
+        """Take checkpoints that know of no typical vectors, which are found anew, or of vectors not asked for yet."""
         for key, value in self._buffers.items():
             if key.startswith("typical_"):
                 state_dict.setdefault(prefix + key, value)
+        device = next((value.device for value in self.buffers()), None)
+        for key in (each.removeprefix(prefix) for each in state_dict if each.startswith(prefix)):
+            if key.startswith(("vector_", "typical_")) and key not in self._buffers:
+                self.register_buffer(key, torch.empty_like(state_dict[prefix + key], device=device))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @staticmethod

@@ -48,6 +48,7 @@ def apply_rule(layer: nn.Module, region: Region, walk: Walk, name: str) -> Regio
 
 
 INERT = {"__init__", "__module__", "__doc__", "__qualname__", "__annotations__", "__parameters__", "__orig_bases__"}
+INERT |= {"__firstlineno__", "__static_attributes__"}  # since Python 3.13
 """What a subclass may define without changing what its layer computes."""
 
 
@@ -279,9 +280,27 @@ def _(layer: nn.ReLU, region: Region, walk: Walk, name: str) -> Region:
     return close(walk, name, layer, region, closing)
 
 
+def _check_thresholds(layer: nn.Module, thresholds: Tensor, shape: Shape, name: str) -> None:
+    """Refuse thresholds that do not fit what reaches the layer, (*shape) without the batch."""
+    own = tuple(thresholds.shape[1:])
+    if len(own) != len(shape) or any(mine not in (1, theirs) for mine, theirs in zip(own, shape, strict=True)):
+        raise UnsupportedLayerError(
+            f"Layer {name!r}: this {type(layer).__name__} has thresholds of shape {own}, what reaches it needs {shape}."
+        )
+
+
+def _check_pairs(layer: nn.Module, shape: Shape, name: str) -> None:
+    """Refuse an odd number of channels, of which no pairs can be made."""
+    if shape[0] % 2:
+        raise UnsupportedLayerError(
+            f"Layer {name!r}: a {type(layer).__name__} pairs channels, of which {shape} has an odd number."
+        )
+
+
 @apply_rule.register
 def _(layer: ClippedReLU, region: Region, walk: Walk, name: str) -> Region:
     threshold = layer.threshold
+    _check_thresholds(layer, threshold, region.shape, name)
     box, center, output = _monotone(region, lambda values: clipped_relu(values, threshold))
 
     def masks() -> Masks:
@@ -307,6 +326,7 @@ def _(layer: ClippedReLU, region: Region, walk: Walk, name: str) -> Region:
 
 @apply_rule.register
 def _(layer: MaxMin, region: Region, walk: Walk, name: str) -> Region:
+    _check_pairs(layer, region.shape, name)
     closing = Closing(*_monotone(region, max_min), rounding=_of_pairs(region.rounding))
     return close(walk, name, layer, region, closing)
 
@@ -333,6 +353,9 @@ def _pair_masks(layer: ClippedMaxMin, box: Box, tightens: bool) -> Masks:
 
 @apply_rule.register
 def _(layer: ClippedMaxMin, region: Region, walk: Walk, name: str) -> Region:
+    _check_pairs(layer, region.shape, name)
+    for thresholds in (layer.max, layer.min):
+        _check_thresholds(layer, thresholds, (region.shape[0] // 2, *region.shape[1:]), name)
     box, center, output = _monotone(region, lambda values: clipped_max_min(values, layer.max, layer.min))
     tightens = walk.bound.tightens
     masks = Lazy(lambda: _pair_masks(layer, box.value, tightens))

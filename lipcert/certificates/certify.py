@@ -22,7 +22,7 @@ from lipcert.bounds import (
 from lipcert.bounds.backward import Ball
 from lipcert.certificates.arithmetic import executed_dtype
 from lipcert.certificates.linear import Margins, Problem, tightened
-from lipcert.certificates.validation import check_images, check_labels, double_copy
+from lipcert.certificates.validation import check_images, check_labels, check_tensor, double_copy, ordinary
 
 FAILURE_PROBABILITY = 1e-9
 """Probability that one norm's upper bound is wrong; certificates state the union bound over all of them."""
@@ -116,16 +116,19 @@ class Certifier:
             raise ValueError(f"Expected `arithmetic` to be {EXECUTED} or {EXACT}, got {arithmetic!r}.")
         self.arithmetic = arithmetic
         self.dtype = executed_dtype(model)
-        self.model = double_copy(model)
+        with torch.inference_mode(False), torch.no_grad():
+            self.model = double_copy(model)
         self.bound = Bound(bound)
         self.norms = UpperNorms(lanczos_steps, failure_probability=failure_probability)
         self.clip_input = clip_input
 
+    @torch.inference_mode(False)  # slopes are optimised by gradients
     @torch.no_grad()
     def __call__(self, images: Tensor, labels: Tensor, epsilon: float | Tensor) -> Certificate:
         """Certify one batch, images (B, ...) and labels (B,), at `epsilon`, one number or (B,)."""
         check_epsilon(epsilon)
         check_images(images)
+        images = ordinary(images)
         radius = torch.as_tensor(epsilon, dtype=torch.float64, device=images.device) * (1 + SLACK)
         arithmetic = Arithmetic.of(self.dtype, images.dtype)
         analysis = analyze(self.model, images.double(), radius, self.bound, self.norms, self.clip_input, arithmetic)
@@ -219,6 +222,9 @@ def join(certificates: list[Certificate]) -> Certificate:
 
 def _batches(images: Tensor, labels: Tensor, batch_size: int) -> Iterable[tuple[Tensor, Tensor]]:
     check_images(images)
+    check_tensor("labels", labels)
+    if len(labels) != len(images):
+        raise ValueError(f"Expected a label an image, got {len(images)} images and {len(labels)} labels.")
     if batch_size < 1:
         raise ValueError(f"Expected `batch_size` >= 1, got {batch_size}.")
     return zip(images.split(batch_size), labels.split(batch_size), strict=True)
@@ -268,6 +274,7 @@ def certify(
 
     Raises:
         ValueError: for epsilon, images or labels out of range.
+        TypeError: for arrays or lists in place of tensors.
         UnsupportedLayerError: naming a layer without a sound rule.
 
     Source: Theorem 1 and eqs 21-24, with norm upper bounds in place of power iteration.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lipcert.bounds import Arithmetic, Bound, UpperNorms, analyze, check_epsilon, lipschitz_to_logits
 from lipcert.certificates.certify import FAILURE_PROBABILITY, SLACK
-from lipcert.certificates.validation import check_images, double_copy
+from lipcert.certificates.validation import check_images, check_tensor, double_copy
 
 EXACT_NUMBERS = Arithmetic.of(torch.float64, torch.float64)
 """Boxes are wide enough for the float64 arithmetic that finds them."""
@@ -39,6 +39,7 @@ def local_lipschitz(
     Source: Theorem 1, appendix A.
     """
     check_epsilon(epsilon)
+    check_tensor("images", images)
     double = double_copy(model)
     norms = UpperNorms(failure_probability=FAILURE_PROBABILITY)
     bounds = []
@@ -58,7 +59,10 @@ def global_lipschitz(model: nn.Module, image_shape: tuple[int, ...]) -> float:
 
     Raises:
         UnsupportedLayerError: naming a layer without a sound rule.
+        TypeError: for images in place of their shape.
     """
+    if isinstance(image_shape, Tensor):
+        raise TypeError("Expected `image_shape`, (C, H, W) for example, got a tensor; give images.shape[1:].")
     check_shape = torch.zeros(1, *image_shape)
     check_images(check_shape)
     return local_lipschitz(model, check_shape, 1.0, Bound.GLOBAL).item()

@@ -12,8 +12,16 @@ from lipcert.bounds.bracket import SMALLEST_NORM
 from lipcert.bounds.rules import parametrizations, refuse_altered
 
 
+def check_tensor(name: str, value: object) -> None:
+    """Raise TypeError for a list or an array in place of a tensor."""
+    if not isinstance(value, Tensor):
+        kind = f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
+        raise TypeError(f"Expected `{name}` as a torch.Tensor, got a {kind}; torch.as_tensor makes one.")
+
+
 def check_images(images: Tensor) -> None:
-    """Raise ValueError unless images are a non-empty float batch with pixels in [0, 1]."""
+    """Raise TypeError or ValueError unless images are a non-empty float batch with pixels in [0, 1]."""
+    check_tensor("images", images)
     if images.dim() < 2 or images.shape[0] == 0:
         raise ValueError(f"Expected a non-empty batch of images (B, ...), got shape {tuple(images.shape)}.")
     if images.dtype not in (torch.float32, torch.float64):
@@ -25,12 +33,18 @@ def check_images(images: Tensor) -> None:
 
 
 def check_labels(labels: Tensor, num_images: int, num_classes: int) -> None:
-    """Raise ValueError unless labels are integers in [0, num_classes), one an image."""
+    """Raise TypeError or ValueError unless labels are integers in [0, num_classes), one an image."""
+    check_tensor("labels", labels)
     if labels.shape != (num_images,) or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(f"Expected {num_images} integer labels, got shape {tuple(labels.shape)} of {labels.dtype}.")
     if bool(((labels < 0) | (labels >= num_classes)).any()):
         row = int(((labels < 0) | (labels >= num_classes)).nonzero()[0])
         raise ValueError(f"Expected labels in [0, {num_classes}), got {int(labels[row])} in row {row}.")
+
+
+def ordinary(tensor: Tensor) -> Tensor:
+    """Return a tensor that gradients may be computed with, a copy of one that was made in inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _own_class(module: nn.Module) -> None:

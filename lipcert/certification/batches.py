@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -70,16 +71,16 @@ def _with_known_radius(row: Row, before: Row | None) -> Row:
 def _rows(
     certificate: Certificate, epsilon: float, labels: list[int], indices: list[int], names: list[str]
 ) -> list[Row]:
-    """Return the rows of a certificate, one an image."""
+    """Return the rows of a certificate, one an image; what came out NaN is stated as the worst there is."""
     columns = zip(
         indices,
         labels,
         certificate.prediction.tolist(),
-        certificate.margin.tolist(),
+        certificate.margin.nan_to_num(-math.inf, math.inf, -math.inf).tolist(),
         certificate.certified.tolist(),
-        certificate.lipschitz.tolist(),
+        certificate.lipschitz.nan_to_num(math.inf, math.inf).tolist(),
         certificate.radius.tolist(),
-        certificate.rounding.tolist(),
+        certificate.rounding.nan_to_num(math.inf, math.inf).tolist(),
         certificate.stage.tolist(),
         strict=True,
     )

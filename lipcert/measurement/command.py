@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import hydra
 
 from lipcert.commands import run_command
-from lipcert.config import config_folder, register
+from lipcert.config import config_folder, refuse_unknown, register
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -21,6 +21,7 @@ def measure(config: DictConfig) -> float:
     """Run one job and return the certified accuracy at epsilon by the tightest bound."""
     from lipcert.measurement.run import run
 
+    refuse_unknown(config)
     return run(config)
 
 

@@ -9,7 +9,7 @@ import hydra
 
 from lipcert.certification.arguments import with_lists
 from lipcert.commands import run_command
-from lipcert.config import config_folder, register
+from lipcert.config import config_folder, refuse_unknown, register
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -22,6 +22,7 @@ def soundness(config: DictConfig) -> float:
     """Run one job and return how much room the attacks left above the certified margins."""
     from lipcert.soundness.run import run
 
+    refuse_unknown(config)
     return run(config)
 
 

@@ -56,6 +56,7 @@ class ProjectThresholds(pl.Callback):
 class RandomState(pl.Callback):
     """Keeps the random state of Python, NumPy and torch in checkpoints, so that a resumed run goes on exactly.
 
+    Every process starts from the same seed, and goes on from the first one's state: of its CPU and of its GPU.
     Only tensors and plain values are stored, so that checkpoints load without unpickling arbitrary objects.
     """
 
@@ -70,7 +71,7 @@ class RandomState(pl.Callback):
             "torch": torch.get_rng_state(),
         }
         if torch.cuda.is_available():
-            state["cuda"] = torch.cuda.get_rng_state_all()
+            state["cuda"] = torch.cuda.get_rng_state()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -85,7 +86,8 @@ class RandomState(pl.Callback):
         np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
         torch.set_rng_state(self._restored["torch"].cpu())
         if torch.cuda.is_available() and "cuda" in self._restored:
-            torch.cuda.set_rng_state_all([state.cpu() for state in self._restored["cuda"]])
+            state = self._restored["cuda"]
+            torch.cuda.set_rng_state((state[0] if isinstance(state, list) else state).cpu())
 
 
 class BestCheckpoint(ModelCheckpoint):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 from hydra.utils import get_object
 from omegaconf import DictConfig
 
-from lipcert.config import DataConfig
 from lipcert.training.module import check_description
 from lipcert.training.processes import started_apart, started_processes
 from lipcert.training.storage import DamagedCheckpointError, read_state
@@ -141,6 +139,3 @@ def check_settings(config: DictConfig) -> None:
             "set model.activation=clipped_relu or clipped_maxmin, or sparsity.weight=0."
         )
     check_method(config.method, config.model.activation)
-    unknown = set(config.data) - {each.name for each in fields(DataConfig)}
-    if unknown:
-        raise ValueError(f"Unknown keys in `data`: {', '.join(sorted(map(str, unknown)))}.")

@@ -22,6 +22,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lipcert.commands import Interrupted
 from lipcert.job_names import quoted
+from lipcert.training.configuration import configuration_file
 from lipcert.training.processes import is_first_process
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -42,14 +43,16 @@ def how_to_go_on(folder: Path) -> str:
 
 
 @contextmanager
-def interruptible(advice: str) -> Iterator[None]:
-    """End at once at SIGTERM and SIGINT; add the advice to errors of the operating system.
+def interruptible(folder: Path) -> Iterator[None]:
+    """End at once at SIGTERM and SIGINT, saying how to go on; so do errors of the operating system in a run's `folder`.
 
     What is on disk is a good state at any time, so that nothing has to be finished first.
 
     Raises:
         Interrupted: after a signal.
     """
+
+    advice = how_to_go_on(folder)
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Interrupted(number, advice)
@@ -62,7 +65,8 @@ def interruptible(advice: str) -> Iterator[None]:
     except SIGTERMException as error:  # Lightning's, between two batches
         raise Interrupted(signal.SIGTERM, advice) from error
     except OSError as error:
-        error.add_note(advice)
+        if configuration_file(folder).exists():  # else it was refused, and would be again
+            error.add_note(advice)
         raise
     finally:
         for number, handler in before.items():

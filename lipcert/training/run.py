@@ -18,6 +18,7 @@ from rich.table import Table
 
 from lipcert.bounds import Bound, WarmStart, check_epsilon
 from lipcert.commands import write_json
+from lipcert.config import refuse_unknown
 from lipcert.data import ImageDataModule
 from lipcert.host_allocator import keep_freed_memory
 from lipcert.losses import Sparsity
@@ -27,7 +28,7 @@ from lipcert.training.checks import check_devices, check_processes, check_settin
 from lipcert.training.configuration import configuration_file, write_configuration
 from lipcert.training.costs import Costs
 from lipcert.training.evaluation import EvaluationSettings, evaluate
-from lipcert.training.interruption import HeedSignals, how_to_go_on, interruptible
+from lipcert.training.interruption import HeedSignals, interruptible
 from lipcert.training.locking import locked
 from lipcert.training.loggers import build_loggers
 from lipcert.training.module import RobustClassifier
@@ -150,6 +151,7 @@ def run(config: DictConfig) -> float:
     """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
+    refuse_unknown(config)
     load_plugins(config.plugins)
     check_epsilon(config.epsilon)
     check_devices(config.trainer.devices, config.trainer.accelerator)
@@ -159,7 +161,7 @@ def run(config: DictConfig) -> float:
     if complete is not None:
         Console().print(f"This run is complete, nothing is left to do; its results are in {folder}", soft_wrap=True)
         return float(complete.results["certified_accuracy"])
-    with locked(folder), interruptible(how_to_go_on(folder)):
+    with locked(folder), interruptible(folder):
         state = starting_point(folder, config, describe_training(config))
         results = state.results if isinstance(state, Complete) else _run(config, folder, state)
     return float(results["certified_accuracy"])

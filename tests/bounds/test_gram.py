@@ -95,3 +95,16 @@ def test_matrices_are_restored() -> None:
     pairs = [[each.of("wide", wide, like, keep=True) for each in (grams, restored)] for _ in range(EVERY)]
     assert all(torch.equal(first, second) for first, second in pairs)
     assert not torch.equal(pairs[0][0], pairs[-1][0])
+
+
+def test_matrices_restored_on_another_device_go_on_counting() -> None:
+    """Checkpoints are loaded onto the CPU; `meta` stands for a GPU."""
+    _, wide = _wide()
+    grams, restored, like = Grams(), Grams(), torch.zeros(BATCH, 20, dtype=torch.float64)
+    for _ in range(3):
+        grams.of("wide", wide, like, keep=True)
+    restored.load(grams.state())
+    gram = restored.of("wide", wide, like.to("meta"), keep=True)
+    assert gram is not None
+    assert gram.device.type == "meta"
+    assert restored.state()["wide"]["left"] == grams.state()["wide"]["left"] - 1

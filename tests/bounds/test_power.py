@@ -175,6 +175,17 @@ def test_checkpoints_without_typical_vectors_load() -> None:
     norms.load_state_dict(earlier)
 
 
+def test_checkpoints_with_vectors_not_asked_for_yet_load() -> None:
+    linear_map = _map(nn.Linear(20, 12), (20,))
+    norms, fresh, rows = PowerNorms(1), PowerNorms(1), torch.ones(2, 12)
+    norms.masked("a.layer", linear_map, rows, None, rows)
+    fresh.load_state_dict(norms.state_dict())
+    assert fresh.state_dict().keys() == norms.state_dict().keys()
+    assert all(torch.equal(value, norms.state_dict()[name]) for name, value in fresh.state_dict().items())
+    with pytest.raises(RuntimeError, match="Unexpected"):
+        fresh.load_state_dict({**norms.state_dict(), "other": rows})
+
+
 def test_no_mask_leaves_an_estimate_dead() -> None:
     """Masks that remove all of the stored vector still get a positive estimate, unless they remove the map."""
     layer = nn.Linear(4, 4, bias=False)

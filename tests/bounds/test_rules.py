@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.bounds import Analysis, Bound, UnsupportedLayerError, analyze, lipschitz_to_logits
-from lipcert.nn import ClippedReLU, Residual
+from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin, Residual
 from tests.networks import NETWORKS, images, network
 from tests.oracles import ExactNorms, points_in_ball
 
@@ -140,7 +140,7 @@ class _OwnForward(nn.Linear):
 
 
 class _SilentSubclass(nn.Linear):
-    pass
+    __firstlineno__, __static_attributes__ = 1, ()  # in every class body since Python 3.13
 
 
 def _hooked() -> nn.Module:
@@ -173,6 +173,11 @@ def _patched() -> nn.Module:
         (_patched(), "forward"),
         (nn.BatchNorm1d(2), "eval"),
         (nn.LeakyReLU(), "LeakyReLU"),
+        (nn.Linear(3, 2), "takes 3 inputs"),
+        (nn.Conv2d(2, 2, 1), r"takes inputs \(B, 2, height, width\), got \(B, 2\)"),
+        (ClippedReLU((3,)), r"thresholds of shape \(3,\)"),
+        (ClippedMaxMin((4,)), r"thresholds of shape \(2,\)"),
+        (nn.Sequential(nn.Linear(2, 3), MaxMin(), nn.Linear(3, 2)), "odd number"),
     ],
 )
 def test_what_cannot_be_followed_is_refused_by_name(layer: nn.Module, words: str) -> None:

@@ -237,3 +237,29 @@ def test_layers_that_compute_something_else_are_refused(build: Callable[[], nn.M
         assert model(image)[0, 0] < model(image)[0, 1]
     with suppress(UnsupportedLayerError):
         assert _refused(model, image, 0, 0.1, "tight")
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        (lambda model, x, y: lipcert.certify(model, x.numpy(), y, 0.1), TypeError, "`images` as a torch.Tensor"),
+        (lambda model, x, y: lipcert.certify(model, x, y.tolist(), 0.1), TypeError, "`labels` as a torch.Tensor"),
+        (lambda model, x, y: lipcert.local_lipschitz(model, x.tolist(), 0.1), TypeError, "got a list"),
+        (lambda model, x, y: lipcert.global_lipschitz(model, x), TypeError, "images.shape"),
+        (lambda model, x, y: lipcert.certify(model, x, y[:1], 0.1, batch_size=1), ValueError, "2 images and 1 labels"),
+        (lambda model, x, y: lipcert.certify(model, x[:, :1], y, 0.1), UnsupportedLayerError, "takes 2 inputs"),
+    ],
+)
+def test_what_is_no_batch_of_tensors_is_refused(call: Callable[..., Any], kind: type[Exception], words: str) -> None:
+    model = nn.Sequential(linear([[1.0, 0.0], [0.0, 1.0]]), nn.ReLU(), linear([[1.0, 0.0], [0.0, 1.0]]))
+    with pytest.raises(kind, match=words):
+        call(model, torch.rand(2, 2), torch.tensor([0, 1]))
+
+
+def test_pooling_in_inference_mode() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    images, labels = torch.rand(2, 1, 4, 4), torch.tensor([0, 1])
+    expected = lipcert.certify(model, images, labels, 0.1)
+    with torch.inference_mode():
+        assert torch.equal(lipcert.certify(model, images, labels, 0.1).margin, expected.margin)

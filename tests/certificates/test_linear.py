@@ -111,3 +111,20 @@ def test_records_tell_linear_bounds_from_lipschitz_bounds() -> None:
     assert [stage.method for stage in LINEAR_STAGES] == ["crown", "crown-alpha"]
     assert [stage.method for stage in STAGES] == [str(stage.bound) for stage in STAGES]
     assert Stage("mine", Bound.LIPLT, 30, slope_steps=3).method == "crown-alpha"
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_layout_and_inference_mode_change_nothing(steps: int) -> None:
+    model, inputs, labels = _case("plain", "clipped_relu")
+    epsilon = _epsilon(model, labels)
+    expected = _certify(model, labels, epsilon, steps)
+    certifier = Certifier(model, Bound.TIGHT)
+    certifier.slope_steps = steps
+    channels_last = certifier(inputs.to(memory_format=torch.channels_last), labels, epsilon)
+    with torch.inference_mode():
+        inside = Certifier(model, Bound.TIGHT)
+        inside.slope_steps = steps
+        inferred = inside(inputs.clone(), labels.clone(), epsilon)
+    for other in (channels_last, inferred):
+        torch.testing.assert_close(other.margin, expected.margin)
+        assert torch.equal(other.certified, expected.certified)

@@ -11,8 +11,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from lipcert.bounds import WarmStart
+from lipcert.bounds import Bound, WarmStart
 from lipcert.checkpoints import load_network
+from lipcert.losses import Standard
 from tests.training.fits import BATCHES, EPOCHS, StopAfter, classifier, digits, trainer
 
 
@@ -34,10 +35,11 @@ def _fit(
     resume: Path | None = None,
     kind: str = "shared",
     images: int = 200,
+    **arguments: Any,
 ):
     pl.seed_everything(seed, verbose=False)
     economy = 3 if kind == "shared" else 0  # all norms are asked for, so that all images leave vectors
-    module = classifier(activation, seed=seed, warm_start=WarmStart(kind, images), economy=economy)
+    module = classifier(activation, seed=seed, warm_start=WarmStart(kind, images), economy=economy, **arguments)
     fitted = trainer(folder, *callbacks)
     fitted.fit(module, digits(), ckpt_path=resume, weights_only=True)
     return fitted, module
@@ -56,6 +58,19 @@ def _identical(first: Any, second: Any) -> bool:
     if isinstance(first, torch.Tensor):
         return isinstance(second, torch.Tensor) and torch.equal(first, second)
     return first == second
+
+
+@pytest.mark.parametrize("bound", [Bound.GLOBAL, Bound.LINEAR_SPLIT])
+def test_runs_resume_whose_bounds_were_logged_by_another_bound(tmp_path: Path, bound: Bound) -> None:
+    """Clean epochs are logged by `local`, which keeps vectors that the run's own bound does not know."""
+    settings = {"method": Standard(), "bound": bound}
+    _, expected = _fit(tmp_path / "whole", "clipped_relu", 0, **settings)
+    _fit(tmp_path / "half", "clipped_relu", 0, StopAfter(1), **settings)
+    _, module = _fit(tmp_path / "rest", "clipped_relu", 99, resume=tmp_path / "half" / "last.ckpt", **settings)
+    weights, wanted = module.state_dict(), expected.state_dict()
+    assert any("typical" in name for name in wanted)
+    assert weights.keys() == wanted.keys()
+    assert all(torch.equal(weights[name], wanted[name]) for name in wanted)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def refined(nodes: tuple[Node, ...], state: State, ball: Ball, most: int) -> Sta
         places = state.interval(clamp, everything).bends.flatten(1).nonzero()
         if len(places) > most * len(ball.images):
             continue
-        lower, upper = (end.clone() for end in state.boxes[clamp])
+        lower, upper = (end.clone(memory_format=torch.contiguous_format) for end in state.boxes[clamp])
         for chunk in places.split(max(1, LARGEST_CHUNK // (2 * width))):
             _raise_bounds(clamp, chunk, lower, upper, state, ball)
         state = replace(state, boxes={**state.boxes, clamp: (lower, upper)})
