@@ -53,7 +53,7 @@ def _afterwards(path: Path) -> str | None:
     if not path.is_file():
         return None
     totals = json.loads(path.read_text())["totals"][0]
-    return f"{100 * totals['certified_accuracy']:.1f} of {totals['num_images']}"
+    return f"{100 * totals['certified_accuracy']:.1f} % of {totals['num_images']}"
 
 
 def runs_below(folder: Path) -> tuple[list[Run], list[Run]]:
@@ -77,6 +77,7 @@ def quantities(runs: list[Run], timed: list[Run], home: Path) -> dict[str, str]:
         "certified %: global": _cell(by_bound["global"]),
         "local": _cell(by_bound["local"]),
         "tight": _cell(by_bound["tight"]),
+        "as executed": _cell([r.get("certified_accuracy_executed") for r in each]),
         "afterwards": ", ".join(run.afterwards for run in runs if run.afterwards) or "-",
         "L global": _cell([r["global_lipschitz"] for r in each], 1, 2),
         "L local": _cell([r["local_lipschitz_mean"] for r in each], 1, 2),
@@ -108,7 +109,7 @@ def table(folder: Path, home: Path, names: list[str]) -> str:
     shown = [index for index, _ in enumerate(LABELS) if len({labels[index] for labels in rows}) > 1]
     if 0 in shown:
         shown = [0]  # the name of a row tells the rest
-    optional = ("AutoAttack %", "afterwards", "s an epoch", "peak MB")
+    optional = ("AutoAttack %", "as executed", "afterwards", "s an epoch", "peak MB")
     columns = [name for name in next(iter(rows.values())) if name not in optional or _says(rows, name)]
     header = [*(LABELS[index] for index in shown), *columns]
     body = [[*(labels[index] for index in shown), *(cells[name] for name in columns)] for labels, cells in rows.items()]
