@@ -104,7 +104,7 @@ def refuse_altered(layer: nn.Module, name: str) -> None:
     if owner is None:
         return  # `apply_rule` refuses it by name
     altered = [key for cls in classes[: classes.index(owner)] for key in vars(cls) if key not in INERT]
-    own = vars(layer).keys() - PLAIN
+    own = [key for key in vars(layer) if key not in PLAIN]
     altered += [key for key in own if key.startswith("__") or callable(getattr(type(layer), key, None))]
     if altered:
         raise UnsupportedLayerError(

@@ -13,6 +13,7 @@ from lipcert.bounds.linear_map import LinearMap, identity_map
 from lipcert.bounds.operators import operator
 
 BATCH = 5
+LIKE = torch.zeros(BATCH, 20, dtype=torch.float64)
 
 
 def _map(layer: nn.Module, shape: tuple[int, ...]) -> LinearMap:
@@ -84,27 +85,29 @@ def test_uses_outside_of_training_leave_no_trace() -> None:
     assert grams.state() == {}
 
 
-def test_matrices_are_restored() -> None:
+def _used_and_restored() -> tuple[nn.Linear, LinearMap, Grams, Grams]:
+    """Return a layer, its map, matrices after three uses, and the same from a checkpoint."""
     layer, wide = _wide()
-    grams, restored, like = Grams(), Grams(), torch.zeros(BATCH, 20, dtype=torch.float64)
+    grams, restored = Grams(), Grams()
     for _ in range(3):
-        grams.of("wide", wide, like, keep=True)
+        grams.of("wide", wide, LIKE, keep=True)
     restored.load(grams.state())
+    return layer, wide, grams, restored
+
+
+def test_matrices_are_restored() -> None:
+    layer, wide, grams, restored = _used_and_restored()
     with torch.no_grad():
         layer.weight.mul_(2)
-    pairs = [[each.of("wide", wide, like, keep=True) for each in (grams, restored)] for _ in range(EVERY)]
+    pairs = [[each.of("wide", wide, LIKE, keep=True) for each in (grams, restored)] for _ in range(EVERY)]
     assert all(torch.equal(first, second) for first, second in pairs)
     assert not torch.equal(pairs[0][0], pairs[-1][0])
 
 
 def test_matrices_restored_on_another_device_go_on_counting() -> None:
     """Checkpoints are loaded onto the CPU; `meta` stands for a GPU."""
-    _, wide = _wide()
-    grams, restored, like = Grams(), Grams(), torch.zeros(BATCH, 20, dtype=torch.float64)
-    for _ in range(3):
-        grams.of("wide", wide, like, keep=True)
-    restored.load(grams.state())
-    gram = restored.of("wide", wide, like.to("meta"), keep=True)
+    _, wide, grams, restored = _used_and_restored()
+    gram = restored.of("wide", wide, LIKE.to("meta"), keep=True)
     assert gram is not None
     assert gram.device.type == "meta"
     assert restored.state()["wide"]["left"] == grams.state()["wide"]["left"] - 1
