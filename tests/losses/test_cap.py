@@ -69,6 +69,36 @@ def test_boxes_hold_what_the_network_computes() -> None:
             assert (values <= upper + 1e-9).all()
 
 
+def _dead_patches() -> tuple[nn.Module, Tensor]:
+    """Return a network some of whose later neurons are constant and positive: black pixels, negative biases."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 4, 3, 1, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 1, 1), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(256, 8), nn.ReLU(), nn.Linear(8, 3)),
+    ).double()
+    inputs = torch.zeros(1, 1, 8, 8, dtype=torch.float64)
+    inputs[..., 2:, 5:] = torch.rand(6, 3, dtype=torch.float64)
+    with torch.no_grad():
+        model[0].bias.fill_(-0.3)
+        model[2].bias.fill_(0.2)
+    return model.requires_grad_(False), inputs
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 0.3])
+def test_constant_positive_neurons_keep_their_value(epsilon: float) -> None:
+    model, inputs = _dead_patches()
+    boxes = list(dual_boxes(nodes_of(model, inputs), _ball(inputs, epsilon)).values())
+    assert any(((lower == upper) & (lower > 0)).any() for lower, upper in boxes)
+    worst = cap_logits(model, inputs, torch.tensor([1]), epsilon, 3)
+    for point in points_in_ball(inputs, epsilon, 200):
+        reached = model(point)
+        assert (reached - reached[:, 1:2] <= worst + 1e-9).all()
+        before = [model[:depth](point) for depth in (1, 3, 6)]
+        for (lower, upper), values in zip(boxes, before, strict=True):
+            assert (lower - 1e-9 <= values).all()
+            assert (values <= upper + 1e-9).all()
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_worst_logits_against_the_linear_program(seed: int) -> None:
     """Never tighter than the relaxation's optimum over the same boxes, nor far from it."""

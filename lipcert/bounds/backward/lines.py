@@ -68,8 +68,9 @@ class Interval:
         return torch.stack([end.abs() for end in ends]).amax(dim=0)
 
     def chord(self) -> Tensor:
-        """Return the slope between the ends: u / (u - l) for a ReLU that bends."""
-        return _slope(self.points, self.values, 0, 1)
+        """Return the slope between the ends: u / (u - l) for a ReLU that bends; where they are one, the slope there."""
+        (lower, upper, *_), (value, *_) = self.points, self.values
+        return torch.where(lower == upper, (value == lower).to(lower), _slope(self.points, self.values, 0, 1))
 
     def closest(self) -> Shares:
         """Return the shares whose lines leave the smallest areas: 0 or 1 (CROWN's adaptive slopes)."""

@@ -62,12 +62,18 @@ def _numbers(lines: Lines) -> list[float]:
         ((-1, 4, 0, 2), [1 / 2, 0, 2 / 3, 2 / 3]),  # both kinks: free lines through them, touching the far end
         ((1, 5, 0, 2), [1 / 4, 3 / 4, 0, 2]),  # bends down alone
         ((3, 5, 0, 2), [0, 2, 0, 2]),
-        ((1, 1, 0, 2), [0, 1, 0, 1]),  # a point
+        ((1, 1, 0, 2), [1, 0, 1, 0]),  # a point
+        ((3, 3, 0, 2), [0, 2, 0, 2]),
     ],
 )
 def test_closest_lines_by_hand(case: tuple[float, ...], expected: list[float]) -> None:
     interval = _interval(*case)
     assert _numbers(interval.lines(interval.closest())) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("point", "slope"), [(1, 1), (-1, 0), (3, 0)])
+def test_the_chord_of_a_point_is_the_slope_there(point: float, slope: float) -> None:
+    assert _interval(point, point, 0, 2).chord().item() == slope
 
 
 @pytest.mark.parametrize("case", [(math.nan, 1, 0, 1), (-1, math.nan, 0, 1), (-1, 1, 0, math.nan)])
