@@ -179,6 +179,7 @@ class CertifyConfig(TrainedNetworkConfig):
 
     clip_input: bool = False
     stages: list[str] | None = None
+    exhaustive: bool = False
     failure_probability: float = MISSING
     batch_size: int | None = None
     memory_gb: float | None = None

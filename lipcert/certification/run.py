@@ -116,7 +116,7 @@ def run(config: DictConfig) -> float:
 def prepare(config: DictConfig, checkpoint: Path) -> Job:
     """Load and check everything the configuration names."""
     check_failure_probability(config.failure_probability)
-    stages, device = chosen_stages(listed(config.stages)), chosen_device(config.device)
+    stages, device = chosen_stages(listed(config.stages), config.exhaustive), chosen_device(config.device)
     description = read_checkpoint(checkpoint).description
     epsilons, name = chosen_epsilons(config.epsilon, description), chosen_data(config, description)
     images = load_images(name, config.data.root)

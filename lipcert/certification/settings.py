@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,18 +75,21 @@ def chosen_images(images: Images, name: str, limit: int | None) -> Split:
     return images.test.first(limit)
 
 
-def chosen_stages(names: Sequence[str] | None) -> tuple[Stage, ...]:
+def chosen_stages(names: Sequence[str] | None, exhaustive: bool = False) -> tuple[Stage, ...]:
     """Return the default cascade, or the stages that are named: its own and backward linear bounds.
+
+    `exhaustive` ones enter every image that is left, however little is proved of it, and never give up.
 
     Raises:
         ValueError: for an unknown name, a name twice or none at all.
     """
-    if names is None:
-        return STAGES
     known = {stage.name: stage for stage in (*STAGES, *LINEAR_STAGES)}
+    if names is None:
+        names = [stage.name for stage in STAGES]
     if not names or not set(names) <= known.keys() or len(set(names)) < len(names):
         raise ValueError(f"Expected `stages` to be some of {', '.join(known)}, each once, got {list(names)}.")
-    return tuple(known[name] for name in names)
+    stages = tuple(known[name] for name in names)
+    return tuple(replace(stage, within=0.0, trial=None) for stage in stages) if exhaustive else stages
 
 
 def chosen_device(name: str) -> torch.device:

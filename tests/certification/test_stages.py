@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from lipcert.certificates import STAGES
 from lipcert.certificates.cascade import Cascade
@@ -23,6 +24,20 @@ def test_backward_linear_bounds_run_only_when_named() -> None:
         "crown",
         "crown-alpha",
     ]
+
+
+def test_exhaustive_stages_enter_every_image_left() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+    images = torch.rand(12, 1, 8, 8)
+    labels, names = model(images).argmax(dim=1), ["global", "tight-100", "liplt", "crown"]
+    entered = []
+    for exhaustive in (False, True):
+        cascade = Cascade(model, chosen_stages(names, exhaustive))
+        cascade(images, labels, 50.0)
+        entered.append([tally.entered for tally in cascade.tallies])
+    assert entered == [[12, 0, 0, 0], [12, 12, 12, 12]]
+    assert chosen_stages(None, exhaustive=True) != STAGES
 
 
 @pytest.mark.parametrize("names", [[], ["crown", "crown"], ["alpha"]])
