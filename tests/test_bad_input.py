@@ -61,7 +61,11 @@ CASES = {
     "negative sparsity": ("sparsity.weight=-1", "sparsity.weight"),
     "activation beyond a method's bound": ("method=cap model.activation=maxmin", "works with model.activation=relu"),
     "cap's projections": ("method=cap model.activation=relu method.projections=-1", "method.projections"),
-    "sparsity of plain relu": ("sparsity.weight=0.1 model.activation=relu", "clipped"),
+    "sparsity of plain relu": (
+        "sparsity.weight=0.1 model.activation=relu",
+        "set model.activation=clipped_relu or model.activation=clipped_maxmin or sparsity.weight=0",
+    ),
+    "sparsity of cap": ("method=cap sparsity.weight=0.1 model.activation=relu", "set sparsity.weight=0."),
 }
 
 

@@ -42,7 +42,9 @@ class _Stretched(nn.Module):
 
 
 def usable_auto_attacks(image_shape: tuple[int, ...], num_classes: int) -> tuple[str, ...]:
-    """Return those of `AUTO_ATTACKS` that work on images (C, H, W) or (D,) of so many classes."""
+    """Return those of `AUTO_ATTACKS` that work on images (C, H, W) or (D,) of so many classes: none for one class."""
+    if num_classes < 2:
+        return ()
     square = len(image_shape) == 3 and min(image_shape[1:]) >= SMALLEST_SQUARE
     unusable = {"apgd-t": num_classes < SMALLEST_DLR, "square": not square}
     return tuple(name for name in AUTO_ATTACKS if not unusable.get(name, False))

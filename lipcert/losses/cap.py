@@ -11,6 +11,7 @@ from lipcert.bounds.backward import Ball, Interval, Rows, State, clamps, dual_bo
 from lipcert.losses.objective import Objective, Setting
 from lipcert.losses.options import check_whole
 from lipcert.losses.standard import Standard
+from lipcert.nn import MaxMin
 
 
 def cap_logits(
@@ -36,8 +37,11 @@ def cap_logits(
         clip_input: intersect the ball's box with [0, 1].
 
     Raises:
-        UnsupportedLayerError: for clipped activations.
+        UnsupportedLayerError: for clipped activations, and for MaxMin.
     """
+    for name, layer in model.named_modules():
+        if isinstance(layer, MaxMin):
+            raise UnsupportedLayerError(f"Layer {name!r}: the dual network is that of ReLUs, not of MaxMin.")
     nodes = nodes_of(model, images)
     for clamp in clamps(nodes):
         if not (bool((clamp.low == 0).all()) and bool(clamp.high.isinf().all())):

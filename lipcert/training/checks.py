@@ -15,6 +15,9 @@ from lipcert.training.module import check_description
 from lipcert.training.processes import started_apart, started_processes
 from lipcert.training.storage import DamagedCheckpointError, read_state
 
+CLIPPED = ("clipped_relu", "clipped_maxmin")
+"""Activations with thresholds, which the sparsity loss is about."""
+
 
 def check_run_directory(folder: Path) -> None:
     """Make sure that a run's directory holds no earlier run.
@@ -103,10 +106,15 @@ def epochs_done(path: str, description: dict[str, Any], epochs: int) -> int:
     return done
 
 
+def _handled(method: DictConfig) -> tuple[str, ...] | None:
+    """Return the activations that a method names as those it can handle; None for all."""
+    handled: tuple[str, ...] | None = getattr(get_object(method["_target_"]), "activations", None)
+    return handled
+
+
 def check_method(method: DictConfig, activation: str) -> None:
     """Raise ValueError for a method that cannot handle the activation; methods name those they can, or take all."""
-    target = get_object(method["_target_"])
-    handled: tuple[str, ...] | None = getattr(target, "activations", None)
+    target, handled = get_object(method["_target_"]), _handled(method)
     if handled is not None and activation not in handled:
         pairs = " or ".join(f"model.activation={each}" for each in handled)
         raise ValueError(
@@ -133,9 +141,11 @@ def check_settings(config: DictConfig) -> None:
         raise ValueError(
             f"`trainer.precision`={config.trainer.precision} trains in half precision; bounds need 32-true."
         )
+    check_method(config.method, config.model.activation)
     if config.sparsity.weight and not config.model.activation.startswith("clipped"):
+        handled = _handled(config.method) or CLIPPED
+        switches = [f"model.activation={each}" for each in CLIPPED if each in handled]
         raise ValueError(
             f"`sparsity.weight`={config.sparsity.weight} needs clipped activations, not {config.model.activation}: "
-            "set model.activation=clipped_relu or clipped_maxmin, or sparsity.weight=0."
+            f"set {' or '.join([*switches, 'sparsity.weight=0'])}."
         )
-    check_method(config.method, config.model.activation)

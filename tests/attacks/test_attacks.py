@@ -14,6 +14,7 @@ from lipcert.attacks import (
     PIXELS,
     Box,
     auto_attack,
+    auto_attack_robust,
     margins,
     pgd,
     pgd_robust,
@@ -144,6 +145,31 @@ def test_any_number_of_classes(classes: int) -> None:
     for name in usable:
         points = auto_attack(model, inputs, labels, 2.0, name, steps=10, queries=50)
         assert (margins(model, points, labels) <= 0).any()
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_network_that_says_nothing_is_not_robust(label: int) -> None:
+    class FailsBesides(nn.Module):
+        """Sure of its label at the images, NaN elsewhere."""
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            logits = nn.functional.one_hot(torch.tensor([label] * len(inputs)), 3).float() + 0 * inputs.sum()
+            away = (inputs - clean).flatten(1).norm(dim=1) > 0.01
+            return torch.where(away[:, None], torch.nan, logits)
+
+    clean, labels = images(3).float(), torch.tensor([label] * 3)
+    model = FailsBesides().eval()
+    assert (margins(model, clean, labels) == 1).all()
+    assert (margins(model, pgd(model, clean, labels, 0.5, steps=3), labels) == -torch.inf).all()
+    assert not pgd_robust(model, clean, labels, 0.5, steps=3).any()
+
+
+def test_one_class_withstands_everything() -> None:
+    model, inputs = nn.Sequential(nn.Flatten(), nn.Linear(72, 1)).eval(), images(3).float()
+    labels = torch.zeros(3, dtype=torch.int64)
+    assert usable_auto_attacks((2, 6, 6), 1) == ()
+    assert auto_attack_robust(model, inputs, labels, 0.5).all()
+    assert pgd_robust(model, inputs, labels, 0.5, steps=3).all()
 
 
 def test_flat_images() -> None:

@@ -193,6 +193,10 @@ class TestMethod:
         with pytest.raises(UnsupportedLayerError, match="without thresholds"):
             CAP()(network("plain", kind), images(), self.labels, self.setting)
 
+    def test_maxmin_is_refused(self) -> None:
+        with pytest.raises(UnsupportedLayerError, match=r"'1': .*not of MaxMin"):
+            CAP()(network("plain", "maxmin"), images(), self.labels, self.setting)
+
     @pytest.mark.parametrize("projections", [-1, 2.5, True])
     def test_bad_projections_are_refused(self, projections: object) -> None:
         with pytest.raises(ValueError, match=r"method\.projections"):
