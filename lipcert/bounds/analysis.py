@@ -41,9 +41,9 @@ class Analysis:
 
     @property
     def families(self) -> list[tuple[Term, ...]]:
-        """Sets of terms, each of which alone bounds the logits; more than one for `liplt`."""
+        """Sets of terms, each of which alone bounds the logits; more than one where linear runs are merged."""
         region = self.region
-        separate = self.bound is Bound.LIPLT and region.lipschitz_terms is not region.ball_terms
+        separate = self.bound.merges and region.lipschitz_terms is not region.ball_terms
         return [region.lipschitz_terms, region.ball_terms] if separate else [region.lipschitz_terms]
 
     @property
@@ -57,7 +57,7 @@ class Analysis:
 
         The largest when the last linear map starts from several activations.
         """
-        terms = self.region.ball_terms if self.bound is Bound.LIPLT else self.region.lipschitz_terms
+        terms = self.region.ball_terms if self.bound.merges else self.region.lipschitz_terms
         constants = [term.source.lipschitz for term in terms]
         return torch.stack(torch.broadcast_tensors(*constants)).amax(dim=0)
 
@@ -135,7 +135,8 @@ def worst_increase(analysis: Analysis, labels: Tensor, box: bool = True, rounds:
     *others, last = analysis.families
     gains = _increase(last, analysis.region, labels, box, rounds, range(analysis.logits.shape[1]))
     for terms in others:
-        open_classes = _undecided_classes(analysis, labels, gains)
+        dear = any(term.map.per_image for term in terms)
+        open_classes = _undecided_classes(analysis, labels, gains) if dear else list(range(gains.shape[1]))
         if open_classes:
             refined = _increase(terms, analysis.region, labels, box, rounds, open_classes)
             gains = gains.index_copy(

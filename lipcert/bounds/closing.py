@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from lipcert.bounds.economy import FEW, Economy, pays
 from lipcert.bounds.errors import UnsupportedLayerError
 from lipcert.bounds.lazy import Lazy
+from lipcert.bounds.linear_map import identity_map
 from lipcert.bounds.norms import Norms
+from lipcert.bounds.operators import scaling
 from lipcert.bounds.region import NO_MASK, Box, Region, Source, Term, mask_terms, open_region, sum_of
 from lipcert.bounds.rounding import Arithmetic, Rounding
 
@@ -32,6 +34,8 @@ class Bound(StrEnum):
     know MaxMin's order, box pass with the local radius. LINEAR_SPLIT: linear neurons kept apart (appendix A.2).
     LIPLT: `tight`, and at every layer the smaller of its radius and that of the loop transformation, by which a
     neuron is a linear one of slope 0, 1/2 or 1 plus a remainder of half the Lipschitz constant (Fazlyab et al. 2023).
+    GLOBAL_LIPLT: `global`, and at every layer the smaller of its constant and that of the loop transformation with
+    slope 1/2 for all neurons: one constant for all images, as published.
     """
 
     GLOBAL = "global"
@@ -39,6 +43,17 @@ class Bound(StrEnum):
     TIGHT = "tight"
     LINEAR_SPLIT = "linear_split"
     LIPLT = "liplt"
+    GLOBAL_LIPLT = "global_liplt"
+
+    @property
+    def masks(self) -> bool:
+        """Whether norms leave out what is constant around an image."""
+        return self not in (Bound.GLOBAL, Bound.GLOBAL_LIPLT)
+
+    @property
+    def merges(self) -> bool:
+        """Whether linear runs are merged across activations, so that margins meet two families of terms."""
+        return self in (Bound.LIPLT, Bound.GLOBAL_LIPLT)
 
     @property
     def splits(self) -> bool:
@@ -150,8 +165,9 @@ class Closing:
         center: the output at the image itself, (B, *shape).
         output_box: lower and upper ends of the output.
         masks: what is constant.
-        linear: 1 for neurons that equal their input all over the region; None where nobody asks.
-        remainder: for elementwise activations, the range of σ(z') - σ(z) - (z' - z)/2 over the box.
+        linear: for elementwise activations of slopes in [0, 1], 1 for neurons that equal their input all over the
+            region; None for others.
+        remainder: for those, the range of σ(z') - σ(z) - (z' - z)/2 over the box.
         rounding: of the output; None where nobody asks.
     """
 
@@ -159,8 +175,8 @@ class Closing:
     center: Tensor
     output_box: Lazy[Box]
     masks: Lazy[Masks] = ALL_VARY
-    linear: Tensor | None = None
-    remainder: tuple[Tensor, Tensor] | None = None
+    linear: Lazy[Tensor] | None = None
+    remainder: Lazy[Box] | None = None
     rounding: Rounding | None = None
 
 
@@ -218,17 +234,17 @@ def close(walk: Walk, name: str, layer: nn.Module, region: Region, closing: Clos
         )
     whole = _whole_norms(walk, name, region.ball_terms, like)
     ball_lipschitz = _carry(region.ball_terms, whole)
-    masks = closing.masks if walk.bound is not Bound.GLOBAL else ALL_VARY
+    masks = closing.masks if walk.bound.masks else ALL_VARY
     mask, norms = Lazy(lambda: masks.value.varying), whole
     product = sum_of([t.source.product * norm for t, norm in zip(region.ball_terms, whole, strict=True)])
     split: tuple[Term, ...] = ()
     if walk.bound is Bound.LINEAR_SPLIT:
-        linear = torch.zeros_like(like) if closing.linear is None else closing.linear
+        linear = torch.zeros_like(like) if closing.linear is None else closing.linear.value
         varying = (1 - linear) if masks.value.varying is None else masks.value.varying * (1 - linear)
         mask = Lazy.of(varying)
         norms = _masked_norms(walk, name, terms, None if masks.value.rows is None else varying, like)
         split = mask_terms(terms, linear)
-    elif walk.bound is not Bound.GLOBAL:
+    elif walk.bound.masks:
         capped = terms if walk.bound is not Bound.LIPLT else region.ball_terms
         norms = [
             _capped_norm(walk, _term_name(name, index, capped), term, masks, cap, like)
@@ -237,6 +253,8 @@ def close(walk: Walk, name: str, layer: nn.Module, region: Region, closing: Clos
     walk.activations.append(_summary(name, layer, closing, whole, norms))
     if walk.bound is Bound.LIPLT:
         return _close_with_remainder(walk, name, region, closing, _carry(region.ball_terms, norms), product)
+    if walk.bound is Bound.GLOBAL_LIPLT:
+        return _close_with_halves(walk, name, region, closing, ball_lipschitz, product)
     lipschitz = ball_lipschitz if norms is whole else _carry(terms, norms)
     source = Source(closing.center, closing.output_box, lipschitz, product, mask)
     same = walk.bound in (Bound.GLOBAL, Bound.TIGHT)
@@ -279,13 +297,35 @@ def _close_with_remainder(
         return opened
     if math.prod(region.shape) > LARGEST_MERGED:
         return opened
-    unstable = varying * (1 - closing.linear)
+    linear = closing.linear.value
+    unstable = varying * (1 - linear)
     remainder = torch.minimum(tight, behind("remainder", unstable)) / 2
-    lower, upper = (unstable * each for each in closing.remainder)
+    lower, upper = (unstable * each for each in closing.remainder.value)
     kept = Source(torch.zeros_like(like), Lazy.of((lower, upper)), remainder, product, Lazy.of(unstable))
-    linear_part = mask_terms(terms, closing.linear + unstable / 2)
+    linear_part = mask_terms(terms, linear + unstable / 2)
     identity = open_region(kept, kept, region.epsilon, mask_ball=True).lipschitz_terms
     return replace(opened, lipschitz_terms=(*identity, *linear_part))
+
+
+def _close_with_halves(
+    walk: Walk, name: str, region: Region, closing: Closing, constant: Tensor, product: Tensor
+) -> Region:
+    """Close by the loop transformation everywhere: σ(z') - σ(z) = (z' - z)/2 + r with |r| <= |z' - z| / 2.
+
+    `constant`: Lipschitz constant by whole norms from the last activation. No box is asked for.
+    """
+    like, terms = region.center, region.lipschitz_terms
+    if terms is not region.ball_terms:
+        constant = torch.minimum(constant, _carry(terms, _whole_norms(walk, f"{name}..halves", terms, like)))
+    source = Source(closing.center, closing.output_box, constant, product)
+    opened = open_region(source, source, region.epsilon, mask_ball=False)
+    opened = replace(opened, rounding=closing.rounding)
+    if closing.remainder is None or math.prod(region.shape) > LARGEST_MERGED:
+        return opened
+    kept = Term(identity_map(region.shape), Source(torch.zeros_like(like), None, constant / 2, product))
+    half = scaling(region.shape, like.new_full((1,) * like.dim(), 0.5))
+    halves = (Term(term.map.after(half), term.source) for term in terms)
+    return replace(opened, lipschitz_terms=(kept, *halves))
 
 
 def _summary(

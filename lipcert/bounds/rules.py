@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as module_state
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
-from lipcert.bounds.closing import Bound, Closing, Masks, Walk, close
+from lipcert.bounds.closing import Closing, Masks, Walk, close
 from lipcert.bounds.economy import pays
 from lipcert.bounds.errors import UnsupportedLayerError
 from lipcert.bounds.lazy import Lazy
@@ -273,8 +273,8 @@ def _(layer: nn.ReLU, region: Region, walk: Walk, name: str) -> Region:
         center,
         output,
         Lazy(masks),
-        _mask(box.value[0] >= 0, center) if walk.bound.splits else None,
-        _remainder(region, None) if walk.bound is Bound.LIPLT else None,
+        Lazy(lambda: _mask(box.value[0] >= 0, center)),
+        Lazy(lambda: _remainder(region, None)),
         _of_unclipped(region, None),
     )
     return close(walk, name, layer, region, closing)
@@ -308,17 +308,17 @@ def _(layer: ClippedReLU, region: Region, walk: Walk, name: str) -> Region:
         varying = _varying(lower, upper, _clips_above(threshold))
         return Masks(varying, varying)
 
-    linear = None
-    if walk.bound.splits:
+    def linear() -> Tensor:
         lower, upper = box.value
-        linear = _mask((lower >= 0) & (upper <= threshold), center)
+        return _mask((lower >= 0) & (upper <= threshold), center)
+
     closing = Closing(
         box,
         center,
         output,
         Lazy(masks),
-        linear,
-        _remainder(region, threshold) if walk.bound is Bound.LIPLT else None,
+        Lazy(linear),
+        Lazy(lambda: _remainder(region, threshold)),
         _of_unclipped(region, threshold),
     )
     return close(walk, name, layer, region, closing)

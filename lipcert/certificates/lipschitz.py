@@ -45,7 +45,7 @@ def local_lipschitz(
     bounds = []
     for batch in images.double().split(batch_size):
         analysis = analyze(double, batch, epsilon * (1 + SLACK), bound, norms, arithmetic=EXACT_NUMBERS)
-        to_logits = lipschitz_to_logits(analysis, norms, whole=Bound(bound) is Bound.GLOBAL)
+        to_logits = lipschitz_to_logits(analysis, norms, whole=not Bound(bound).masks)
         bounds.append(to_logits.expand(batch.shape[0]))
     return torch.cat(bounds)
 

@@ -34,8 +34,8 @@ def crm_penalty(radii: Tensor, labels: Tensor, temperature: float, threshold: fl
 class CRM:
     """Cross-entropy of clean logits, plus `weight` times the soft minimum of radii of images classified right.
 
-    R_j = (z_y - z_j) / K_yj, with K_yj = ||w_j - w_y|| L. Published is the global bound (by default by LipLT, which
-    training has not here) without the box. Here L may be L(x), the local one at the schedule's epsilon: then R_j is a
+    R_j = (z_y - z_j) / K_yj, with K_yj = ||w_j - w_y|| L. Published is the global bound without the box, by
+    default by LipLT (`bound=global_liplt`). Here L may be L(x), the local one at the schedule's epsilon: then R_j is a
     lower bound of the distance to the boundary up to epsilon only, and with the box R_j >= epsilon says "certified".
 
     Args:

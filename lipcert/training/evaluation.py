@@ -142,8 +142,8 @@ def attack_counts(
 def lipschitz_counts(
     model: nn.Module, images: Tensor, epsilon: float, bound: Bound, settings: EvaluationSettings
 ) -> Counts:
-    """Return sums of Lipschitz bounds up to the last activation; `local` stands in where `bound` is `global`."""
-    masked = Bound.LOCAL if bound is Bound.GLOBAL else bound
+    """Return sums of Lipschitz bounds up to the last activation; `local` stands in for bounds without masks."""
+    masked = bound if bound.masks else Bound.LOCAL
     double = double_copy(model)
     norms = UpperNorms(min(MEANS_STEPS, settings.lanczos_steps), failure_probability=FAILURE_PROBABILITY)
     counts = Counts()

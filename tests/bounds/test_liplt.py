@@ -1,4 +1,4 @@
-"""The loop transformation (`liplt`): sound, never looser than `tight`, and the formula it says it is."""
+"""The loop transformation (`liplt`, `global_liplt`): sound, never looser than products, the formula it says it is."""
 
 from __future__ import annotations
 
@@ -71,14 +71,17 @@ def _mixed(seed: int) -> nn.Sequential:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["plain", "pooled", "residual"])
-def test_never_looser_than_tight(name: str, kind: str) -> None:
+@pytest.mark.parametrize(("product", "loop"), [("tight", "liplt"), ("global", "global_liplt")])
+def test_never_looser_than_products_of_norms(name: str, kind: str, product: str, loop: str) -> None:
     model, inputs, norms = network(name, kind, scale=1.2), images(2), ExactNorms()
     labels = model(inputs).argmax(dim=1)
     with torch.no_grad():
         for epsilon in (0.01, 0.3):
-            tight, liplt = (analyze(model, inputs, epsilon, bound, norms) for bound in ("tight", "liplt"))
+            tight, liplt = (analyze(model, inputs, epsilon, bound, norms) for bound in (product, loop))
             assert (liplt.lipschitz <= tight.lipschitz * (1 + SLACK)).all()
-            assert (worst_increase(liplt, labels) <= worst_increase(tight, labels) * (1 + SLACK) + SLACK).all()
+            for box in (True, False):
+                limit = worst_increase(tight, labels, box) * (1 + SLACK) + SLACK
+                assert (worst_increase(liplt, labels, box) <= limit).all()
             for ours, other in zip(liplt.activations, tight.activations, strict=True):
                 assert (ours.lower >= other.lower - SLACK).all()
                 assert (ours.upper <= other.upper + SLACK).all()
@@ -97,16 +100,17 @@ def _ascended(model: nn.Module, inputs: Tensor, labels: Tensor, target: int, eps
     return points.detach()
 
 
+@pytest.mark.parametrize("bound", ["liplt", "global_liplt"])
 @pytest.mark.parametrize("epsilon", [0.03, 0.5])
 @pytest.mark.parametrize("seed", range(12))
-def test_points_of_the_ball_stay_inside(seed: int, epsilon: float) -> None:
+def test_points_of_the_ball_stay_inside(seed: int, epsilon: float, bound: str) -> None:
     """Boxes, margins with and without their box, and Lipschitz constants, on networks of every kind at once."""
     model, norms = _mixed(seed), ExactNorms()
     inputs = torch.rand(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         logits = model(inputs)
         labels = logits.argmax(dim=1)
-        analysis = analyze(model, inputs, epsilon, "liplt", norms)
+        analysis = analyze(model, inputs, epsilon, bound, norms)
         gains = [worst_increase(analysis, labels, box=box) for box in (True, False)]
         lipschitz = lipschitz_to_logits(analysis, norms, whole=False)
         lower, upper = analysis.region.box()
@@ -127,10 +131,11 @@ def test_slopes_that_cancel_halve_the_bound() -> None:
             bound: lipschitz_to_logits(
                 analyze(model, torch.zeros(1, 1, dtype=torch.float64), 0.1, bound, norms), norms, False
             ).item()
-            for bound in ("tight", "liplt")
+            for bound in ("tight", "liplt", "global_liplt")
         }
     assert constants["tight"] == pytest.approx(2.0)
     assert constants["liplt"] == pytest.approx(1.0)
+    assert constants["global_liplt"] == pytest.approx(1.0)
 
 
 def _norm(matrix: Array) -> float:
@@ -176,6 +181,38 @@ def _reference(weights: list[Array], biases: list[Array], image: Array, epsilon:
     last = weights[-1]
     remainders = sum(_norm(last @ each * mask) * size for each, size, mask in from_remainders)
     return radius, min(radius * _norm(last * varying), _norm(last @ from_image) + remainders)
+
+
+def _global_reference(weights: list[Array]) -> tuple[float, float]:
+    """Return both constants of a ReLU network by dense matrices: every slope 1/2, every remainder half as long."""
+    radius, from_image = 1.0, np.eye(weights[0].shape[1])
+    from_remainders: list[tuple[Array, float]] = []
+    for index, weight in enumerate(weights):
+        from_image = weight @ from_image
+        from_remainders = [(weight @ behind, size) for behind, size in from_remainders]
+        before = radius
+        radius = min(before * _norm(weight), _norm(from_image) + sum(_norm(w) * size for w, size in from_remainders))
+        if index == len(weights) - 1:
+            return before, radius
+        from_image, from_remainders = from_image / 2, [(behind / 2, size) for behind, size in from_remainders]
+        from_remainders.append((np.eye(len(weight)), radius / 2))
+    raise AssertionError
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_global_one_equals_a_dense_computation(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    weights = [generator.standard_normal((after, before)) for before, after in pairwise((5, 9, 8, 7, 3))]
+    model, norms, inputs = _dense([each.tolist() for each in weights]), ExactNorms(), torch.rand(2, 5).double()
+    with torch.no_grad():
+        analysis = analyze(model, inputs, 0.1, "global_liplt", norms)
+        to_logits = lipschitz_to_logits(analysis, norms, whole=True)
+        product = analyze(model, inputs, 0.1, "global", norms).lipschitz
+    expected, expected_to_logits = _global_reference(weights)
+    assert analysis.lipschitz.tolist() == pytest.approx([expected])
+    assert to_logits.tolist() == pytest.approx([expected_to_logits])
+    assert expected < 0.95 * product.item()
+    assert analysis.global_lipschitz.item() == pytest.approx(product.item())
 
 
 @pytest.mark.parametrize("seed", range(6))
