@@ -62,6 +62,7 @@ class ScheduleConfig:
     final_lr: float = MISSING
     epsilon_train: float = MISSING
     decay_step: float = 0.0
+    ramp: str = "linear"
 
 
 @dataclass

@@ -71,6 +71,7 @@ def test_table_3_mnist() -> None:
         "final_lr": 5e-6,
         "epsilon_train": 1.58,
         "decay_step": 0,
+        "ramp": "linear",
     }
     assert config.sparsity.weight == 0
 
@@ -89,6 +90,7 @@ def test_table_3_cifar10(model: str) -> None:
         "final_lr": 1e-6,
         "epsilon_train": 0.1551,
         "decay_step": 0,
+        "ramp": "linear",
     }
     assert config.data.crop_padding == 4
 

@@ -6,7 +6,7 @@ from lipcert.losses.cap import CAP, cap_logits
 from lipcert.losses.cll import CLL, calibrated_width, cll_logits
 from lipcert.losses.crm import CRM, crm_penalty
 from lipcert.losses.emma import EMMA, emma_logits
-from lipcert.losses.gloro import GloRo, gloro_logits
+from lipcert.losses.gloro import GloRo, gloro_logits, gloro_loss
 from lipcert.losses.objective import Objective, Setting
 from lipcert.losses.relu_stability import ReLUStability, relu_stability_loss
 from lipcert.losses.sparsity import Sparsity, sparsity_loss
@@ -34,6 +34,7 @@ __all__ = [
     "crm_penalty",
     "emma_logits",
     "gloro_logits",
+    "gloro_loss",
     "relu_stability_loss",
     "sparsity_loss",
     "trades_loss",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lipcert.bounds import worst_logits
 from lipcert.losses.objective import MARGIN_ROUNDS, Objective, Setting
-from lipcert.losses.options import check_switch
+from lipcert.losses.options import check_least, check_switch
 from lipcert.losses.standard import Standard
 
 EXCLUDE = ("label", "prediction")
@@ -27,22 +27,43 @@ def gloro_logits(logits: Tensor, worst: Tensor, excluded: Tensor) -> Tensor:
     return torch.cat((logits, extra), dim=1)
 
 
+def gloro_loss(extended: Tensor, labels: Tensor, weight: float) -> Tensor:
+    """Return clean cross-entropy plus `weight` times the mean of -log(1 - q), q the softmax of 'not certified': ().
+
+    With weight 1 this is the cross-entropy over all K + 1 classes. The second term is the KL divergence of the softmax
+    over K + 1 classes from that over K, so other weights make GloRo's TRADES loss.
+
+    Args:
+        extended: of `gloro_logits`, (B, K + 1).
+        labels: (B,).
+        weight: lambda, >= 0.
+
+    Source: Leino et al. 2021, "Globally-robust neural networks", and its code.
+    """
+    logits, extra = extended[:, :-1], extended[:, -1]
+    not_certified = F.softplus(extra - torch.logsumexp(logits, dim=1)).mean()
+    return F.cross_entropy(logits, labels) + weight * not_certified
+
+
 class GloRo:
     """Cross-entropy over the classes and the class 'not certified', used alone (appendix B, reference [4] there).
 
     Args:
         exclude: the class left out of the maximum: "label" (appendix B) or "prediction" (GloRo's own paper).
         box: keep the box constraint in the worst logits; False is GloRo as published.
+        weight: lambda of `gloro_loss`; 1 is the cross-entropy.
 
     Raises:
-        ValueError: for another `exclude`.
+        ValueError: for another `exclude`, or a weight below 0.
     """
 
-    def __init__(self, exclude: str = "label", box: bool = True) -> None:
+    def __init__(self, exclude: str = "label", box: bool = True, weight: float = 1.0) -> None:
         if exclude not in EXCLUDE:
             raise ValueError(f"Expected `method.exclude` to be one of {list(EXCLUDE)}, got {exclude!r}.")
         self.exclude = exclude
         self.box = check_switch("box", box)
+        check_least("weight", weight)
+        self.weight = weight
         self.name = "gloro_published" if exclude == "prediction" and not box else "gloro"
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
@@ -51,5 +72,5 @@ class GloRo:
         analysis = setting.analyze(model, images)
         excluded = labels if self.exclude == "label" else analysis.logits.argmax(dim=1)
         worst = worst_logits(analysis, excluded, self.box, MARGIN_ROUNDS)
-        loss = F.cross_entropy(gloro_logits(analysis.logits, worst, excluded), labels)
+        loss = gloro_loss(gloro_logits(analysis.logits, worst, excluded), labels, self.weight)
         return Objective(loss + setting.sparsity(analysis), analysis.logits, analysis)

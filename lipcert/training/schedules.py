@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+RAMPS = ("linear", "logarithmic")
+
 
 def ramp(progress: float, warmup: float, end: float) -> float:
     """Return the factor that grows linearly from 0 at epoch `warmup` to 1 at epoch `end` (eqs 28-29)."""
@@ -49,6 +51,7 @@ class Schedule:
         initial_lr, final_lr: learning rates before and at the end of the decay.
         epsilon_train: target epsilon, in pixels of [0, 1].
         decay_step: epochs between two drops of the learning rate; 0 for a decay without steps.
+        ramp: how epsilon rises: `linear`, or `logarithmic`, by which exp(epsilon) rises linearly (GloRo's).
 
     Raises:
         ValueError: for values that make no schedule.
@@ -62,6 +65,7 @@ class Schedule:
     final_lr: float
     epsilon_train: float
     decay_step: float = 0.0
+    ramp: str = "linear"
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -79,10 +83,15 @@ class Schedule:
             raise ValueError(f"Expected learning rates > 0 and finite, got {self.initial_lr} and {self.final_lr}.")
         if not 0 < self.epsilon_train < math.inf:
             raise ValueError(f"Expected `schedule.epsilon_train` > 0 and finite, got {self.epsilon_train}.")
+        if self.ramp not in RAMPS:
+            raise ValueError(f"Expected `schedule.ramp` to be {' or '.join(RAMPS)}, got {self.ramp!r}.")
 
     def epsilon(self, progress: float) -> float:
-        """Return epsilon at `progress` (eq. 28)."""
-        return self.epsilon_train * ramp(progress, self.warmup_epochs, self.ramp_epochs)
+        """Return epsilon at `progress` (eq. 28, or as the logarithm of what rises linearly)."""
+        risen = ramp(progress, self.warmup_epochs, self.ramp_epochs)
+        if self.ramp == "logarithmic" and risen < 1:
+            return math.log1p(math.expm1(self.epsilon_train) * risen)
+        return self.epsilon_train * risen
 
     def mixing(self, progress: float) -> float:
         """Return lambda at `progress` (eq. 29)."""

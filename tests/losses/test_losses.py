@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipcert.bounds import Bound, PowerNorms, analyze
-from lipcert.losses import BCP, GloRo, Setting, Sparsity, Standard, bcp_loss, gloro_logits, sparsity_loss
+from lipcert.losses import BCP, GloRo, Setting, Sparsity, Standard, bcp_loss, gloro_logits, gloro_loss, sparsity_loss
 from lipcert.losses.sparsity import clipped_max_min_hinge, clipped_relu_hinge
 from tests.networks import images, network
 from tests.oracles import ExactNorms
@@ -31,6 +31,18 @@ def test_bcp_mixes_clean_and_worst() -> None:
     for mixing in (0.0, 0.3, 1.0):
         value = bcp_loss(LOGITS, WORST, LABELS, mixing).item()
         assert value == pytest.approx((1 - mixing) * clean + mixing * worst, rel=1e-6)
+
+
+def test_gloro_loss_is_a_cross_entropy_and_a_divergence() -> None:
+    """KL of the softmax over K + 1 classes from that over K, with nothing on the last, term by term."""
+    extended = gloro_logits(LOGITS, WORST, LABELS)
+    clean = torch.softmax(LOGITS, dim=1)
+    reached = torch.softmax(extended, dim=1)[:, :-1]
+    divergence = (clean * (clean / reached).log()).sum(dim=1).mean()
+    for weight in (0.0, 0.5, 1.5):
+        expected = F.cross_entropy(LOGITS, LABELS) + weight * divergence
+        torch.testing.assert_close(gloro_loss(extended, LABELS, weight), expected)
+    torch.testing.assert_close(gloro_loss(extended, LABELS, 1.0), F.cross_entropy(extended, LABELS))
 
 
 def test_gloro_appends_the_best_other_worst_logit() -> None:
@@ -134,10 +146,16 @@ class TestMethods:
         assert [GloRo().name, GloRo("prediction").name, GloRo(box=False).name] == ["gloro"] * 3
         assert GloRo("prediction", False).name == "gloro_published"
 
-    @pytest.mark.parametrize(("exclude", "box"), [("all", True), ("label", "yes")])
-    def test_bad_options_are_refused(self, exclude: str, box: object) -> None:
+    @pytest.mark.parametrize(("exclude", "box", "weight"), [("all", True, 1), ("label", "yes", 1), ("label", True, -1)])
+    def test_bad_options_are_refused(self, exclude: str, box: object, weight: float) -> None:
         with pytest.raises(ValueError, match=r"method\."):
-            GloRo(exclude, box)  # type: ignore[arg-type]
+            GloRo(exclude, box, weight)  # type: ignore[arg-type]
+
+    def test_gloro_with_another_weight(self) -> None:
+        each = [GloRo(weight=w)(self.model, self.images, self.labels, self.setting(0.3)).loss for w in (0, 1, 2)]
+        torch.testing.assert_close(each[0], self.clean_loss())
+        torch.testing.assert_close(each[2] - each[1], each[1] - each[0])
+        assert each[1] > each[0]
 
 
 def test_a_training_step_with_estimates_reaches_every_parameter() -> None:

@@ -33,6 +33,16 @@ def test_epsilon_and_mixing(progress: float, factor: float) -> None:
 
 
 @pytest.mark.parametrize(
+    ("progress", "expected"), [(0, 0), (9, 0), (20, 0.2673), (30, 0.4780), (40, 0.6519), (50, 0.8), (90, 0.8)]
+)
+def test_logarithmic_ramp(progress: float, expected: float) -> None:
+    """After a quarter of the ramp log(1 + 0.25 (e^0.8 - 1)) = 0.2673; lambda keeps rising linearly."""
+    schedule = _schedule(ramp="logarithmic")
+    assert schedule.epsilon(progress) == pytest.approx(expected, abs=1e-4)
+    assert schedule.mixing(progress) == _schedule().mixing(progress)
+
+
+@pytest.mark.parametrize(
     ("progress", "expected"), [(0, 1e-2), (60, 1e-2), (70, 1e-3), (80, 1e-4), (90, 1e-5), (95, 10**-5.5), (100, 1e-6)]
 )
 def test_learning_rate(progress: float, expected: float) -> None:
@@ -106,6 +116,7 @@ def test_equal_learning_rates() -> None:
         ("decay_epoch", -1),
         ("decay_epoch", math.nan),
         ("decay_step", -1),
+        ("ramp", "cosine"),
         ("decay_step", math.nan),
         ("decay_step", math.inf),
         ("initial_lr", 0.0),
