@@ -23,9 +23,11 @@ print(*words, f\"seed{r['seed']}\", sep='_')" "$run")
         mkdir -p "$target/$name/.hydra"
         cp "$run/.hydra/config.yaml" "$run/.hydra/overrides.yaml" "$target/$name/.hydra/"
         cp "$run/results.json" "$run/metrics.csv" "$run/train.log" "$target/$name/"
-        if [ -d "$run/afterwards" ]; then
-            mkdir -p "$target/$name/afterwards"
-            cp "$run/afterwards/certificate.json" "$target/$name/afterwards/"
-        fi
+        for record in afterwards backward; do
+            if [ -d "$run/$record" ]; then
+                mkdir -p "$target/$name/$record"
+                cp "$run/$record/certificate.json" "$target/$name/$record/"
+            fi
+        done
     done
 done

@@ -23,7 +23,7 @@ import yaml
 from lipcert.reporting.statistics import mean_and_deviation
 from lipcert.training.sweep_table import markdown
 
-BOUNDS = ["global", "local", "tight"]
+BOUNDS = ["global", "global_liplt", "local", "tight"]
 LABELS = ("row", "activation", "method", "bound", "sparsity")
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 
@@ -49,11 +49,13 @@ class Run:
 
 
 def _afterwards(path: Path) -> str | None:
-    """Return what a record certified of how many images."""
+    """Return what a record certified of how many images, and by which stages."""
     if not path.is_file():
         return None
     totals = json.loads(path.read_text())["totals"][0]
-    return f"{100 * totals['certified_accuracy']:.1f} % of {totals['num_images']}"
+    stages = {name: count for name, count in totals["certified_by_stage"].items() if count}
+    by_stage = ", ".join(f"{name} {count}" for name, count in stages.items())
+    return f"{sum(stages.values())} of {totals['num_images']}" + (f" ({by_stage})" if stages else "")
 
 
 def runs_below(folder: Path) -> tuple[list[Run], list[Run]]:
@@ -75,10 +77,11 @@ def quantities(runs: list[Run], timed: list[Run], home: Path) -> dict[str, str]:
         "PGD %": _cell([r["pgd_accuracy"] for r in each]),
         "AutoAttack %": _cell([r.get("autoattack_accuracy") for r in each]),
         "certified %: global": _cell(by_bound["global"]),
+        "LipLT": _cell(by_bound["global_liplt"]),
         "local": _cell(by_bound["local"]),
         "tight": _cell(by_bound["tight"]),
         "as executed": _cell([r.get("certified_accuracy_executed") for r in each]),
-        "afterwards": ", ".join(run.afterwards for run in runs if run.afterwards) or "-",
+        "afterwards": "; ".join(run.afterwards for run in runs if run.afterwards) or "-",
         "L global": _cell([r["global_lipschitz"] for r in each], 1, 2),
         "L local": _cell([r["local_lipschitz_mean"] for r in each], 1, 2),
         "varying neurons by layer": " ".join(f"{statistics.mean(shares):.2f}" for shares in varying.values()),
@@ -109,7 +112,7 @@ def table(folder: Path, home: Path, names: list[str]) -> str:
     shown = [index for index, _ in enumerate(LABELS) if len({labels[index] for labels in rows}) > 1]
     if 0 in shown:
         shown = [0]  # the name of a row tells the rest
-    optional = ("AutoAttack %", "as executed", "afterwards", "s an epoch", "peak MB")
+    optional = ("AutoAttack %", "LipLT", "as executed", "afterwards", "s an epoch", "peak MB")
     columns = [name for name in next(iter(rows.values())) if name not in optional or _says(rows, name)]
     header = [*(LABELS[index] for index in shown), *columns]
     body = [[*(labels[index] for index in shown), *(cells[name] for name in columns)] for labels, cells in rows.items()]

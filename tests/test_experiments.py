@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+UNIFORM = ("comparison", "same_work", "fashionmnist_small", "fashionmnist_4c3f", "table6")
 PAGES = {
-    "comparison": ("experiments/table.py", "experiments/comparison"),
+    **{name: ("experiments/table.py", f"experiments/{name}") for name in UNIFORM},
     "table5": ("experiments/table.py", "experiments/comparison", "experiments/table5/README.md"),
-    "table6": ("experiments/table.py", "experiments/table6"),
     "table7": ("experiments/table7/table.py",),
     "tuning": ("experiments/tuning/table.py",),
 }

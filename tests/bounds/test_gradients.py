@@ -20,7 +20,7 @@ def _tiny(kind: str) -> nn.Sequential:
     ).double()
 
 
-@pytest.mark.parametrize("bound", [Bound.GLOBAL, Bound.LOCAL, Bound.TIGHT])
+@pytest.mark.parametrize("bound", [Bound.GLOBAL, Bound.LOCAL, Bound.TIGHT, Bound.GLOBAL_LIPLT])
 @pytest.mark.parametrize("kind", ["clipped_relu", "clipped_maxmin"])
 def test_gradcheck_of_worst_logits(kind: str, bound: Bound) -> None:
     model = _tiny(kind)

@@ -172,7 +172,7 @@ def test_the_smallest_vectors_are_kept_where_not_all_fit() -> None:
     assert warm_start.bytes_per_image == 1640
 
 
-@pytest.mark.parametrize("bound", ["local", "tight", "linear_split", "liplt"])
+@pytest.mark.parametrize("bound", ["local", "tight", "linear_split", "liplt", "global_liplt"])
 @pytest.mark.parametrize("kind", ["output_side", "per_image"])
 def test_every_bound_works_with_every_kind(bound: str, kind: str) -> None:
     """Maps that differ from image to image and residual blocks included; one batch twice, then new images."""

@@ -33,7 +33,7 @@ def _dividing_epsilon(name: str, kind: str, bound: str | None = None, count: int
     return float(lipcert.certified_radius(model, inputs, labels, bound, largest=1.0, rounds=8).median()) + 0.002
 
 
-@pytest.mark.parametrize("bound", ["global", "local", "tight", "liplt", None])
+@pytest.mark.parametrize("bound", ["global", "local", "tight", "liplt", "global_liplt", None])
 @pytest.mark.parametrize("kind", ["relu", "clipped_relu", "maxmin", "clipped_maxmin"])
 @pytest.mark.parametrize("name", ["plain", "pooled", "residual"])
 def test_certified_predictions_survive_sampled_and_ascending_adversaries(

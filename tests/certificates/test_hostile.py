@@ -16,7 +16,7 @@ from lipcert.bounds import UnsupportedLayerError
 from lipcert.bounds.lanczos import Tridiagonal, _exceeds
 from lipcert.nn import ClippedReLU, Normalize, Residual
 
-BOUNDS = ("global", "tight", "liplt", None)
+BOUNDS = ("global", "tight", "liplt", "global_liplt", None)
 DOUBLE = torch.float64
 
 
@@ -194,7 +194,7 @@ def test_a_global_norm_that_float64_cannot_see() -> None:
     assert lipcert.global_lipschitz(nn.Sequential(*layers), (size,)) >= 2.0
 
 
-@pytest.mark.parametrize("bound", ["local", "tight", "liplt", "linear_split"])
+@pytest.mark.parametrize("bound", ["local", "tight", "liplt", "linear_split", "global_liplt"])
 def test_local_lipschitz_bounds_cover_the_rounding_of_their_boxes(bound: str) -> None:
     """Exactly f(x) = (1 - 30 x, 1/2); in float64 the biases swallow x, and its unit seems off."""
     model = nn.Sequential(

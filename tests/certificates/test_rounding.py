@@ -99,7 +99,7 @@ BREAKING: dict[str, Callable[[], nn.Sequential]] = {
 }
 
 
-@pytest.mark.parametrize("bound", ["global", "local", "tight", "liplt", None])
+@pytest.mark.parametrize("bound", ["global", "local", "tight", "liplt", "global_liplt", None])
 @pytest.mark.parametrize("name", BREAKING)
 def test_networks_that_floats_break_are_not_certified(name: str, bound: str | None) -> None:
     model, image = BREAKING[name](), _pixel(0.9)
@@ -122,7 +122,7 @@ def test_normalisation_inside_the_network_is_rounded_too() -> None:
     assert not lipcert.certify(model, image, LABEL, 0.1).certified.any()
 
 
-@pytest.mark.parametrize("bound", ["global", "local", "tight", "liplt"])
+@pytest.mark.parametrize("bound", ["global", "local", "tight", "liplt", "global_liplt"])
 def test_biases_that_cancel_in_float64_too(bound: str) -> None:
     model, image = _cancelling_biases(1e17, torch.float64), _pixel(0.9, dtype=torch.float64)
     assert model(image)[0, 0] < model(image)[0, 1]

@@ -60,7 +60,7 @@ def _identical(first: Any, second: Any) -> bool:
     return first == second
 
 
-@pytest.mark.parametrize("bound", [Bound.GLOBAL, Bound.LINEAR_SPLIT])
+@pytest.mark.parametrize("bound", [Bound.GLOBAL, Bound.LINEAR_SPLIT, Bound.GLOBAL_LIPLT])
 def test_runs_resume_whose_bounds_were_logged_by_another_bound(tmp_path: Path, bound: Bound) -> None:
     """Clean epochs are logged by `local`, which keeps vectors that the run's own bound does not know."""
     settings = {"method": Standard(), "bound": bound}
