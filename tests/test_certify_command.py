@@ -155,6 +155,13 @@ def test_a_certificate_at_a_larger_epsilon_is_kept(home: Path, certify: Command)
         assert small.radius == max(0.02, large.radius) < 0.1
 
 
+def test_exhaustive_stages(home: Path, certify: Command) -> None:
+    for switch, entered in (("false", False), ("true", True)):
+        stages = ("stages=[global,tight-100]", f"exhaustive={switch}", "overwrite=true")
+        assert certify(OWN, "epsilon=50", "limit=6", *stages).exit == 0
+        assert (_record().contents.stages[1].entered > 0) is entered
+
+
 def test_work_of_the_stages(home: Path, certify: Command) -> None:
     assert certify(OWN, "epsilon=0.02,0.1", "limit=40", "batch_size=16").exit == 0
     record = _record()

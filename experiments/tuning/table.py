@@ -25,7 +25,7 @@ SETTINGS = {
     "final lr": ("schedule", "final_lr"),
 }
 SHOWN = re.compile(
-    r"(experiment|evaluation\..*|callbacks|trainer\..*|data\.validation|seed|method|method\.weight|bound|bound\.iterations"
+    r"(experiment|evaluation\..*|callbacks|trainer\..*|data\.validation|seed|method|method\.weight|bound"
     r"|model\.activation|schedule\.(initial|final)_lr)="
 )
 """What is typed for every run, or has a column."""

@@ -1,5 +1,6 @@
 """Bounds: regions, rules, norms, Lipschitz constants and worst margins."""
 
+from lipcert.bounds import activation_rules as _activation_rules  # noqa: F401 - registers the rules
 from lipcert.bounds.analysis import (
     Analysis,
     analyze,

@@ -1,7 +1,7 @@
 """Reachable sets: a box around a center, and balls that linear maps carry forward.
 
 Between two activations the region is *open*: its terms say by which linear maps, from which closed
-sources, the current layer is reached. An activation closes it (`lipcert.bounds.rules`).
+sources, the current layer is reached. An activation closes it (`lipcert.bounds.activation_rules`).
 """
 
 from __future__ import annotations
