@@ -10,7 +10,7 @@ from lipcert.losses.gloro import GloRo, gloro_logits, gloro_loss
 from lipcert.losses.objective import Objective, Setting
 from lipcert.losses.relu_stability import ReLUStability, relu_stability_loss
 from lipcert.losses.sparsity import Sparsity, sparsity_loss
-from lipcert.losses.standard import RobustMethod, Standard
+from lipcert.losses.standard import Standard, after_warm_up
 from lipcert.losses.trades import TRADES, trades_loss
 
 __all__ = [
@@ -24,10 +24,10 @@ __all__ = [
     "GloRo",
     "Objective",
     "ReLUStability",
-    "RobustMethod",
     "Setting",
     "Sparsity",
     "Standard",
+    "after_warm_up",
     "bcp_loss",
     "calibrated_width",
     "cap_logits",

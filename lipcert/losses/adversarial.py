@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from lipcert.losses.inner import Ascent, clean_logits, misleading_images
 from lipcert.losses.objective import Objective, Setting
-from lipcert.losses.standard import RobustMethod
+from lipcert.losses.standard import after_warm_up
 
 
-class Adversarial(RobustMethod):
+class Adversarial:
     """Cross-entropy at the points that an attack finds (Madry et al. 2018); a row of Table 5.
 
     Args:
@@ -27,6 +27,7 @@ class Adversarial(RobustMethod):
     def __init__(self, steps: int = 7, step_size: float = 0.25, random_start: bool = True) -> None:
         self.ascent = Ascent(steps, step_size, random_start)
 
-    def objective(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
+    @after_warm_up
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
         points = misleading_images(model, images, labels, setting.epsilon, self.ascent)
         return Objective(F.cross_entropy(model(points), labels), clean_logits(model, images))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lipcert.bounds import worst_logits
 from lipcert.losses.objective import MARGIN_ROUNDS, Objective, Setting
-from lipcert.losses.standard import RobustMethod
+from lipcert.losses.standard import after_warm_up
 
 
 def bcp_loss(logits: Tensor, worst: Tensor, labels: Tensor, mixing: float) -> Tensor:
@@ -22,12 +22,13 @@ def bcp_loss(logits: Tensor, worst: Tensor, labels: Tensor, mixing: float) -> Te
     return (1 - mixing) * F.cross_entropy(logits, labels) + mixing * F.cross_entropy(worst, labels)
 
 
-class BCP(RobustMethod):
+class BCP:
     """Mixed loss on clean and worst logits (eqs 24-26); source: appendix B, reference [20] there."""
 
     name = "bcp"
 
-    def objective(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
+    @after_warm_up
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
         analysis = setting.analyze(model, images)
         worst = worst_logits(analysis, labels, rounds=MARGIN_ROUNDS)
         loss = bcp_loss(analysis.logits, worst, labels, setting.mixing)

@@ -10,7 +10,7 @@ from lipcert.bounds import UnsupportedLayerError
 from lipcert.bounds.backward import Ball, Interval, Rows, State, clamps, dual_boxes, nodes_of, substitute
 from lipcert.losses.objective import Objective, Setting
 from lipcert.losses.options import check_whole
-from lipcert.losses.standard import RobustMethod
+from lipcert.losses.standard import after_warm_up
 from lipcert.nn import MaxMin
 
 
@@ -58,7 +58,7 @@ def cap_logits(
     return images.new_zeros(len(images), num_classes).index_put((image, other), -ball.least(rows))
 
 
-class CAP(RobustMethod):
+class CAP:
     """Cross-entropy of the worst logits alone, epsilon rising by schedule (Wong and Kolter 2018; Wong et al. 2018).
 
     Args:
@@ -75,7 +75,8 @@ class CAP(RobustMethod):
         check_whole("projections", projections, 0)
         self.projections = projections
 
-    def objective(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
+    @after_warm_up
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
         logits = model(images)
         worst = cap_logits(
             model, images, labels, setting.epsilon, logits.shape[1], self.projections, setting.clip_input

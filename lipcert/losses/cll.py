@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lipcert.losses.objective import Objective, Setting
 from lipcert.losses.options import check_number, check_switch
 from lipcert.losses.radii import margins, pair_radii, pair_slopes
-from lipcert.losses.standard import RobustMethod
+from lipcert.losses.standard import after_warm_up
 
 
 def calibrated_width(epsilon: float, slack: float) -> float:
@@ -39,7 +39,7 @@ def cll_logits(radii: Tensor, labels: Tensor, shift: float, width: float) -> Ten
     return torch.where(is_label, torch.zeros_like(radii), (shift - radii) / width)
 
 
-class CLL(RobustMethod):
+class CLL:
     """Cross-entropy of calibrated radii, plus `decay` times the squared Lipschitz constant.
 
     R_j = (z_y - z_j) / K_yj, with K_yj = ||w_j - w_y|| L held constant, so that `decay` alone keeps it small. Published
@@ -76,7 +76,8 @@ class CLL(RobustMethod):
         self.detach = check_switch("detach", detach)
         self.box = check_switch("box", box)
 
-    def objective(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
+    @after_warm_up
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
         analysis = setting.analyze(model, images)
         slopes = pair_slopes(analysis, labels, self.box)
         radii = pair_radii(margins(analysis.logits, labels), slopes.detach() if self.detach else slopes)

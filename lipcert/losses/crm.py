@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lipcert.losses.objective import Objective, Setting
 from lipcert.losses.options import check_number, check_switch
 from lipcert.losses.radii import margins, pair_radii, pair_slopes
-from lipcert.losses.standard import RobustMethod
+from lipcert.losses.standard import after_warm_up
 
 
 def crm_penalty(radii: Tensor, labels: Tensor, temperature: float, threshold: float) -> Tensor:
@@ -31,7 +31,7 @@ def crm_penalty(radii: Tensor, labels: Tensor, temperature: float, threshold: fl
     return torch.where(counts, penalty, torch.zeros_like(penalty)).mean()
 
 
-class CRM(RobustMethod):
+class CRM:
     """Cross-entropy of clean logits, plus `weight` times the soft minimum of radii of images classified right.
 
     R_j = (z_y - z_j) / K_yj, with K_yj = ||w_j - w_y|| L. Published is the global bound without the box, by
@@ -59,7 +59,8 @@ class CRM(RobustMethod):
         self.threshold = check_number("threshold", threshold, above=0)
         self.box = check_switch("box", box)
 
-    def objective(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
+    @after_warm_up
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
         analysis = setting.analyze(model, images)
         radii = pair_radii(margins(analysis.logits, labels), pair_slopes(analysis, labels, self.box))
         penalty = crm_penalty(radii, labels, self.temperature, self.threshold)

@@ -10,7 +10,7 @@ from lipcert.bounds import worst_increase
 from lipcert.losses.objective import MARGIN_ROUNDS, Objective, Setting
 from lipcert.losses.options import check_number, check_switch
 from lipcert.losses.radii import margins
-from lipcert.losses.standard import RobustMethod
+from lipcert.losses.standard import after_warm_up
 
 
 def emma_logits(logits: Tensor, increase: Tensor, labels: Tensor, floor: float) -> Tensor:
@@ -32,7 +32,7 @@ def emma_logits(logits: Tensor, increase: Tensor, labels: Tensor, floor: float) 
     return torch.where(is_label, torch.zeros_like(margin), share * increase - margin)
 
 
-class EMMA(RobustMethod):
+class EMMA:
     """Cross-entropy of logits that each class has raised until it draws level with the label, or to epsilon.
 
     Classes already ahead of the label keep `floor` of their increase, so that the Lipschitz bound goes on being learnt.
@@ -57,7 +57,8 @@ class EMMA(RobustMethod):
             raise ValueError(f"Expected `method.floor` in [0, 1], got {floor!r}.")
         self.box = check_switch("box", box)
 
-    def objective(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
+    @after_warm_up
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
         analysis = setting.analyze(model, images)
         increase = worst_increase(analysis, labels, self.box, MARGIN_ROUNDS)
         loss = F.cross_entropy(emma_logits(analysis.logits, increase, labels, self.floor), labels)

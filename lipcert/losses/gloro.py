@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lipcert.bounds import worst_logits
 from lipcert.losses.objective import MARGIN_ROUNDS, Objective, Setting
 from lipcert.losses.options import check_least, check_switch
-from lipcert.losses.standard import RobustMethod
+from lipcert.losses.standard import after_warm_up
 
 EXCLUDE = ("label", "prediction")
 
@@ -45,7 +45,7 @@ def gloro_loss(extended: Tensor, labels: Tensor, weight: float) -> Tensor:
     return F.cross_entropy(logits, labels) + weight * not_certified
 
 
-class GloRo(RobustMethod):
+class GloRo:
     """Cross-entropy over the classes and the class 'not certified', used alone (appendix B, reference [4] there).
 
     Args:
@@ -66,7 +66,8 @@ class GloRo(RobustMethod):
         self.weight = weight
         self.name = "gloro_published" if exclude == "prediction" and not box else "gloro"
 
-    def objective(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
+    @after_warm_up
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
         analysis = setting.analyze(model, images)
         excluded = labels if self.exclude == "label" else analysis.logits.argmax(dim=1)
         worst = worst_logits(analysis, excluded, self.box, MARGIN_ROUNDS)

@@ -12,7 +12,7 @@ from lipcert.bounds import ActivationBounds, Analysis
 from lipcert.losses.inner import Ascent, misleading_images
 from lipcert.losses.objective import Objective, Setting
 from lipcert.losses.options import check_least
-from lipcert.losses.standard import RobustMethod
+from lipcert.losses.standard import after_warm_up
 from lipcert.nn import ClippedReLU
 
 
@@ -52,7 +52,7 @@ def relu_stability_loss(analysis: Analysis) -> Tensor:
     return torch.stack([_of_activation(bounds) for bounds in analysis.activations]).sum()
 
 
-class ReLUStability(RobustMethod):
+class ReLUStability:
     """Adversarial training with the ReLU stability loss of Xiao et al. 2019, in l2 (appendix C.2).
 
     Its boxes are those of the run's bound around the clean images: `global` and `local` give the same ones, whose ball
@@ -76,7 +76,8 @@ class ReLUStability(RobustMethod):
         self.weight = weight
         self.ascent = Ascent(steps, step_size, random_start)
 
-    def objective(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
+    @after_warm_up
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
         points = misleading_images(model, images, labels, setting.epsilon, self.ascent)
         analysis = setting.analyze(model, images)
         loss = F.cross_entropy(model(points), labels) + self.weight * relu_stability_loss(analysis)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import wraps
+from typing import TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipcert.losses.objective import Objective, Setting
+
+M = TypeVar("M")
 
 
 class Standard:
@@ -20,15 +24,16 @@ class Standard:
         return Objective(F.cross_entropy(logits, labels), logits)
 
 
-class RobustMethod(ABC):
-    """A method that is standard training while epsilon is 0, and has an objective of its own above."""
+Call = Callable[[M, nn.Module, Tensor, Tensor, Setting], Objective]
 
-    name: str
 
-    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
-        objective = self.objective if setting.epsilon > 0 else Standard()
-        return objective(model, images, labels, setting)
+def after_warm_up(call: Call[M]) -> Call[M]:
+    """Return a method's `call` with standard training in its place while epsilon is 0: a decorator of `__call__`."""
 
-    @abstractmethod
-    def objective(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
-        """Return the objective of a batch at an epsilon above 0: images (B, ...), labels (B,)."""
+    @wraps(call)
+    def with_warm_up(method: M, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
+        if setting.epsilon > 0:
+            return call(method, model, images, labels, setting)
+        return Standard()(model, images, labels, setting)
+
+    return with_warm_up

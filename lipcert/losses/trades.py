@@ -10,7 +10,7 @@ from lipcert.attacks import evaluating
 from lipcert.losses.inner import Ascent, climb
 from lipcert.losses.objective import Objective, Setting
 from lipcert.losses.options import check_least
-from lipcert.losses.standard import RobustMethod
+from lipcert.losses.standard import after_warm_up
 
 START_NOISE = 1e-3
 """Standard deviation of the start's pixels about the image, where the divergence and its gradient are 0."""
@@ -36,7 +36,7 @@ def trades_loss(logits: Tensor, moved: Tensor, labels: Tensor, beta: float) -> T
     return F.cross_entropy(logits, labels) + beta * divergence(logits, moved) / len(labels)
 
 
-class TRADES(RobustMethod):
+class TRADES:
     """Clean cross-entropy and the divergence of predictions at the points that maximise it; a row of Table 5.
 
     Args:
@@ -68,7 +68,8 @@ class TRADES(RobustMethod):
         start = images + START_NOISE * torch.randn_like(images)
         return climb(model, images, epsilon, self.ascent, start, lambda moved: divergence(logits, moved))
 
-    def objective(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
+    @after_warm_up
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
         moved = self.moved_images(model, images, setting.epsilon)
         logits = model(images)
         return Objective(trades_loss(logits, model(moved), labels, self.beta), logits)
