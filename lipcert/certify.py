@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 if __name__ == "__main__":
-    from lipcert.certification.command import main
+    from lipcert.commands.certify import main
 
     main()
 else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lipcert.measurement.command import main
+from lipcert.commands.measure import main
 
 if __name__ == "__main__":
     main()

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from lipcert.config import config_folder, register
+from lipcert.system.configuration import config_folder, register
 
 
 @cache

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lipcert.benchmark import main
+from lipcert.commands.benchmark import main
 from lipcert.nn import build
 
 

@@ -18,8 +18,8 @@ from torch import nn
 
 import lipcert
 from lipcert.certification import run as certification
-from lipcert.certification.command import main
 from lipcert.checkpoints import load_network
+from lipcert.commands.certify import main
 from lipcert.data import Images, Split, load_images
 from lipcert.nn import build
 from lipcert.records import JOURNAL_NAME, Record, data_sha256, model_sha256, read_record
@@ -292,7 +292,7 @@ def _firsts(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> list
 
 KILLED = f"""
 import os, signal, sys
-from lipcert.certification.command import main
+from lipcert.commands.certify import main
 from lipcert.records import Journal
 
 append = Journal.append
@@ -484,7 +484,7 @@ def test_a_norm_without_a_finite_bound_stops_at_once(
 NAMES = """
 import sys
 import lipcert.certify
-import lipcert.certification.command
+import lipcert.commands.certify
 import torch
 from torch import nn
 from lipcert import certify

@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lipcert.config import config_folder
+from lipcert.system.configuration import config_folder
 from tests.composed import composed
 
 CONF = Path(config_folder())

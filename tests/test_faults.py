@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from lipcert.integrity import damage
+from lipcert.system.files import damage
 from lipcert.training.table import rewind
 from tests.commands import PATIENCE, QUICK, REPOSITORY, contents, train_each
 from tests.damage import flip_bit

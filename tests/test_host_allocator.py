@@ -10,7 +10,7 @@ import pytest
 CHECK = """
 import torch
 from lipcert.host_allocator import keep_freed_memory
-from lipcert.host_peak import PROCESS
+from lipcert.system.memory import PROCESS
 
 def held():
     lines = (PROCESS / "status").read_text().splitlines()

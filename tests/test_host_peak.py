@@ -11,7 +11,7 @@ from tests.commands import python
 
 MEASURE = """
 import numpy as np
-from lipcert.host_peak import host_peak_mb
+from lipcert.system.memory import host_peak_mb
 def work():
     first = np.ones(30 * 2**17)  # 30 MB, written to
     second = np.ones(20 * 2**17)

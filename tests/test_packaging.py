@@ -10,7 +10,11 @@ import pytest
 from lipcert import __version__
 from tests.commands import REPOSITORY, contents, python
 
-MAIN = "import sys; from lipcert import config, train; sys.stderr.write(config.config_folder() + chr(10)); train.main()"
+MAIN = """import sys
+from lipcert.commands.train import main
+from lipcert.system.configuration import config_folder
+sys.stderr.write(config_folder() + chr(10))
+main()"""
 
 
 @pytest.fixture(scope="module", name="wheel")
@@ -46,7 +50,7 @@ def test_wheel_holds_the_configuration_and_nothing_foreign(installed: Path) -> N
 
 def test_wheel_declares_its_commands(installed: Path) -> None:
     entry_points = (installed / f"lipcert-{__version__}.dist-info" / "entry_points.txt").read_text()
-    assert "lipcert-train = lipcert.train:main" in entry_points
+    assert "lipcert-train = lipcert.commands.train:main" in entry_points
 
 
 def test_the_packaged_configuration_is_used(installed: Path, tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import pytest
 from torch import nn
 
 from lipcert.data import SOURCES
-from lipcert.plugins import load_plugins
 from lipcert.recheck.program import compile_program
 from lipcert.soundness.dense import segments
+from lipcert.system.plugins import load_plugins
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from lipcert.config import config_folder
 from lipcert.nn import ClippedMaxMin, ClippedReLU, build
+from lipcert.system.configuration import config_folder
 from lipcert.training.schedules import Schedule
 from tests.composed import composed
 

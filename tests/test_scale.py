@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from lipcert.config import config_folder, register
+from lipcert.system.configuration import config_folder, register
 from tests.commands import train_each
 from tests.composed import composed
 from tests.data.test_tinyimagenet import TOP

@@ -13,11 +13,10 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from lipcert import check
-from lipcert.commands import run_command
-from lipcert.config import config_folder, register
-from lipcert.dashboard import command as dashboard
-from lipcert.usage import asks_for_help, usage
+from lipcert.commands import check, dashboard
+from lipcert.commands.application import run_command
+from lipcert.system.configuration import config_folder, register
+from lipcert.system.help import asks_for_help, usage
 from tests.commands import python
 
 CONF = Path(config_folder())

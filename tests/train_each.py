@@ -16,7 +16,7 @@ from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 
-from lipcert.train import main
+from lipcert.commands.train import main
 
 MARK = "reply: "
 

@@ -1,6 +1,6 @@
 """The configuration reference, written from the schema and from the comments of conf/ while the site is built.
 
-A setting's type comes from `lipcert.config`, its default and its meaning from the YAML file that sets it.
+A setting's type comes from `lipcert.system.schema`, its default and its meaning from the YAML file that sets it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import Files
 from mkdocs.structure.pages import Page
 
-from lipcert import config as schema
+from lipcert.system import schema
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"

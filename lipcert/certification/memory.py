@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lipcert.bounds.exact import EXACT_SIDE
 from lipcert.bounds.pair_margins import LARGEST_CHUNK
-from lipcert.host_memory import free_memory
+from lipcert.system.memory import free_memory
 
 LARGEST_BATCH = {"cpu": 32, "cuda": 256}
 """Larger batches save no time: float64 convolutions leave the caches of a CPU, and fill a GPU."""

@@ -39,8 +39,8 @@ from lipcert.certification.settings import (
 )
 from lipcert.checkpoints import load_network, read_checkpoint
 from lipcert.data import Split, load_images
-from lipcert.plugins import load_plugins
 from lipcert.records import FORMAT, Arithmetic, Contents, Data, Journal, Model, Record, write_record
+from lipcert.system.plugins import load_plugins
 from lipcert.version import __version__
 
 

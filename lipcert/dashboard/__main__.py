@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lipcert.dashboard.command import main
+from lipcert.commands.dashboard import main
 
 if __name__ == "__main__":
     main()

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lipcert.commands import write_json
 from lipcert.data.array_cache import (
     CONTENTS,
     VERSION,
@@ -32,6 +31,7 @@ from lipcert.data.download import DownloadError, download, md5
 from lipcert.data.progress import Advance, progress
 from lipcert.data.tinyimagenet_layout import ANNOTATIONS, CLASSES, read_layout
 from lipcert.data.tree import Tree, open_tree
+from lipcert.system.files import write_json
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"

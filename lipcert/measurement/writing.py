@@ -12,7 +12,6 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from lipcert.commands import write_bytes, write_json, write_text
 from lipcert.reporting.measurements import (
     CONVERGENCE_COLUMNS,
     CONVERGENCE_NAME,
@@ -30,6 +29,7 @@ from lipcert.reporting.measurements import (
     image_columns,
     to_csv,
 )
+from lipcert.system.files import write_bytes, write_json, write_text
 
 
 def as_png(image: Tensor) -> bytes:

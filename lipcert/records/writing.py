@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from lipcert.commands import write_json, write_text
 from lipcert.records.format import FORMAT, Contents, Record, Row, RowsFile
 from lipcert.records.table import to_csv
 from lipcert.records.totals import totals
+from lipcert.system.files import write_json, write_text
 
 JSON_NAME = "certificate.json"
 ROWS_NAME = "certificates.csv"

@@ -6,11 +6,11 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from lipcert.job_names import quoted
 from lipcert.reporting.figures import comparison, confusion, convergence, measured, training
 from lipcert.reporting.figures.drawing import Absent, Picture
 from lipcert.reporting.groups import DataSet
 from lipcert.reporting.runs import Run
+from lipcert.system.job_names import quoted
 
 
 def slug(name: str) -> str:

@@ -10,12 +10,12 @@ from typing import Any
 
 import yaml
 
-from lipcert.job_names import NOT_COMPARED
 from lipcert.reporting.errors import UnreadableError, reason
 from lipcert.reporting.measurements import HEADER_NAME, Measurement, read_measurement
 from lipcert.reporting.metrics import NAME as METRICS
 from lipcert.reporting.metrics import Metrics, read_metrics
 from lipcert.reporting.runs import Certified, Run, State
+from lipcert.system.job_names import NOT_COMPARED
 
 RESULTS = "results.json"
 CONFIGURATION = Path(".hydra") / "config.yaml"

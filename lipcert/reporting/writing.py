@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from lipcert.commands import write_bytes, write_text
 from lipcert.reporting.figures.drawing import Picture
 from lipcert.reporting.figures.palette import DARK, LIGHT, Palette
 from lipcert.reporting.figures.saving import as_png
 from lipcert.reporting.page import Report, build, render
 from lipcert.reporting.pictures import slug
 from lipcert.reporting.reading import read_runs
+from lipcert.system.files import write_bytes, write_text
 
 PAGE_NAME = "report.html"
 FIGURES = "figures"

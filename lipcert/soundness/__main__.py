@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lipcert.soundness.command import main
+from lipcert.commands.soundness import main
 
 if __name__ == "__main__":
     main()

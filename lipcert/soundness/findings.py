@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lipcert.commands import write_json
 from lipcert.soundness.attacked import AttackFound
 from lipcert.soundness.norms import NormsFound
 from lipcert.soundness.precision import PrecisionFound
 from lipcert.soundness.rounding import RoundingFound
+from lipcert.system.files import write_json
 
 NAME = "soundness.json"
 

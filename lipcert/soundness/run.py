@@ -26,7 +26,6 @@ from lipcert.certification.settings import (
 )
 from lipcert.checkpoints import load_network, read_checkpoint
 from lipcert.data import load_images
-from lipcert.plugins import load_plugins
 from lipcert.records import model_sha256
 from lipcert.soundness.attacked import AttackFound, Certified, Strength, attack_certified, usable_attacks
 from lipcert.soundness.findings import Findings, RefutedError, write_findings
@@ -35,6 +34,7 @@ from lipcert.soundness.precision import PrecisionFound, compare_precisions
 from lipcert.soundness.report import report
 from lipcert.soundness.rounding import RoundingFound, compare_rounding
 from lipcert.soundness.settings import check_numbers, chosen_attacks, chosen_strength
+from lipcert.system.plugins import load_plugins
 from lipcert.version import __version__
 
 SHOWN = 3

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from lipcert.bounds import Bound, Economy, PowerNorms
 from lipcert.checkpoints import load_network, read_checkpoint
-from lipcert.commands import write_json
 from lipcert.data import ImageDataModule
 from lipcert.host_allocator import keep_freed_memory
-from lipcert.host_peak import host_peak_mb
 from lipcert.losses import BCP, Setting, Sparsity
 from lipcert.nn import ClippedMaxMin, ClippedReLU, build
+from lipcert.system.files import write_json
+from lipcert.system.memory import host_peak_mb
 
 PLAIN = "plain"
 

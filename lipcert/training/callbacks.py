@@ -11,8 +11,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from lipcert.commands import write_bytes
 from lipcert.nn.architectures import project_thresholds
+from lipcert.system.files import write_bytes
 from lipcert.training.module import RobustClassifier
 from lipcert.training.processes import is_first_process
 

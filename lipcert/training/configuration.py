@@ -12,9 +12,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lipcert.commands import write_text
-from lipcert.config import TrainConfig
-from lipcert.job_names import NOT_COMPARED
+from lipcert.system.files import write_text
+from lipcert.system.job_names import NOT_COMPARED
+from lipcert.system.schema import TrainConfig
 
 
 def configuration_file(folder: Path) -> Path:

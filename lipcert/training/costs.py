@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from lipcert.host_peak import restart_host_peak
+from lipcert.system.memory import restart_host_peak
 
 
 def restart_peak() -> None:

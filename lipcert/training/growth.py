@@ -13,10 +13,10 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from lipcert.commands import write_json
 from lipcert.data.arrays import Numbered, Split, to_pixels
 from lipcert.data.batches import ShuffledBatches
 from lipcert.nn import build
+from lipcert.system.files import write_json
 from lipcert.training.benchmark import PLAIN, clip_half, device_name, measure, peak_memory_of, prepare, training_steps
 
 SIZES: dict[str, tuple[float, ...]] = {

@@ -20,8 +20,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from lipcert.commands import Interrupted
-from lipcert.job_names import quoted
+from lipcert.system.errors import Interrupted
+from lipcert.system.job_names import quoted
 from lipcert.training.configuration import configuration_file
 from lipcert.training.processes import is_first_process
 

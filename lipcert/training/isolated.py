@@ -17,8 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lipcert.commands import Interrupted
-from lipcert.job_names import quoted
+from lipcert.system.errors import Interrupted
+from lipcert.system.job_names import quoted
 from lipcert.training.processes import started_processes
 
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from lipcert.commands import link
+from lipcert.system.files import link
 from lipcert.training.checks import check_run_directory, epochs_done
 from lipcert.training.configuration import check_same_run, configuration_file
 from lipcert.training.module import check_description

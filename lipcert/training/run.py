@@ -17,13 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 from lipcert.bounds import Bound, WarmStart, check_epsilon
-from lipcert.commands import write_json
-from lipcert.config import refuse_unknown
 from lipcert.data import ImageDataModule
 from lipcert.host_allocator import keep_freed_memory
 from lipcert.losses import Sparsity
 from lipcert.nn import build
-from lipcert.plugins import load_plugins
+from lipcert.system.configuration import refuse_unknown
+from lipcert.system.files import write_json
+from lipcert.system.plugins import load_plugins
 from lipcert.training.checks import check_devices, check_processes, check_settings
 from lipcert.training.configuration import configuration_file, write_configuration
 from lipcert.training.costs import Costs

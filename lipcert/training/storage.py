@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from lipcert.commands import write_bytes
-from lipcert.integrity import damage
+from lipcert.system.files import damage, write_bytes
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 

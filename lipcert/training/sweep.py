@@ -17,7 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lipcert.commands import EXPECTED_ERRORS, write_json, write_text
+from lipcert.system.errors import EXPECTED_ERRORS
+from lipcert.system.files import write_json, write_text
 from lipcert.training.resuming import AUTO, completed
 
 logger = logging.getLogger(__name__)

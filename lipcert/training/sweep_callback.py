@@ -15,8 +15,8 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from lipcert.config import register
-from lipcert.job_names import split_override
+from lipcert.system.configuration import register
+from lipcert.system.job_names import split_override
 
 
 class SweepReport(Callback):
@@ -56,7 +56,7 @@ class SweepReport(Callback):
 
     def _report(self, folder: Path) -> str | None:
         """Write and print; return what to say of failed jobs."""
-        from lipcert.commands import write_text
+        from lipcert.system.files import write_text
         from lipcert.training.sweep import FAILED, collect
         from lipcert.training.sweep_table import markdown, sweep_table
 

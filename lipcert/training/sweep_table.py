@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lipcert.job_names import names_a_job, split_override
 from lipcert.reporting.statistics import mean_and_deviation
+from lipcert.system.job_names import names_a_job, split_override
 from lipcert.training.sweep import Job
 
 QUANTITIES = {

@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers.logger import Logger
 
-from lipcert.commands import write_text
+from lipcert.system.files import write_text
 from lipcert.training.processes import is_first_process
 
 NAME = "metrics.csv"

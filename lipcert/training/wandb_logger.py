@@ -15,7 +15,7 @@ from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from lipcert.commands import write_text
+from lipcert.system.files import write_text
 from lipcert.training.resuming import AUTO
 
 logger = logging.getLogger(__name__)

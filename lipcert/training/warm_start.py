@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from lipcert.bounds import WarmStart
-from lipcert.host_memory import free_memory
+from lipcert.system.memory import free_memory
 from lipcert.training.processes import is_first_process
 
 logger = logging.getLogger(__name__)

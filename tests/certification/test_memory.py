@@ -10,8 +10,8 @@ from torch import nn
 
 from lipcert.certification import memory
 from lipcert.certification.memory import LARGEST_BATCH, bytes_per_image, choose_batch_size
-from lipcert.host_memory import free_memory
 from lipcert.nn import Residual, build
+from lipcert.system.memory import free_memory
 
 CPU = torch.device("cpu")
 GIB = 2**30

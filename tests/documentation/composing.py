@@ -12,8 +12,8 @@ def compose(name: str, words: list[str]) -> None:
     from hydra import initialize_config_dir
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from lipcert.certification.arguments import with_lists
-    from lipcert.config import config_folder, register
+    from lipcert.commands.arguments import with_lists
+    from lipcert.system.configuration import config_folder, register
 
     register()
     arguments = words[words.index(f"lipcert.{name}") + 1 :]
@@ -50,7 +50,7 @@ def check_job(name: str, config: Any) -> None:
 
     from lipcert.bounds import Bound
     from lipcert.nn import build
-    from lipcert.plugins import load_plugins
+    from lipcert.system.plugins import load_plugins
     from lipcert.training.schedules import Schedule
 
     load_plugins(config.plugins)

@@ -81,8 +81,9 @@ def benchmark(words: list[str], place: Place) -> None:
 
 
 def parse(words: list[str], place: Place) -> None:
-    """Let the module's `arguments` read the command line."""
-    importlib.import_module(words[2]).arguments(words[3:])
+    """Let the command's `arguments` read its command line."""
+    command = words[2].rpartition(".")[2]
+    importlib.import_module(f"lipcert.commands.{command}").arguments(words[3:])
 
 
 def report(words: list[str], place: Place) -> None:
@@ -100,8 +101,7 @@ def measure(words: list[str], place: Place) -> None:
 
 def dashboard(words: list[str], place: Place) -> None:
     """Print the definition; without `--dry-run` a command needs an account, and is parsed."""
-    module = ["python", "-m", "lipcert.dashboard.command", *words[3:]]
-    run_module(module) if "--dry-run" in words else parse(module, place)
+    run_module(words) if "--dry-run" in words else parse(words, place)
 
 
 def train(words: list[str], place: Place) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lipcert import config as schema
+from lipcert.system import schema
 from tests.documentation.pages import PAGES, ROOT
 
 LOADED = re.compile(r"<(?:script|img|iframe|source|video|link)\b[^>]*?\b(?:src|href)=[\"']?([^\"' >]+)")

@@ -14,10 +14,10 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 from lipcert.certificates import certify
+from lipcert.commands.measure import main
+from lipcert.commands.report import main as report
 from lipcert.measurement import run
-from lipcert.measurement.command import main
 from lipcert.measurement.writing import as_png
-from lipcert.report import main as report
 from lipcert.reporting.measurements import Measurement, read_measurement
 from tests.commands import contents
 from tests.reporting.examples import Page, write_run

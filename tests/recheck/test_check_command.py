@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from lipcert.check import main
+from lipcert.commands.check import main
 from lipcert.records import Contents, FailureProbability, NormBracket, Row
 from tests.recheck.records import EPSILONS, changed, honest_rows, nearest_mean, write
 

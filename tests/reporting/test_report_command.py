@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lipcert.report import THEMES, main
+from lipcert.commands.report import THEMES, main
 from lipcert.reporting import writing
 from tests.commands import contents, python
 from tests.reporting.examples import METRICS, write_run

@@ -16,9 +16,9 @@ from hydra.core.global_hydra import GlobalHydra
 
 from lipcert.bounds import UpperNorms
 from lipcert.certificates import Cascade
+from lipcert.commands.soundness import main
 from lipcert.soundness import rounding as soundness_rounding
 from lipcert.soundness.attacked import ATTACKS
-from lipcert.soundness.command import main
 from tests.commands import contents, python
 from tests.soundness.trained import DESCRIPTION, trained
 
@@ -180,7 +180,7 @@ def test_refused_in_one_sentence(home: Path, soundness: Command, case: str) -> N
 
 def test_help_is_quick_to_start(tmp_path: Path) -> None:
     """Everything slow to import waits for a job."""
-    program = "import sys; sys.argv = ['soundness', '--help']; from lipcert.soundness.command import main; main()"
+    program = "import sys; sys.argv = ['soundness', '--help']; from lipcert.commands.soundness import main; main()"
     done = python("-X", "importtime", "-c", program, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "checkpoint=RUN/checkpoints/best.ckpt" in done.stdout

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from lipcert.benchmark import main
+from lipcert.commands.benchmark import main
 from lipcert.training import growth
 from lipcert.training.growth import fits_of, growth_exponent, workload
 

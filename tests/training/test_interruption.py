@@ -10,8 +10,9 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from lipcert.commands import Interrupted, run_command
-from lipcert.job_names import quoted
+from lipcert.commands.application import run_command
+from lipcert.system.errors import Interrupted
+from lipcert.system.job_names import quoted
 from lipcert.training import interruption
 from lipcert.training.interruption import interruptible
 

@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from lipcert.commands import Interrupted
+from lipcert.system.errors import Interrupted
 from lipcert.training import isolated
 
 CONFIG = OmegaConf.create({"trainer": {"devices": 2, "num_nodes": 1}, "resume": None})

@@ -31,7 +31,7 @@ def _config(**values: Any) -> DictConfig:
 
 @pytest.fixture(autouse=True)
 def _resolvers() -> None:
-    from lipcert.config import register
+    from lipcert.system.configuration import register
 
     register()
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from lipcert.commands import link, write_bytes
+from lipcert.system.files import link, write_bytes
 from lipcert.training.storage import DamagedCheckpointError, WholeCheckpoints, read_state
 from tests.damage import flip_bit
 

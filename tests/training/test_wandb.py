@@ -219,7 +219,7 @@ def test_group_of_a_sweep(folder: Path, whole: OfflineRun) -> None:
 
 def test_wandb_is_imported_only_where_it_is_used(tmp_path: Path) -> None:
     arguments = ["lipcert.train", *QUICK, *CHEAP, "schedule.epochs=1", "data.limit_train=32", "hydra.run.dir=run"]
-    script = f"import sys; sys.argv = {arguments!r}; from lipcert.train import main; main(); "
+    script = f"import sys; sys.argv = {arguments!r}; from lipcert.commands.train import main; main(); "
     done = python("-c", script + "sys.exit('wandb' in sys.modules)", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "results.json").is_file()

@@ -1,10 +1,8 @@
-"""Networks from files: lipcert's checkpoints, state dicts of the published code, any `nn.Module` a user builds."""
+"""Networks from checkpoints: architectures of lipcert, found by names and shapes, or any `nn.Module` a user builds."""
 
 from __future__ import annotations
 
-import pickle
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,21 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lipcert.integrity import damage
+from lipcert.checkpoints.reading import Checkpoint, read_checkpoint
 from lipcert.nn import ACTIVATIONS, ARCHITECTURES, build
-from lipcert.plugins import import_from_here
-
-WRAPPERS = ("module.", "_orig_mod.")
-"""What `DataParallel` and `torch.compile` put before every name."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A file's tensors by name, and what it says of itself (empty unless lipcert wrote it)."""
-
-    path: Path
-    state_dict: dict[str, Tensor]
-    description: dict[str, Any]
+from lipcert.system.plugins import import_from_here
 
 
 @dataclass(frozen=True)
@@ -35,63 +21,6 @@ class LoadedNetwork:
 
     model: nn.Module
     description: dict[str, Any]
-
-
-def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint of lipcert, a state dict, or a dict that holds one under `state_dict`.
-
-    Raises:
-        FileNotFoundError: for a file that is not there.
-        ValueError: for one that is damaged, holds pickled objects or no state dict.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"checkpoint={path}: no such file.")
-    content = _load(path)
-    description = content.get("lipcert") if isinstance(content, dict) else None
-    tensors = content["state_dict"] if isinstance(content, dict) and "state_dict" in content else content
-    if isinstance(tensors, list) and len(tensors) == 1:
-        tensors = tensors[0]
-    if (
-        not isinstance(tensors, Mapping)
-        or not tensors
-        or not all(isinstance(each, Tensor) for each in tensors.values())
-    ):
-        raise ValueError(f"checkpoint={path} holds no state dict (tensors by name); save model.state_dict() into it.")
-    if isinstance(description, dict):  # of lipcert's Lightning module, the network is one part
-        tensors = {name.removeprefix("model."): each for name, each in tensors.items() if name.startswith("model.")}
-    return Checkpoint(path, _unwrapped(tensors), description if isinstance(description, dict) else {})
-
-
-def _load(path: Path) -> Any:
-    try:
-        reason = damage(path)
-        if reason is not None:
-            raise ValueError(reason)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols, on files that are none of torch
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
-            raise ValueError(
-                f"checkpoint={path} holds pickled Python objects, which could run any code; "
-                "load it where you trust it and save model.state_dict() instead."
-            ) from error
-        raise ValueError(f"checkpoint={path} is damaged or no checkpoint of torch.") from error
-    except (PermissionError, MemoryError):
-        raise
-    except Exception as error:  # unpickling damaged bytes ends in any of them
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"checkpoint={path} is damaged or no checkpoint of torch ({reason}).") from error
-
-
-def _unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors without the wrappers' prefixes, where all of them carry one."""
-    names = {str(name): tensor for name, tensor in tensors.items()}
-    for prefix in WRAPPERS * 2:
-        if all(name.startswith(prefix) for name in names):
-            names = {name.removeprefix(prefix): tensor for name, tensor in names.items()}
-    return names
 
 
 def load_network(

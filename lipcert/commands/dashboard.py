@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-from lipcert.commands import stoppable
+from lipcert.commands.application import ending_in_a_sentence
 from lipcert.dashboard.panels import SECTIONS
 
 
@@ -83,11 +82,5 @@ def _default_entity(api: Any) -> str:
 
 def main(words: Sequence[str] | None = None) -> None:
     """Entry point: one sentence on standard error and exit code 1 where there is no dashboard."""
-    try:
-        with stoppable():
-            dashboard(arguments(words), lambda text: sys.stdout.write(f"{text}\n"))
-    except (ImportError, ConnectionError) as error:
-        if os.environ.get("LIPCERT_TRACEBACK"):
-            raise
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(1)
+    with ending_in_a_sentence(errors=(ImportError, ConnectionError)):
+        dashboard(arguments(words), lambda text: sys.stdout.write(f"{text}\n"))

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import hydra
 
-from lipcert.certification.arguments import with_lists
-from lipcert.commands import run_command
-from lipcert.config import config_folder, refuse_unknown, register
+from lipcert.commands.application import run_command
+from lipcert.commands.arguments import with_lists
+from lipcert.system.configuration import config_folder, refuse_unknown, register
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import hydra
 
-from lipcert.commands import run_command
-from lipcert.config import config_folder, refuse_unknown, register
+from lipcert.commands.application import run_command
+from lipcert.system.configuration import config_folder, refuse_unknown, register
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -27,8 +26,4 @@ def measure(config: DictConfig) -> float:
 
 def main() -> None:
     """Entry point of `lipcert-measure`."""
-    try:
-        run_command(measure)
-    except KeyboardInterrupt:
-        sys.stderr.write("Stopped; nothing was written.\n")
-        sys.exit(130)
+    run_command(measure, stopped="Stopped; nothing was written.")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import hydra
 
-from lipcert.certification.arguments import with_lists
-from lipcert.commands import run_command
-from lipcert.config import config_folder, refuse_unknown, register
+from lipcert.commands.application import run_command
+from lipcert.commands.arguments import with_lists
+from lipcert.system.configuration import config_folder, refuse_unknown, register
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -30,7 +30,3 @@ def main() -> None:
     """Entry point of `lipcert-certify`."""
     sys.argv[1:] = with_lists(sys.argv[1:])
     run_command(certify, "certify", "Stopped. The same command goes on behind the last finished batch.")
-
-
-if __name__ == "__main__":
-    main()

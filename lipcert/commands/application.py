@@ -1,0 +1,93 @@
+"""What all command lines share: errors as one sentence, exit codes, the help of Hydra applications."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any
+
+from lipcert.system.errors import EXPECTED_ERRORS, NO_ROOM, Interrupted, sentence_of
+
+
+@contextmanager
+def ending_in_a_sentence(
+    stopped: str = "Stopped.",
+    errors: tuple[type[Exception], ...] = EXPECTED_ERRORS,
+    sentence: Callable[[BaseException], str] = sentence_of,
+) -> Iterator[None]:
+    """Exit with a sentence on standard error: code 1 at an expected error, 130 at Ctrl-C.
+
+    With the environment variable `LIPCERT_TRACEBACK` an error keeps its traceback.
+
+    Args:
+        stopped: what to say at Ctrl-C.
+        errors: types of those that are expected.
+        sentence: returns what to say of one.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(stopped, file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except errors as error:
+        if os.environ.get("LIPCERT_TRACEBACK"):
+            raise
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def run_command(command: Callable[[], Any], name: str | None = None, stopped: str = "Stopped.") -> None:
+    """Run a Hydra application, or show its help; print an expected error as one message and exit with code 1.
+
+    Args:
+        command: decorated by `hydra.main`.
+        name: of the command's file in `conf/`, which `--help` reads; None for Hydra's own help.
+        stopped: what to say at Ctrl-C.
+    """
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from lipcert.system.configuration import config_folder
+    from lipcert.system.help import asks_for_help, usage
+
+    if name is not None and asks_for_help(sys.argv[1:]):
+        print(usage(Path(config_folder()), name))
+        return
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to here
+    try:
+        with ending_in_a_sentence(stopped, (HydraException, OmegaConfBaseException, *EXPECTED_ERRORS), _message):
+            command()
+    except Interrupted as stop:
+        print(f"error: {stop.message}", file=sys.stderr)
+        sys.exit(stop.code)
+
+
+def _message(error: BaseException) -> str:
+    """Return an error's sentence, and the notes added to it on its way."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _composition_message(error)
+    message = sentence_of(error)
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        room = "Make room; what was written before is kept."
+        message += f" {room if error.errno in NO_ROOM else 'Choose another folder (hydra.run.dir=...) or file.'}"
+    return " ".join([message, *getattr(error, "__notes__", [])])
+
+
+def _composition_message(error: BaseException) -> str:
+    """Return what is wrong with a configuration; Hydra's advice to add a setting that the schema lacks is left out."""
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+
+    from lipcert.system.configuration import unknown_setting
+
+    cause = error.__cause__
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and is_dataclass(cause.object_type):
+        return unknown_setting(str(cause.full_key), cause.object_type)
+    return f"{error} ({cause})" if cause is not None and str(cause) not in str(error) else str(error)

@@ -1,0 +1,164 @@
+"""`python -m lipcert.check CERTIFICATE.json --checkpoint PATH`: re-check a record by an independent derivation."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lipcert.commands.application import ending_in_a_sentence
+from lipcert.system.plugins import load_plugins
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from lipcert.recheck import Rechecker
+    from lipcert.records import Record
+
+SHOWN = 20
+"""Most contradictions that are listed; more are counted."""
+
+
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the parsed command line; argparse exits with code 2 where it does not fit."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lipcert.check",
+        description="Re-check a record of certificates: its files, its rows against each other, and some rows anew by "
+        "bounds that share no code with those that made them, and by an attack.",
+        epilog="Exit codes: 0 everything that was checked is confirmed; 1 refused, contradicted or not re-derived, "
+        "with the reason; 2 a command line that does not fit; 130 ended by Ctrl-C. Example: python -m lipcert.check "
+        "RUN/certificates/last/certificate.json --checkpoint RUN/checkpoints/last.ckpt",
+    )
+    parser.add_argument("certificate", type=Path, help="certificate.json, with certificates.csv beside it")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="file of the network the record is about")
+    parser.add_argument("--count", type=int, default=20, help="rows to derive anew, drawn at random (default: 20)")
+    parser.add_argument("--rows", type=_numbers, help="rows to derive anew, by number from 0: 3,17")
+    parser.add_argument("--seed", type=int, help="of the draw of rows; the operating system's randomness when left out")
+    parser.add_argument("--data-root", type=Path, help="folder of the data set's files")
+    parser.add_argument("--builder", help="package.module:function that returns a network of your own")
+    parser.add_argument("--plugins", type=_words, default=[], help="modules to import first, which add layers: one,two")
+    return parser.parse_args(words)
+
+
+def _words(text: str) -> list[str]:
+    return text.split(",")
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",")]
+
+
+def check(options: argparse.Namespace, say: Callable[[str], object]) -> None:
+    """Check a record and tell what is confirmed.
+
+    Args:
+        options: of `arguments`.
+        say: takes one line of the report.
+
+    Raises:
+        FileNotFoundError: for a file that is missing.
+        NotImplementedError: for a network that cannot be re-checked.
+        ValueError: with the reason, for a record that is refused or contradicted.
+    """
+    from lipcert.recheck import Rechecker, contradicted_norms, contradictions, stages_not_derived
+    from lipcert.records import read_record
+
+    load_plugins(options.plugins)
+    record = read_record(options.certificate)
+    rechecker = Rechecker(_network(options, record), record.contents.data.image_shape, record.contents.clip_input)
+    images, labels = _data(options, record)
+    say(f"network and data are those of {options.certificate}")
+    found = contradictions(record)
+    _check_dtype(rechecker, record)
+    say(f"{len(record.rows)} rows read; {len(found) or 'no'} contradictions among them and their totals")
+    uppers = {name: bracket.upper for name, bracket in record.contents.norms.items()}
+    found += contradicted_norms(rechecker.program, uppers, rechecker.norms)
+    chosen, beyond, unknown = _chosen(options, len(record.rows)), stages_not_derived(record), 0
+    for number in chosen:
+        row = record.rows[number]
+        subject = (row, images[row.index], int(labels[row.index]))
+        reason = rechecker.reason_against(*subject)
+        place = f"row {number} (image {row.index}, epsilon {row.epsilon:g})"
+        if reason is not None and beyond and rechecker.refutation(*subject) is None:
+            say(f"{place}: not re-derived ({reason}; it may rest on {' and '.join(beyond)})")
+            unknown += 1
+            continue
+        say(f"{place}: {'confirmed' if reason is None else f'contradicted ({reason})'}")
+        found += [] if reason is None else [f"{place}: {reason}"]
+    if found:
+        more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        raise ValueError(f"{options.certificate} is contradicted: {'; '.join(found[:SHOWN])}{more}.")
+    if unknown:
+        raise ValueError(
+            f"{unknown} of {len(chosen)} rows are not re-derived: they may rest on the stages {', '.join(beyond)}, "
+            "whose bounds this check does not compute. Attacks do not refute them; the other "
+            f"{len(chosen) - unknown} are confirmed."
+        )
+    failure = min(1.0, rechecker.norms.failure_probability)
+    say(f"confirmed: {len(chosen)} of {len(chosen)} rows derived anew, at failure probability {failure:.1e}")
+
+
+def _network(options: argparse.Namespace, record: Record) -> nn.Module:
+    """Return the network of the checkpoint; refuse one whose fingerprint is not the record's."""
+    from lipcert.checkpoints import load_network
+    from lipcert.records import model_sha256
+
+    data, said = record.contents.data, record.contents.model
+    known = {} if options.builder else {key: said.description.get(key) for key in ("model", "activation")}
+    if said.description.get("builder") and not options.builder:
+        raise ValueError(f"The record is of a network of its own; type --builder {said.description['builder']}.")
+    model = load_network(options.checkpoint, data.image_shape, data.num_classes, builder=options.builder, **known).model
+    digest = model_sha256(model)
+    if digest != said.sha256:
+        raise ValueError(
+            f"The record is of another network: that of {options.checkpoint} has SHA-256 {digest}, "
+            f"the record says {said.sha256}."
+        )
+    return model
+
+
+def _data(options: argparse.Namespace, record: Record) -> tuple[Tensor, Tensor]:
+    """Return the images and labels the record is about; refuse others."""
+    from lipcert.data import load_images
+    from lipcert.records import data_sha256
+
+    said = record.contents.data
+    source = load_images(said.name, options.data_root)
+    if said.split not in ("train", "test"):
+        raise ValueError(f"Expected the split train or test in the record, got {said.split!r}.")
+    images, labels = getattr(source, said.split).first(said.num_images)[:]
+    digest = data_sha256(images, labels)
+    if digest != said.sha256 or tuple(images.shape[1:]) != said.image_shape or source.num_classes != said.num_classes:
+        raise ValueError(
+            f"The record is of other data: the first {said.num_images} images of {said.name} ({said.split}) have "
+            f"SHA-256 {digest}, the record says {said.sha256}."
+        )
+    return images, labels
+
+
+def _check_dtype(rechecker: Rechecker, record: Record) -> None:
+    dtype = str(rechecker.program.dtype).removeprefix("torch.")
+    for said in (record.contents.arithmetic.executed, record.contents.model.dtype):
+        if said.removeprefix("torch.") != dtype:
+            raise ValueError(f"The record is of a network in {said}, the checkpoint's is in {dtype}.")
+
+
+def _chosen(options: argparse.Namespace, count: int) -> list[int]:
+    """Return the numbers of the rows to derive anew."""
+    if options.rows is None:
+        if options.count < 0:
+            raise ValueError(f"Expected --count of at least 0, got {options.count}.")
+        return sorted(random.Random(options.seed).sample(range(count), min(options.count, count)))
+    for number in options.rows:
+        if not 0 <= number < count:
+            raise ValueError(f"Expected --rows from 0 to {count - 1}, got {number}.")
+    return list(options.rows)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Entry point: report on standard output; one sentence on standard error and exit code 1 for a refusal."""
+    with ending_in_a_sentence("Stopped; nothing is confirmed."):
+        check(arguments(words), lambda line: sys.stdout.write(f"{line}\n") and sys.stdout.flush())

@@ -1,0 +1,67 @@
+"""`python -m lipcert.train`: train a certifiably robust classifier, then certify its test set."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import hydra
+
+from lipcert.commands.application import run_command
+from lipcert.system.configuration import config_folder, register
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+register()
+
+
+@hydra.main(version_base="1.3", config_path=config_folder(), config_name="train")
+def train(config: DictConfig) -> float:
+    """Run one job and return its certified accuracy."""
+    register()  # a launcher's processes know no resolvers
+    from lipcert.training.isolated import needs_isolation, run_isolated
+    from lipcert.training.run import run
+    from lipcert.training.sweep import is_job_of_sweep, run_job
+
+    start = run_isolated if needs_isolation(config) else run
+    if is_job_of_sweep():
+        return run_job(start, config)
+    try:
+        certified = run(config)
+    except BaseException:
+        remove_if_empty()
+        raise
+    if config.report:
+        write_page()
+    return certified
+
+
+def remove_if_empty() -> None:
+    """Remove the folder that Hydra has made for a run, where nothing was written into it."""
+    import contextlib
+    from pathlib import Path
+
+    from hydra.core.hydra_config import HydraConfig
+
+    with contextlib.suppress(OSError):  # where there is something in it
+        Path(HydraConfig.get().runtime.output_dir).rmdir()
+
+
+def write_page() -> None:
+    """Write the report of the present run into its folder, from the first process alone."""
+    import shlex
+    from pathlib import Path
+
+    from hydra.core.hydra_config import HydraConfig
+
+    from lipcert.reporting.writing import write_report
+    from lipcert.training.processes import is_first_process
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if is_first_process():
+        write_report([folder], folder, command=shlex.join(["python", "-m", "lipcert.report", str(folder)]))
+
+
+def main() -> None:
+    """Entry point of `lipcert-train`."""
+    run_command(train, "train")

@@ -1,0 +1,1 @@
+"""What every part may use and what knows no mathematics: files, memory, errors, settings, help."""

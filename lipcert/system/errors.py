@@ -1,0 +1,27 @@
+"""Errors that a user can act on, in one sentence, and the signal that ends a command."""
+
+from __future__ import annotations
+
+import errno
+import signal
+
+EXPECTED_ERRORS = (ValueError, OSError, NotImplementedError, ArithmeticError)
+"""Errors that a user can act on; anything else is a fault of lipcert and keeps its traceback."""
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A full disk, a used-up quota, a file beyond the limit of its size."""
+
+
+class Interrupted(SystemExit):
+    """A signal ended the command; its exit code is 128 plus the signal's number, as shells have it."""
+
+    def __init__(self, number: int, advice: str = "") -> None:
+        super().__init__(128 + number)
+        self.message = f"ended by {signal.Signals(number).name}. {advice}".strip()
+
+
+def sentence_of(error: BaseException) -> str:
+    """Return an error's sentence; for a file, its name and the system's reason."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}."
+    return str(error)

@@ -1,0 +1,91 @@
+"""Files that are whole or absent: written under a temporary name and renamed; archives whose bytes are verified."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+ZIP_MAGIC = b"PK\x03\x04"
+
+
+def write_bytes(path: Path, content: bytes | memoryview, previous: Path | None = None) -> None:
+    """Write a file under a temporary name, sync it, then rename it: readers see all of it or nothing, at any time.
+
+    Args:
+        path: the file; one that is there is replaced as a whole.
+        content: what it will hold.
+        previous: where to keep the file that is replaced, in the same folder.
+
+    Raises:
+        OSError: with the file's name; what was there before is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            link(path, previous)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def link(path: Path, other: Path) -> None:
+    """Give a file a second name in its folder, in place of what had that name; rename it where there are no links."""
+    temporary = other.with_name(f".{other.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:
+        os.replace(path, other)
+        return
+    os.replace(temporary, other)
+    temporary.unlink(missing_ok=True)  # renaming onto another name of the same file does nothing
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renamed entries last through a loss of power, where the file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text in UTF-8 with `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON with `write_text`; NaN is refused."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def damage(path: Path) -> str | None:
+    """Return what is wrong with the bytes of a zip archive, such as a checkpoint; None where every checksum holds.
+
+    `torch.save` stores a CRC-32 of every member of its archive, but `torch.load` verifies none: a flipped bit inside a
+    tensor loads as another number. Files of other formats (pickles of old versions of torch) carry no checksums and
+    pass.
+    """
+    with path.open("rb") as file:
+        if file.read(len(ZIP_MAGIC)) != ZIP_MAGIC:
+            return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            member = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    return None if member is None else f"the checksum of its part {member} does not hold"
