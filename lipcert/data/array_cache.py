@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +116,3 @@ def writable_folder(folders: list[Path]) -> Path:
         if os.access(folder, os.W_OK | os.X_OK):
             return folder
     raise PermissionError(f"Expected one of {', '.join(map(str, folders))} to be writable, to keep decoded images in.")
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder while the block runs; they wait."""
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

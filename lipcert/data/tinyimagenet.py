@@ -15,19 +15,20 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pooch
+from filelock import FileLock
 from PIL import Image
 
 from lipcert.data.array_cache import (
     CONTENTS,
     VERSION,
     DamagedCacheError,
-    locked,
     read_cache,
     writable_folder,
     write_array,
 )
 from lipcert.data.arrays import CorruptDataError, Images, MissingDataError
-from lipcert.data.download import DownloadError, download, md5
+from lipcert.data.download import DownloadError, download
 from lipcert.data.progress import Advance, progress
 from lipcert.data.tinyimagenet_layout import ANNOTATIONS, CLASSES, read_layout
 from lipcert.data.tree import Tree, open_tree
@@ -59,7 +60,7 @@ def load_tiny_imagenet(root: Path | None, default_root: Path) -> Images:
     if root is not None and source is None:
         raise _missing(top)
     folder = writable_folder(caches)
-    with locked(folder):
+    with FileLock(folder / ".lock"):
         images = _cached([folder], find_source(top), warn=False)  # another process may have been faster
         return _prepare(top, folder) if images is None else images
 
@@ -92,7 +93,7 @@ def _prepare(top: Path, folder: Path) -> Images:
     source = find_source(top)
     if source is None:
         source = _fetch(top)
-    elif source.is_file() and md5(source) != MD5:
+    elif source.is_file() and pooch.file_hash(str(source), "md5") != MD5:
         raise CorruptDataError(
             f"{source} is not the archive published at {URL}: expected MD5 {MD5}. Delete it and fetch it again."
         )

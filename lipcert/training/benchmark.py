@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from lipcert.bounds import Bound, Economy, PowerNorms
 from lipcert.checkpoints import load_network, read_checkpoint
 from lipcert.data import ImageDataModule
-from lipcert.host_allocator import keep_freed_memory
 from lipcert.losses import BCP, Setting, Sparsity
 from lipcert.nn import ClippedMaxMin, ClippedReLU, build
 from lipcert.system.files import write_json
@@ -144,7 +143,6 @@ def prepare(config: DictConfig) -> torch.device:
     if config.rounds < 1 or config.threads < 1:
         raise ValueError(f"Expected `rounds` and `threads` >= 1, got {config.rounds} and {config.threads}.")
     torch.set_num_threads(config.threads)
-    keep_freed_memory()
     kind = "cuda" if config.device == "auto" and torch.cuda.is_available() else config.device
     return torch.device("cpu" if kind == "auto" else kind)
 

@@ -18,7 +18,6 @@ from rich.table import Table
 
 from lipcert.bounds import Bound, WarmStart, check_epsilon
 from lipcert.data import ImageDataModule
-from lipcert.host_allocator import keep_freed_memory
 from lipcert.losses import Sparsity
 from lipcert.nn import build
 from lipcert.system.configuration import refuse_unknown
@@ -170,7 +169,6 @@ def run(config: DictConfig) -> float:
 @finished()
 def _run(config: DictConfig, folder: Path, state: Fresh | Resumable) -> dict[str, Any]:
     bounds = [str(Bound(name)) for name in config.evaluation.bounds]
-    keep_freed_memory()
     quieten_lightning()
     pl.seed_everything(config.seed, verbose=False)
     data = ImageDataModule(batch_size=config.batch_size, seed=config.seed, **config.data)
