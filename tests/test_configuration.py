@@ -17,7 +17,7 @@ from tests.composed import composed
 CONF = Path(config_folder())
 GROUPS = (
     *("bound", "callbacks", "data", "experiment", "logger", "method", "model", "optimizer", "scale", "sparsity"),
-    *("sweep", "trainer", "warm_start"),
+    *("sweep", "trainer"),
 )
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 RECIPES = [path.stem for path in sorted((CONF / "recipe").glob("*.yaml"))]
@@ -40,7 +40,7 @@ def test_every_option_composes(group: str, option: str) -> None:
     config = composed(f"{group}={option}")
     assert OmegaConf.get_type(config).__name__ == "TrainConfig"
     values = _resolved(config)
-    if group in ("data", "model", "bound", "warm_start"):
+    if group in ("data", "model", "bound"):
         assert values[group]["name"] == option
     if group in WRITTEN_AT_RUN_TIME:
         assert len(config[group]) >= 1
@@ -144,8 +144,8 @@ def test_wandb_is_offline_unless_asked() -> None:
         "evaluation.bounds=local",
         "trainer.devices=auto",
         "model=vgg",
-        "warm_start=none",
-        "warm_start.side=input",
+        "warm_start=shared",
+        "bound.side=input",
         "experiment=missing",
     ],
 )

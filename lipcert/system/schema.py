@@ -37,11 +37,6 @@ class BoundConfig:
 
 
 @dataclass
-class WarmStartConfig:
-    name: str = MISSING
-
-
-@dataclass
 class SparsityConfig:
     weight: float = 0.0
     threshold_weight: float = 0.1
@@ -93,7 +88,6 @@ class TrainConfig:
     model: ModelConfig = MISSING
     method: Any = MISSING
     bound: BoundConfig = MISSING
-    warm_start: WarmStartConfig = MISSING
     sparsity: SparsityConfig = MISSING
     schedule: ScheduleConfig = MISSING
     optimizer: Any = MISSING

@@ -17,6 +17,10 @@ from lipcert.system.job_names import NOT_COMPARED
 from lipcert.system.schema import TrainConfig
 
 
+GONE = {"warm_start.name": "shared"}
+"""Settings that earlier versions had, with the value that stands for what is done now."""
+
+
 def configuration_file(folder: Path) -> Path:
     """Return where a run keeps its configuration."""
     return folder / ".hydra" / "config.yaml"
@@ -37,7 +41,8 @@ def write_configuration(folder: Path, config: DictConfig) -> None:
 def check_same_run(folder: Path, config: DictConfig) -> None:
     """Make sure that a folder's run was started with the configuration of this one.
 
-    Settings that a run of an earlier version did not know have their defaults there.
+    Settings that a run of an earlier version did not know have their defaults there; those that are gone count where
+    they asked for what is gone with them.
 
     Raises:
         ValueError: naming the keys that differ, or where there is no configuration to compare with.
@@ -50,7 +55,8 @@ def check_same_run(folder: Path, config: DictConfig) -> None:
             f"{folder} holds a run, but no readable {path.relative_to(folder)} to compare with; go on in a new folder "
             f"with resume={folder / 'checkpoints' / 'last.ckpt'}."
         ) from error
-    written, here = _leaves(earlier), _leaves(config)
+    here = _leaves(config)
+    written = {key: value for key, value in _leaves(earlier).items() if key in here or GONE.get(key) != value}
     there = {**_defaults(), **written}
     absent = "absent"
     differing = [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from lipcert.bounds import Analysis, Bound, Economy, PowerNorms, WarmStart, analyze
-from lipcert.bounds.warm_start import MapsMet
+from lipcert.bounds import Analysis, Bound, Economy, PowerNorms, analyze
 from lipcert.data.batches import GlobalBatches, Share
 from lipcert.losses import Objective, Setting, Sparsity
 from lipcert.losses.objective import Method
@@ -39,6 +39,35 @@ def check_description(saved: object, expected: dict[str, Any]) -> None:
         raise ValueError(f"The checkpoint holds {saved}, but this run trains {expected}.")
 
 
+def check_starts(saved: Mapping[str, Any] | None) -> None:
+    """Raise ValueError for a checkpoint whose norm estimates started from vectors of each image, as they once could."""
+    name = "shared" if saved is None else saved["name"]
+    if name != "shared":
+        raise ValueError(
+            f"The checkpoint was trained with warm_start={name}, which lipcert has no more; train anew, or certify its "
+            "weights by python -m lipcert.certify."
+        )
+
+
+@dataclass(frozen=True)
+class BoundSettings:
+    """How a network is bounded while it trains: the group `bound` of the configuration.
+
+    Attributes:
+        name: Lipschitz bound of the loss and of validation.
+        iterations: power steps of each norm estimate.
+        precision: of the power steps, see `PowerNorms`.
+        clip_input: whether the adversary is confined to pixels in [0, 1].
+        economy: steps between two measurements of which box passes and masked norms pay; 0 for all at every step.
+    """
+
+    name: Bound = Bound.LOCAL
+    iterations: int = 2
+    precision: str = "auto"
+    clip_input: bool = False
+    economy: int = 0
+
+
 class RobustClassifier(pl.LightningModule):
     """Wraps a network with a training method, norm estimates and certified validation.
 
@@ -48,18 +77,14 @@ class RobustClassifier(pl.LightningModule):
         optimizer: makes an optimizer from parameters.
         schedule: epsilon, lambda and learning rate over epochs; applied by `ScheduleCallback`.
         image_shape: (channels, height, width).
-        num_classes: number of logits.
         epsilon: l2 radius that validation certifies, in pixels of [0, 1].
-        bound: Lipschitz bound of the loss and of validation.
-        iterations: power steps of each norm estimate.
-        precision: of the power steps, see `PowerNorms`.
-        warm_start: what training images keep for the norm estimates to start from; nothing when None.
-        sparsity: weights of the sparsity loss.
-        clip_input: whether the adversary is confined to pixels in [0, 1] while training.
-        economy: steps between two measurements of which box passes and masked norms pay; 0 for all at every step.
-        statistics_every: steps between two measurements of bounds for the logs.
-        description: what a checkpoint says of itself (model, data, ...).
+        bound: how bounds are computed; the local one by default.
+        sparsity: weights of the sparsity loss; none by default.
+        description: what checkpoints say of the run; one that says something else is not resumed.
     """
+
+    statistics_every = 20
+    """Steps between two measurements of bounds for the logs."""
 
     def __init__(
         self,
@@ -68,56 +93,41 @@ class RobustClassifier(pl.LightningModule):
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         schedule: Schedule,
         image_shape: tuple[int, int, int],
-        num_classes: int,
         epsilon: float,
-        bound: Bound | str = Bound.LOCAL,
-        iterations: int = 2,
-        precision: str = "auto",
+        bound: BoundSettings | None = None,
         sparsity: Sparsity | None = None,
-        clip_input: bool = False,
-        economy: int = 0,
-        statistics_every: int = 20,
-        description: dict[str, Any] | None = None,
-        warm_start: WarmStart | None = None,
+        description: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.method = method
         self.make_optimizer = optimizer
         self.schedule = schedule
-        self.bound = Bound(bound)
-        self.norms = PowerNorms(iterations, precision, warm_start)
-        self.sparsity = Sparsity() if sparsity is None else sparsity
-        self.clip_input = clip_input
-        self.economy = Economy(economy) if economy else None
-        self.statistics_every = statistics_every
-        self.description = description or {}
+        self.bound = bound or BoundSettings()
+        self.sparsity = sparsity or Sparsity()
+        self.description = dict(description or {})
+        self.norms = PowerNorms(self.bound.iterations, self.bound.precision)
+        self.economy = Economy(self.bound.economy) if self.bound.economy else None
         self.current_epsilon = 0.0
         self.current_mixing = 0.0
-        self.clean_accuracy = MulticlassAccuracy(num_classes, average="micro")
-        self.certified_accuracy = CertifiedAccuracy(model, epsilon, bound)
-        self._find_singular_vectors(image_shape)
-
-    @torch.no_grad()
-    def _find_singular_vectors(self, image_shape: tuple[int, int, int]) -> None:
-        """Walk the model once, so that unsupported layers are refused and singular vectors exist to be loaded."""
-        met = MapsMet(self.norms)
-        analyze(self.model, torch.zeros(1, *image_shape), 1.0, self.bound, met)
-        self.norms.warm_start.reserve(met.maps)
+        with torch.no_grad():  # unsupported layers are refused here, and singular vectors exist to be loaded
+            logits = analyze(model, torch.zeros(1, *image_shape), 1.0, self.bound.name, self.norms).logits
+        self.clean_accuracy = MulticlassAccuracy(logits.shape[1], average="micro")
+        self.certified_accuracy = CertifiedAccuracy(model, epsilon, self.bound.name)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return clean logits, (B, K)."""
         return self.model(images)
 
-    def objective(self, images: Tensor, labels: Tensor, numbers: Tensor | None = None) -> Objective:
-        """Return the loss of a batch under the schedules' present values; `numbers`: (B,), of the training images."""
+    def objective(self, images: Tensor, labels: Tensor) -> Objective:
+        """Return the loss of a batch under the schedules' present values: images (B, ...), labels (B,)."""
         setting = Setting(
             self.current_epsilon,
             self.current_mixing,
-            self.bound,
-            self.norms.of(numbers),
+            self.bound.name,
+            self.norms,
             self.sparsity,
-            self.clip_input,
+            self.bound.clip_input,
             self.economy,
         )
         return self.method(self.model, images, labels, setting)
@@ -125,16 +135,11 @@ class RobustClassifier(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
         """Return this process's part of the loss: averaged over processes, it is the mean over the global batch.
 
-        `batch`: images, labels and numbers of the images; the numbers may be missing for `shared`.
+        `batch`: images and labels; whatever follows them is not used.
         """
-        images, labels, *rest = batch
-        if self.norms.warm_start.kept and not rest:
-            raise ValueError(
-                f"warm_start={self.norms.warm_start.name} needs training batches (images, labels, numbers of the "
-                "images), got (images, labels); let the data loader add them, or set warm_start=shared."
-            )
+        images, labels, *_ = batch
         share = self.share(batch_index)
-        objective = self.objective(images, labels, *rest)
+        objective = self.objective(images, labels)
         loss = objective.loss
         self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=share.log_weight, sync_dist=True)
         if batch_index % self.statistics_every == 0:
@@ -153,7 +158,7 @@ class RobustClassifier(pl.LightningModule):
         """Log what the bound sees; methods that need none are measured at the target epsilon."""
         if analysis is None:
             epsilon = self.schedule.epsilon_train
-            analysis = analyze(self.model, images, epsilon, Bound.LOCAL, self.norms, self.clip_input)
+            analysis = analyze(self.model, images, epsilon, Bound.LOCAL, self.norms, self.bound.clip_input)
         statistics = bound_statistics(analysis)
         self.log_dict(statistics, on_step=False, on_epoch=True, batch_size=share.log_weight, sync_dist=True)
 
@@ -165,29 +170,18 @@ class RobustClassifier(pl.LightningModule):
         self.log("val/clean_accuracy", self.clean_accuracy, on_epoch=True, prog_bar=True)
         self.log("val/certified_accuracy", self.certified_accuracy, on_epoch=True, prog_bar=True)
 
-    def on_train_epoch_end(self) -> None:
-        """Give every process the vectors that the others found for the images they saw."""
-        trainer = self.trainer
-        if trainer.world_size > 1:
-            self.norms.warm_start.merge(self._sum_over_ranks, trainer.global_rank, trainer.world_size)
-
-    def _sum_over_ranks(self, values: Tensor) -> Tensor:
-        summed = self.trainer.strategy.reduce(values.to(self.device), reduce_op="sum")
-        return summed if isinstance(summed, Tensor) else torch.as_tensor(summed)
-
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.make_optimizer(self.model.parameters())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["lipcert"] = self.description
         checkpoint["economy"] = {} if self.economy is None else self.economy.state_dict()
-        checkpoint["warm_start"] = self.norms.warm_start.state()
         checkpoint["grams"] = self.norms.grams.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another architecture with a sentence; take over what pays."""
         check_description(checkpoint.get("lipcert"), self.description)
+        check_starts(checkpoint.get("warm_start"))
         if self.economy is not None:
             self.economy.load_state_dict(checkpoint.get("economy", {}))
-        self.norms.warm_start.load(checkpoint.get("warm_start"))
         self.norms.grams.load(checkpoint.get("grams", {}))

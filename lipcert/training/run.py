@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console
 from rich.table import Table
 
-from lipcert.bounds import Bound, WarmStart, check_epsilon
+from lipcert.bounds import Bound, check_epsilon
 from lipcert.data import ImageDataModule
 from lipcert.losses import Sparsity
 from lipcert.nn import build
@@ -30,7 +30,7 @@ from lipcert.training.evaluation import EvaluationSettings, evaluate
 from lipcert.training.interruption import HeedSignals, interruptible
 from lipcert.training.locking import locked
 from lipcert.training.loggers import build_loggers
-from lipcert.training.module import RobustClassifier
+from lipcert.training.module import BoundSettings, RobustClassifier
 from lipcert.training.processes import environment_plugins, is_first_process, leave_group
 from lipcert.training.resuming import AUTO, Complete, Fresh, Resumable, completed, settle, starting_point
 from lipcert.training.schedules import Schedule
@@ -38,7 +38,6 @@ from lipcert.training.storage import LAST, DamagedCheckpointError, WholeCheckpoi
 from lipcert.training.table import EpochRow
 from lipcert.training.wandb_logger import finished
 from lipcert.training.wandb_results import report_results
-from lipcert.training.warm_start import announce
 from lipcert.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -81,15 +80,9 @@ def build_module(config: DictConfig, data: ImageDataModule) -> RobustClassifier:
         optimizer=instantiate(config.optimizer),
         schedule=Schedule(**OmegaConf.to_container(config.schedule, resolve=True)),  # type: ignore[arg-type]
         image_shape=data.image_shape,
-        num_classes=data.num_classes,
         epsilon=config.epsilon,
-        bound=Bound(config.bound.name),
-        iterations=config.bound.iterations,
-        precision=config.bound.precision,
-        warm_start=WarmStart(config.warm_start.name, len(data.train)),
-        sparsity=Sparsity(config.sparsity.weight, config.sparsity.threshold_weight),
-        clip_input=config.bound.clip_input,
-        economy=config.bound.economy,
+        bound=BoundSettings(**{**config.bound, "name": Bound(config.bound.name)}),
+        sparsity=Sparsity(**config.sparsity),
         description=describe_training(config),
     )
 
@@ -175,7 +168,6 @@ def _run(config: DictConfig, folder: Path, state: Fresh | Resumable) -> dict[str
     module = build_module(config, data)
     costs = Costs()
     trainer = build_trainer(config, costs, EpochRow(), HeedSignals())
-    announce(module.norms.warm_start, trainer.num_devices)
     first = is_first_process()
     if first and (not configuration_file(folder).exists() or config.resume != AUTO):
         write_configuration(folder, config)
@@ -189,7 +181,7 @@ def _run(config: DictConfig, folder: Path, state: Fresh | Resumable) -> dict[str
         module.model.cpu(),
         data.test,
         config.epsilon,
-        module.bound,
+        module.bound.name,
         EvaluationSettings(
             bounds,
             config.evaluation.lanczos_steps,
@@ -207,7 +199,7 @@ def _run(config: DictConfig, folder: Path, state: Fresh | Resumable) -> dict[str
     results = {
         **describe(config),
         "method": module.method.name,
-        "bound": str(module.bound),
+        "bound": str(module.bound.name),
         "seed": config.seed,
         "epsilon": config.epsilon,
         **evaluated,

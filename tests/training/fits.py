@@ -16,7 +16,7 @@ from lipcert.data import ImageDataModule
 from lipcert.losses import GloRo
 from lipcert.nn import build
 from lipcert.training.callbacks import ProjectThresholds, RandomState, ScheduleCallback
-from lipcert.training.module import RobustClassifier
+from lipcert.training.module import BoundSettings, RobustClassifier
 from lipcert.training.schedules import Schedule
 
 EPOCHS = 4
@@ -41,9 +41,8 @@ def classifier(
         "optimizer": partial(torch.optim.Adam, lr=learning_rate),
         "schedule": Schedule(EPOCHS, 0.5, 2.5, 1.5, learning_rate, learning_rate / 10, 0.4),
         "image_shape": (1, 8, 8),
-        "num_classes": 10,
         "epsilon": 0.3,
-        "economy": 3,
+        "bound": BoundSettings(economy=3),
         "description": {"model": "small", "activation": activation},
         **arguments,
     }

@@ -11,9 +11,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from lipcert.bounds import Bound, WarmStart
+from lipcert.bounds import Bound
 from lipcert.checkpoints import load_network
 from lipcert.losses import Standard
+from lipcert.training.module import BoundSettings
 from tests.training.fits import BATCHES, EPOCHS, StopAfter, classifier, digits, trainer
 
 
@@ -33,13 +34,10 @@ def _fit(
     seed: int,
     *callbacks: pl.Callback,
     resume: Path | None = None,
-    kind: str = "shared",
-    images: int = 200,
     **arguments: Any,
 ):
     pl.seed_everything(seed, verbose=False)
-    economy = 3 if kind == "shared" else 0  # all norms are asked for, so that all images leave vectors
-    module = classifier(activation, seed=seed, warm_start=WarmStart(kind, images), economy=economy, **arguments)
+    module = classifier(activation, seed=seed, **arguments)
     fitted = trainer(folder, *callbacks)
     fitted.fit(module, digits(), ckpt_path=resume, weights_only=True)
     return fitted, module
@@ -63,7 +61,7 @@ def _identical(first: Any, second: Any) -> bool:
 @pytest.mark.parametrize("bound", [Bound.GLOBAL, Bound.LINEAR_SPLIT, Bound.GLOBAL_LIPLT])
 def test_runs_resume_whose_bounds_were_logged_by_another_bound(tmp_path: Path, bound: Bound) -> None:
     """Clean epochs are logged by `local`, which keeps vectors that the run's own bound does not know."""
-    settings = {"method": Standard(), "bound": bound}
+    settings = {"method": Standard(), "bound": BoundSettings(bound, economy=3)}
     _, expected = _fit(tmp_path / "whole", "clipped_relu", 0, **settings)
     _fit(tmp_path / "half", "clipped_relu", 0, StopAfter(1), **settings)
     _, module = _fit(tmp_path / "rest", "clipped_relu", 99, resume=tmp_path / "half" / "last.ckpt", **settings)
@@ -73,22 +71,14 @@ def test_runs_resume_whose_bounds_were_logged_by_another_bound(tmp_path: Path, b
     assert all(torch.equal(weights[name], wanted[name]) for name in wanted)
 
 
-@pytest.mark.parametrize(
-    ("activation", "kind", "tables"),
-    [
-        ("clipped_relu", "shared", set()),
-        ("clipped_maxmin", "shared", set()),
-        ("clipped_relu", "output_side", {"6"}),
-        ("clipped_relu", "per_image", {"1", "3", "6"}),
-    ],
-)
-def test_resumed_training_is_bit_identical(tmp_path: Path, activation: str, kind: str, tables: set[str]) -> None:
+@pytest.mark.parametrize("activation", ["clipped_relu", "clipped_maxmin"])
+def test_resumed_training_is_bit_identical(tmp_path: Path, activation: str) -> None:
     draws, first_half, second_half = Draws(), Draws(), Draws()
-    whole, expected = _fit(tmp_path / "whole", activation, 0, draws, kind=kind)
-    stopped, _ = _fit(tmp_path / "half", activation, 0, first_half, StopAfter(1), kind=kind)
+    whole, expected = _fit(tmp_path / "whole", activation, 0, draws)
+    stopped, _ = _fit(tmp_path / "half", activation, 0, first_half, StopAfter(1))
     assert stopped.global_step == 2 * BATCHES
     checkpoint = tmp_path / "half" / "last.ckpt"
-    resumed, module = _fit(tmp_path / "rest", activation, 99, second_half, resume=checkpoint, kind=kind)
+    resumed, module = _fit(tmp_path / "rest", activation, 99, second_half, resume=checkpoint)
     assert resumed.global_step == whole.global_step == EPOCHS * BATCHES
     assert first_half.drawn + second_half.drawn == draws.drawn
 
@@ -102,13 +92,6 @@ def test_resumed_training_is_bit_identical(tmp_path: Path, activation: str, kind
     same = {key for key in wanted if torch.equal(halfway[key], wanted[key])}
     assert same <= idle, "everything went on changing but vectors of masks that do not pay"
 
-    vectors, alike = (each.norms.warm_start.state()["vectors"] for each in (module, expected))
-    assert vectors.keys() == alike.keys() == content["warm_start"]["vectors"].keys() == tables
-    for name in tables:
-        assert torch.equal(vectors[name], alike[name])
-        assert not torch.equal(vectors[name], content["warm_start"]["vectors"][name])
-        assert vectors[name].any(dim=1).all(), "every image was visited"
-
     states = [_flat(each.optimizers[0].state_dict()) for each in (resumed, whole)]
     assert len(states[0]) == len(states[1]) > 3 * len(list(module.parameters()))
     assert all(map(_identical, *states))
@@ -120,38 +103,25 @@ def test_checkpoint_of_another_architecture(tmp_path: Path) -> None:
         _fit(tmp_path / "other", "clipped_maxmin", 0, resume=tmp_path / "last.ckpt")
 
 
-@pytest.mark.parametrize(
-    ("kind", "images", "message"),
-    [
-        ("shared", 200, "trained with warm_start=output_side, this run has warm_start=shared"),
-        ("output_side", 180, r"\(200, 100\).*expects .*\(180, 100\)"),
-    ],
-)
-def test_checkpoint_with_other_vectors(tmp_path: Path, kind: str, images: int, message: str) -> None:
-    _fit(tmp_path, "clipped_relu", 0, StopAfter(0), kind="output_side")
-    with pytest.raises(ValueError, match=message):
-        _fit(tmp_path / "other", "clipped_relu", 0, resume=tmp_path / "last.ckpt", kind=kind, images=images)
-
-
-def test_checkpoint_from_before_warm_starts(tmp_path: Path) -> None:
-    """Without a word of warm starts a checkpoint is one of `shared`; its network loads like any other."""
-    _fit(tmp_path, "clipped_relu", 0, StopAfter(0))
-    path = tmp_path / "last.ckpt"
+def _with_starts(path: Path, starts: dict[str, Any]) -> None:
+    """Write into a checkpoint where norm estimates of an earlier version started."""
     content = torch.load(path, weights_only=True)
-    del content["warm_start"]
-    torch.save(content, path)
+    torch.save({**content, "warm_start": starts}, path)
+
+
+def test_checkpoints_of_earlier_versions(tmp_path: Path) -> None:
+    """Whose estimates started from vectors for all images, as they do now, or from vectors of each image."""
+    _, trained = _fit(tmp_path, "clipped_relu", 0, StopAfter(0))
+    path = tmp_path / "last.ckpt"
+    _with_starts(path, {"name": "shared", "vectors": {}})
     resumed, _ = _fit(tmp_path / "rest", "clipped_relu", 0, resume=path)
     assert resumed.global_step == EPOCHS * BATCHES
-    with pytest.raises(ValueError, match="trained with warm_start=shared, this run has warm_start=per_image"):
-        _fit(tmp_path / "other", "clipped_relu", 0, resume=path, kind="per_image")
-
-
-def test_other_commands_load_the_weights(tmp_path: Path) -> None:
-    """Vectors of images lie beside the state dict, where certification looks for a network alone."""
-    _, module = _fit(tmp_path, "clipped_relu", 0, StopAfter(0), kind="per_image")
-    loaded = load_network(tmp_path / "last.ckpt", (1, 8, 8), 10).model
+    _with_starts(path, {"name": "output_side", "vectors": {"6": torch.zeros(200, 100)}})
+    with pytest.raises(ValueError, match="trained with warm_start=output_side, which lipcert has no more"):
+        _fit(tmp_path / "other", "clipped_relu", 0, resume=path)
+    loaded = load_network(path, (1, 8, 8), 10).model
     images = digits().test.images[:20]
-    assert torch.equal(loaded(images), module.eval()(images))
+    assert torch.equal(loaded(images), trained.eval()(images)), "other commands load a network alone"
 
 
 def test_evaluation_loads_every_weight(tmp_path: Path) -> None:

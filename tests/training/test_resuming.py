@@ -233,6 +233,15 @@ def test_a_setting_that_an_earlier_version_did_not_know(run: Path) -> None:
             find_state(run, _config(schedule={setting: 10.0}), DESCRIPTION)
 
 
+def test_a_setting_that_only_an_earlier_version_knew(run: Path) -> None:
+    """Norm estimates could start from vectors of each image; what they start from now was called `shared`."""
+    OmegaConf.save(_config(warm_start={"name": "shared"}), run / ".hydra" / "config.yaml")
+    assert find_state(run, _config(), DESCRIPTION) == Resumable(run / "checkpoints" / "last.ckpt", 3)
+    OmegaConf.save(_config(warm_start={"name": "per_image"}), run / ".hydra" / "config.yaml")
+    with pytest.raises(ValueError, match=r"other settings: warm_start\.name \(per_image there, absent here\)"):
+        find_state(run, _config(), DESCRIPTION)
+
+
 @pytest.mark.parametrize("text", [None, "a: [", "a: ${nowhere}"])
 def test_no_configuration_to_compare_with(run: Path, text: str | None) -> None:
     path = run / ".hydra" / "config.yaml"

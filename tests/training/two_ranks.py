@@ -17,6 +17,7 @@ from lipcert.losses import BCP, GloRo
 from lipcert.nn import build
 from lipcert.training.callbacks import ScheduleCallback
 from lipcert.training.evaluation import EvaluationSettings, evaluate
+from lipcert.training.module import BoundSettings
 from lipcert.training.schedules import Schedule
 from tests.training.fits import classifier, digits
 
@@ -57,9 +58,9 @@ def fit(method: str, count: int, devices: int) -> dict[str, Any]:
         optimizer=partial(torch.optim.SGD, lr=0.1),
         schedule=Schedule(2, 0, 0, 2, 0.1, 0.1, 0.05),
         epsilon=0.05,
-        precision="float32",
-        statistics_every=2,
+        bound=BoundSettings(precision="float32", economy=3),
     )
+    module.statistics_every = 2
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=devices,
