@@ -16,7 +16,6 @@ from lipcert.system.files import write_text
 from lipcert.system.job_names import NOT_COMPARED
 from lipcert.system.schema import TrainConfig
 
-
 GONE = {"warm_start.name": "shared"}
 """Settings that earlier versions had, with the value that stands for what is done now."""
 
