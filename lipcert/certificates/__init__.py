@@ -1,18 +1,24 @@
 """Certificates: what is proved of each image."""
 
-from lipcert.certificates.cascade import LINEAR_STAGES, STAGES, Cascade, Stage
-from lipcert.certificates.certify import Certificate, Certifier, certified_radius, certify
+from lipcert.certificates.cascade import CROWN_STAGES, STAGES, Cascade, Stage
+from lipcert.certificates.certificate import Certificate
+from lipcert.certificates.certifier import Certifier, Float64Model
+from lipcert.certificates.certify import certified_radius, certify, certify_batches
 from lipcert.certificates.lipschitz import global_lipschitz, local_lipschitz
+from lipcert.certificates.radius import bisect
 
 __all__ = [
-    "LINEAR_STAGES",
+    "CROWN_STAGES",
     "STAGES",
     "Cascade",
     "Certificate",
     "Certifier",
+    "Float64Model",
     "Stage",
+    "bisect",
     "certified_radius",
     "certify",
+    "certify_batches",
     "global_lipschitz",
     "local_lipschitz",
 ]

@@ -1,4 +1,4 @@
-"""The cascade: bounds from the cheapest to the tightest, every image leaving as soon as it is decided."""
+"""The cascade: bounds from the cheapest to the tightest, each on the images that the ones before left undecided."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds import Bound
-from lipcert.certificates.certify import EXECUTED, FAILURE_PROBABILITY, Certificate, Certifier
+from lipcert.bounds import Bound, UpperNorms
+from lipcert.certificates.certificate import EXECUTED, Certificate
+from lipcert.certificates.certifier import FAILURE_PROBABILITY, Certifier, Float64Model
 
-LINEAR_METHODS = ("crown", "crown-alpha")
+CROWN_METHODS = ("crown", "crown-alpha")
 """How records call backward linear bounds, with the closest and with optimised slopes."""
 
 
@@ -23,11 +24,11 @@ class Stage:
     Attributes:
         name: what records call it.
         bound: one of `Bound`.
-        lanczos_steps: of each norm an image.
-        within: enter only images whose radius proved so far reaches this share of epsilon; others are hopeless.
+        lanczos_steps: of a masked norm.
+        within: enter only images whose radius proved so far reaches this share of epsilon.
         trial: the stage tries so many images first and goes on if it improved one; None for all at once. It helps
             a network or it does not: the loop transformation does nothing for one trained on products of norms.
-        worth: layers around which a smaller share of the units is constant keep their global norm, see `UpperNorms`.
+        constant_share: the least share of constant units at which a layer's masked norm is bounded, see `Certifier`.
         slope_steps: None for a Lipschitz bound; else backward linear bounds over the boxes of `bound`, with that
             many steps of optimised slopes.
     """
@@ -37,13 +38,13 @@ class Stage:
     lanczos_steps: int
     within: float = 0.0
     trial: int | None = None
-    worth: float = 0.0
+    constant_share: float = 0.0
     slope_steps: int | None = None
 
     @property
     def method(self) -> str:
         """How records call what the stage computes: a Lipschitz bound, or backward linear bounds."""
-        return str(self.bound) if self.slope_steps is None else LINEAR_METHODS[self.slope_steps > 0]
+        return str(self.bound) if self.slope_steps is None else CROWN_METHODS[self.slope_steps > 0]
 
 
 @dataclass
@@ -61,14 +62,13 @@ IMPROVEMENT = 1.01
 
 STAGES = (
     Stage("global", Bound.GLOBAL, 20),
-    Stage("local", Bound.LOCAL, 20, worth=0.02),
-    Stage("tight", Bound.TIGHT, 30, worth=0.005),
+    Stage("local", Bound.LOCAL, 20, constant_share=0.02),
+    Stage("tight", Bound.TIGHT, 30, constant_share=0.005),
     Stage("tight-100", Bound.TIGHT, 100, within=0.85),
     Stage("liplt", Bound.LIPLT, 30, within=0.1, trial=2),
 )
 
-
-LINEAR_STAGES = (
+CROWN_STAGES = (
     Stage("crown", Bound.TIGHT, 30, within=0.5, trial=8, slope_steps=0),
     Stage("crown-alpha", Bound.TIGHT, 30, within=0.5, trial=8, slope_steps=20),
 )
@@ -104,79 +104,86 @@ class Cascade:
             raise ValueError("Expected at least one stage.")
         self.stages = tuple(stages)
         self.tallies = [Tally() for _ in stages]
-        self._certifier = Certifier(
-            model, failure_probability=failure_probability, clip_input=clip_input, arithmetic=arithmetic
-        )
+        self._network = network = Float64Model(model, UpperNorms(failure_probability=failure_probability))
+        self._certifiers = [
+            Certifier(
+                network,
+                stage.bound,
+                stage.lanczos_steps,
+                clip_input,
+                arithmetic,
+                stage.constant_share,
+                stage.slope_steps,
+            )
+            for stage in stages
+        ]
 
     @property
     def norms_bounded(self) -> int:
         """How many norms were bounded that may fail, for the union bound."""
-        return self._certifier.norms.bounded
+        return self._network.norms.bounded
 
     def norm_brackets(self) -> dict[str, tuple[float, float]]:
-        """Return (lower, upper) bounds of the global norms of the maps that activations close, by activation."""
-        return {name: ends for name, ends in self._certifier.norms.brackets().items() if ".." not in name}
-
-    def _run(self, index: int, images: Tensor, labels: Tensor, epsilon: float | Tensor) -> Certificate:
-        """Run one stage and count it."""
-        started = time.perf_counter()
-        stage, tally = self.stages[index], self.tallies[index]
-        self._certifier.bound, self._certifier.norms.steps = stage.bound, stage.lanczos_steps
-        self._certifier.norms.worth, self._certifier.slope_steps = stage.worth, stage.slope_steps
-        certificate = self._certifier(images, labels, epsilon)
-        tally.entered += len(labels)
-        tally.certified += int(certificate.certified.sum())
-        tally.seconds += time.perf_counter() - started
-        return replace(certificate, stage=torch.where(certificate.certified, index, -1))
+        """Return (lower, upper) bounds of the global norms of the maps between activations, by the later activation."""
+        return {name: ends for name, ends in self._network.norms.brackets().items() if ".." not in name}
 
     def __call__(self, images: Tensor, labels: Tensor, epsilon: float | Tensor) -> Certificate:
         """Certify one batch, images (B, ...) and labels (B,), at `epsilon`, one number or (B,).
 
         Raises:
-            ValueError, UnsupportedLayerError: as `certify`.
+            ValueError, TypeError, UnsupportedLayerError: as in `certify`.
         """
+        best = self._certify(0, images, labels, epsilon)
         radii = torch.as_tensor(epsilon, dtype=torch.float64).cpu().expand(len(labels))
-        best = self._run(0, images, labels, epsilon)
         for index, stage in enumerate(self.stages[1:], start=1):
-            hope = best.radius / radii
-            undecided = best.correct(labels) & ~best.certified & (hope >= stage.within)
-            rows = undecided.nonzero()[:, 0]
-            rows = rows[hope[rows].argsort(descending=True)]
+            if bool(best.certified.all()):
+                break
+            share = best.radius / radii
+            rows = (best.correct(labels) & ~best.certified & (share >= stage.within)).nonzero()[:, 0]
+            rows = rows[share[rows].argsort(descending=True)]
             tally = self.tallies[index]
             if stage.trial is not None and not tally.improved:
                 first = max(0, stage.trial - tally.entered)
-                best = self._refine(index, best, images, labels, radii, rows[:first])
+                best = self._improve(index, best, images, labels, radii, rows[:first])
                 rows = rows[first:] if tally.improved else rows[:0]
-            best = self._refine(index, best, images, labels, radii, rows)
+            best = self._improve(index, best, images, labels, radii, rows)
         return replace(best, bound="cascade")
 
-    def _refine(
+    def _certify(self, index: int, images: Tensor, labels: Tensor, epsilon: float | Tensor) -> Certificate:
+        """Run one stage and count it."""
+        started, tally = time.perf_counter(), self.tallies[index]
+        certificate = self._certifiers[index](images, labels, epsilon)
+        tally.entered += len(labels)
+        tally.certified += int(certificate.certified.sum())
+        tally.seconds += time.perf_counter() - started
+        return replace(certificate, stage=torch.where(certificate.certified, index, -1))
+
+    def _improve(
         self, index: int, best: Certificate, images: Tensor, labels: Tensor, radii: Tensor, rows: Tensor
     ) -> Certificate:
         """Return `best` with what stage `index` improves for images `rows`."""
         if not len(rows):
             return best
-        chosen, chosen_labels = images[rows.to(images.device)], labels[rows.to(labels.device)]
-        found = self._run(index, chosen, chosen_labels, radii[rows].to(images.device))
-        self.tallies[index].improved += int((found.radius > IMPROVEMENT * best.radius[rows]).sum())
-        return _merge(best, found, rows)
+        new = self._certify(index, images[rows], labels[rows], radii[rows])
+        self.tallies[index].improved += int((new.radius > IMPROVEMENT * best.radius[rows]).sum())
+        return _merge(best, new, rows)
 
 
-def _merge(best: Certificate, found: Certificate, rows: Tensor) -> Certificate:
-    """Return `best` with what `found` improves for images `rows`: margin with its rounding, radius, L(x), the stage."""
+def _merge(best: Certificate, new: Certificate, rows: Tensor) -> Certificate:
+    """Return `best` with what `new` improves for images `rows`: margin with its rounding, radius, L(x), the stage."""
 
     def pick(name: str, better: Tensor) -> Tensor:
-        old, new = getattr(best, name), getattr(found, name)
-        return old.index_put((rows,), torch.where(better, new, old[rows]))
+        before, after = getattr(best, name), getattr(new, name)
+        return before.index_put((rows,), torch.where(better, after, before[rows]))
 
-    margin = ~(found.margin <= best.margin[rows])  # also where the best so far is NaN
+    margin = ~(new.margin <= best.margin[rows])  # also where the best so far is NaN
     return replace(
         best,
-        certified=pick("certified", found.certified),
+        certified=pick("certified", new.certified),
         margin=pick("margin", margin),
         rounding=pick("rounding", margin),
-        lipschitz=pick("lipschitz", found.lipschitz < best.lipschitz[rows]),
-        radius=pick("radius", found.radius > best.radius[rows]),
-        stage=pick("stage", found.certified),
-        failure_probability=found.failure_probability,
+        lipschitz=pick("lipschitz", new.lipschitz < best.lipschitz[rows]),
+        radius=pick("radius", new.radius > best.radius[rows]),
+        stage=pick("stage", new.certified),
+        failure_probability=new.failure_probability,
     )

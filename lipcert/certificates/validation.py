@@ -1,4 +1,4 @@
-"""Checks on what a user hands in, with errors that say what to do."""
+"""Checks on what a user hands in, and the float64 copy of a model that bounds are computed with."""
 
 from __future__ import annotations
 
@@ -32,6 +32,21 @@ def check_images(images: Tensor) -> None:
         raise ValueError(f"Expected pixels in [0, 1]; image {row} has others. Divide 8-bit pixels by 255.")
 
 
+def check_pairs(images: Tensor, labels: Tensor) -> None:
+    """Raise TypeError or ValueError unless there are images, as `check_images` has them, and a label for each."""
+    check_images(images)
+    check_tensor("labels", labels)
+    if len(labels) != len(images):
+        raise ValueError(f"Expected a label an image, got {len(images)} images and {len(labels)} labels.")
+
+
+def check_logits(logits: Tensor) -> None:
+    """Raise ValueError unless a model's outputs are (B, K)."""
+    if logits.dim() != 2:
+        shape = tuple(logits.shape[1:])
+        raise ValueError(f"Expected a model with a flat vector of logits, got outputs of shape {shape}; flatten them.")
+
+
 def check_labels(labels: Tensor, num_images: int, num_classes: int) -> None:
     """Raise TypeError or ValueError unless labels are integers in [0, num_classes), one an image."""
     check_tensor("labels", labels)
@@ -45,6 +60,13 @@ def check_labels(labels: Tensor, num_images: int, num_classes: int) -> None:
 def ordinary(tensor: Tensor) -> Tensor:
     """Return a tensor that gradients may be computed with, a copy of one that was made in inference mode."""
     return tensor.clone() if tensor.is_inference() else tensor
+
+
+def executed_dtype(model: nn.Module) -> torch.dtype:
+    """Return the coarsest floating point type among the weights and buffers of `model`, float32 where it has none."""
+    tensors = (*model.parameters(), *model.buffers())
+    types = {tensor.dtype for tensor in tensors if tensor.is_floating_point()} or {torch.float32}
+    return max(types, key=lambda dtype: torch.finfo(dtype).eps)
 
 
 def _own_class(module: nn.Module) -> None:

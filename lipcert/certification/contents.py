@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
-from lipcert.certificates.arithmetic import executed_dtype, unit_roundoff
 from lipcert.certificates.cascade import Stage
+from lipcert.certificates.validation import executed_dtype
 from lipcert.checkpoints import LoadedNetwork
 from lipcert.data import Split
 from lipcert.records import (
@@ -36,7 +37,7 @@ def describe_data(name: str, split: Split, num_classes: int) -> Data:
 
 def describe_arithmetic(model: nn.Module) -> Arithmetic:
     """Return which arithmetic the margins cover, in numbers and in a sentence."""
-    executed, roundoff = _dtype_name(model), unit_roundoff(model)
+    executed, roundoff = _dtype_name(model), torch.finfo(executed_dtype(model)).eps / 2
     statement = (
         f"Certificates hold for the network as executed in {executed} (unit roundoff {roundoff:.3g}), its sums in any "
         "order, and for its weights taken as real numbers; what rounding may cost is taken off every margin."

@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig, ListConfig
 
 from lipcert.bounds import check_epsilon
-from lipcert.certificates.cascade import LINEAR_STAGES, STAGES, Stage
+from lipcert.certificates.cascade import CROWN_STAGES, STAGES, Stage
 from lipcert.data import Images, Split
 from lipcert.records import JSON_NAME
 
@@ -83,7 +83,7 @@ def chosen_stages(names: Sequence[str] | None, exhaustive: bool = False) -> tupl
     Raises:
         ValueError: for an unknown name, a name twice or none at all.
     """
-    known = {stage.name: stage for stage in (*STAGES, *LINEAR_STAGES)}
+    known = {stage.name: stage for stage in (*STAGES, *CROWN_STAGES)}
     if names is None:
         names = [stage.name for stage in STAGES]
     if not names or not set(names) <= known.keys() or len(set(names)) < len(names):

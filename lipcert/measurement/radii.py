@@ -8,29 +8,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.certificates import Certificate, Certifier
+from lipcert.certificates import Certificate, Certifier, bisect, certify_batches
 
 RESOLUTION = 0.02
-"""An image is settled when its radius is known to this share of epsilon."""
+"""The bisection of an image ends when its radius is known to this share of epsilon."""
 
 
 @dataclass(frozen=True)
 class Radii:
-    """What one bound proves of a batch.
+    """What one bound proves of all images.
 
     Attributes:
-        radius: proved, (B,) float64, in pixels of [0, 1]; 0 where the prediction is wrong.
-        certificate: of the whole batch at epsilon.
+        radius: proved, (N,) float64, in pixels of [0, 1]; 0 where the prediction is wrong.
+        certificate: at epsilon.
     """
 
     radius: Tensor
     certificate: Certificate
-
-
-def _next(proved: Tensor, refused: Tensor, farthest: float) -> Tensor:
-    """Return where to try next, (B,): between what is proved and refused, else farther out."""
-    outward = torch.where(proved < farthest, farthest, 2 * proved)
-    return torch.where(refused.isinf(), outward, (proved + refused) / 2)
 
 
 def certified_radii(
@@ -41,6 +35,7 @@ def certified_radii(
     known: Tensor,
     farthest: float,
     rounds: int,
+    batch_size: int,
     advance: Callable[[], object] = lambda: None,
 ) -> Radii:
     """Return certified radii; an image is certified at epsilon exactly where the certifier alone certifies it there.
@@ -50,24 +45,23 @@ def certified_radii(
 
     Args:
         certifier: of the network and one bound.
-        images: (B, C, H, W), pixels in [0, 1]; labels: (B,).
+        images: (N, C, H, W), pixels in [0, 1]; labels: (N,).
         epsilon: l2 radius that every image is tried at, first.
-        known: radii that a looser bound proved, (B,) float64.
+        known: radii that a looser bound proved, (N,) float64.
         farthest: > epsilon; tried second where epsilon is certified, then its multiples by 2.
         rounds: further trials an image at most.
-        advance: called after each trial of the batch.
+        batch_size: images bounded at a time.
+        advance: called after each trial of all images, at most 1 + `rounds` times.
     """
-    at_epsilon = certifier(images, labels, epsilon)
-    advance()
-    correct = at_epsilon.correct(labels)
-    proved = torch.where(correct, torch.maximum(known, at_epsilon.radius.double()), 0.0)
-    refused = torch.full_like(proved, epsilon).masked_fill(at_epsilon.certified, torch.inf)
-    for _ in range(rounds):
-        rows = (correct & (refused - proved > RESOLUTION * epsilon)).nonzero()[:, 0]
-        if len(rows):
-            tried, at = _next(proved[rows], refused[rows], farthest), rows.to(images.device)
-            found = certifier(images[at], labels[at], tried.to(images.device))
-            proved[rows] = torch.maximum(proved[rows], found.radius)
-            refused[rows] = torch.where(found.certified, refused[rows], torch.minimum(refused[rows], tried))
+
+    def attempt(rows: Tensor, radii: Tensor) -> Tensor:
+        proved = certify_batches(certifier, images[rows], labels[rows], radii, batch_size).radius
         advance()
-    return Radii(proved, at_epsilon)
+        return proved
+
+    certificate = certify_batches(certifier, images, labels, epsilon, batch_size)
+    advance()
+    correct = certificate.correct(labels)
+    proved = torch.where(correct, torch.maximum(known, certificate.radius), 0)
+    refused = torch.full_like(proved, epsilon).masked_fill(certificate.certified, torch.inf).masked_fill(~correct, 0)
+    return Radii(bisect(attempt, proved, refused, rounds, RESOLUTION * epsilon, farthest), certificate)

@@ -15,9 +15,8 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from lipcert.bounds import Bound
-from lipcert.certificates import Certifier
-from lipcert.certificates.certify import join
+from lipcert.bounds import Bound, UpperNorms
+from lipcert.certificates import Certifier, Float64Model
 from lipcert.certification.contents import describe_arithmetic, describe_data, describe_model
 from lipcert.certification.memory import choose_batch_size
 from lipcert.certification.settings import (
@@ -101,13 +100,12 @@ def run(config: DictConfig) -> float:
     folder = chosen_output(job.checkpoint, config.output, "measurements")
     make_folder(folder)
     few = job.images[: config.convergence_images]
-    batches, counted = (len(images.split(job.batch_size)) for images in (job.images, few))
     console = Console(stderr=True)
     with Progress(console=console, disable=not sys.stderr.isatty(), transient=True) as progress:
-        total = batches * len(job.bounds) * (1 + config.rounds)
-        task = progress.add_task("certified radii", total=total + len(job.radii) + counted)
+        total = len(job.bounds) * (1 + config.rounds) + len(job.radii) + len(few.split(job.batch_size))
+        task = progress.add_task("certified radii", total=total)
         certified, failure = measure_radii(job, lambda: progress.advance(task))
-        progress.update(task, description="attacks")
+        progress.update(task, description="attacks", completed=len(job.bounds) * (1 + config.rounds))
         attacked = attack(job, lambda: progress.advance(task))
         radius = torch.stack([each.radius for each in certified]).amax(dim=0)
         refuse(refutations(attacked.broken_at, radius, range(len(radius))))
@@ -129,19 +127,18 @@ def run(config: DictConfig) -> float:
 def measure_radii(job: Job, advance: Callable[[], object]) -> tuple[list[Radii], FailureProbability]:
     """Return what each bound proves of all images, and with what failure probability all of it together."""
     config = job.config
-    certifier = Certifier(job.network.model, job.bounds[0], config.lanczos_steps, config.failure_probability)
+    norms = UpperNorms(failure_probability=config.failure_probability)
+    network = Float64Model(job.network.model, norms)
     known = torch.zeros(len(job.labels), dtype=torch.float64)
     certified = []
     for bound in job.bounds:
-        certifier.bound = bound
-        batches = zip(*(each.split(job.batch_size) for each in (job.images, job.labels, known)), strict=True)
-        found = [
-            certified_radii(certifier, images, labels, job.epsilon, before, job.radii[-1], config.rounds, advance)
-            for images, labels, before in batches
-        ]
-        certified.append(Radii(torch.cat([each.radius for each in found]), join([each.certificate for each in found])))
+        certifier, farthest = Certifier(network, bound, config.lanczos_steps), job.radii[-1]
+        certified.append(
+            certified_radii(
+                certifier, job.images, job.labels, job.epsilon, known, farthest, config.rounds, job.batch_size, advance
+            )
+        )
         known = certified[-1].radius
-    norms = certifier.norms
     failure = FailureProbability(norms.failure_probability, norms.bounded, norms.union_failure_probability)
     return certified, failure
 

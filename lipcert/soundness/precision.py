@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lipcert.certificates import STAGES, Certifier
+from lipcert.bounds import UpperNorms
+from lipcert.certificates import STAGES, Certifier, Float64Model, Stage, certify_batches
 from lipcert.soundness.attacked import Certified
-
-BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -26,12 +25,11 @@ class PrecisionFound:
     refutations: tuple[str, ...]
 
 
-def _certified(certifier: Certifier, part: Certified, seed: int, double: bool) -> Tensor:
-    """Return which images are certified with start vectors from `seed`, (N,) bool."""
-    certifier.norms.generator = np.random.default_rng(seed)
-    images = part.images.double() if double else part.images
-    batches = zip(images.split(BATCH_SIZE), part.labels.split(BATCH_SIZE), strict=True)
-    return torch.cat([certifier(*batch, part.epsilon).certified for batch in batches])
+def _certified(model: nn.Module, images: Tensor, part: Certified, stage: Stage, seed: int) -> Tensor:
+    """Return which images a stage certifies with start vectors from `seed`, (N,) bool."""
+    network = Float64Model(model, UpperNorms(generator=np.random.default_rng(seed)))
+    certifier = Certifier(network, stage.bound, stage.lanczos_steps)
+    return certify_batches(certifier, images, part.labels, part.epsilon).certified
 
 
 def compare_precisions(model: nn.Module, certified: Certified, stages: Tensor, seed: int) -> PrecisionFound:
@@ -46,18 +44,15 @@ def compare_precisions(model: nn.Module, certified: Certified, stages: Tensor, s
         seed: of the start vectors.
     """
     started = time.perf_counter()
-    executed, exact = Certifier(model), Certifier(copy.deepcopy(model).double())
+    double_model = copy.deepcopy(model).double()
     both: list[tuple[Tensor, Tensor, Tensor]] = []
     for number, stage in enumerate(STAGES):
         rows = (stages == number).nonzero()[:, 0]
-        if not len(rows):
-            continue
-        for certifier in (executed, exact):
-            certifier.bound, certifier.norms.steps = stage.bound, stage.lanczos_steps
-        part = certified.rows(rows)
-        both.append(
-            (part.indices, _certified(executed, part, seed, double=False), _certified(exact, part, seed, double=True))
-        )
+        if len(rows):
+            part = certified.rows(rows)
+            executed = _certified(model, part.images, part, stage, seed)
+            exact = _certified(double_model, part.images.double(), part, stage, seed)
+            both.append((part.indices, executed, exact))
     indices, single, double = (torch.cat(each) for each in zip(*both, strict=True))
     refused = indices[single & ~double].tolist()
     return PrecisionFound(

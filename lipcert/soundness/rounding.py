@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds import Arithmetic, Bound, UpperNorms, analyze, logit_rounding
-from lipcert.certificates.arithmetic import executed_dtype
-from lipcert.certificates.validation import double_copy
+from lipcert.bounds import Arithmetic, Bound, logit_rounding
+from lipcert.certificates import Float64Model
+from lipcert.certificates.validation import executed_dtype
 from lipcert.soundness.attacked import Certified
 
 BATCH_SIZE = 32
@@ -42,13 +42,12 @@ class RoundingFound:
 @torch.no_grad()
 def stated_rounding(model: nn.Module, certified: Certified) -> Tensor:
     """Return how far executed z_j - z_y may be from exact ones all over each ball, (N, K) float64."""
-    arithmetic = Arithmetic.of(executed_dtype(model), certified.images.dtype)
-    double, norms = double_copy(model), UpperNorms()
+    network = Float64Model(model)
+    arithmetic = Arithmetic.of(network.dtype, certified.images.dtype)
     parts = []
     for first in range(0, len(certified), BATCH_SIZE):
         part = certified.part(first, BATCH_SIZE)
-        images = part.images.double()
-        analysis = analyze(double, images, part.epsilon, Bound.GLOBAL, norms, arithmetic=arithmetic)
+        analysis = network.analyze(part.images, part.epsilon, Bound.GLOBAL, arithmetic=arithmetic)
         parts.append(logit_rounding(analysis, part.labels))
     return torch.cat(parts)
 

@@ -13,8 +13,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor, nn
 
-from lipcert.certificates import Cascade, Certificate
-from lipcert.certificates.certify import BATCH_SIZE, join
+from lipcert.certificates import certify
 from lipcert.certification.settings import (
     chosen_data,
     chosen_device,
@@ -121,13 +120,6 @@ def examine(
         _say("float64")
         precision = compare_precisions(model, certified, certificate.stage[rows], strength.seed)
     return Findings(about, len(labels), len(rows), seconds, compared, tuple(found), rounding, precision)
-
-
-def certify(model: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> Certificate:
-    """Return the certificates of the cascade."""
-    cascade = Cascade(model)
-    batches = zip(images.split(BATCH_SIZE), labels.split(BATCH_SIZE), strict=True)
-    return join([cascade(*batch, epsilon) for batch in batches])
 
 
 def refuse(findings: Findings) -> None:

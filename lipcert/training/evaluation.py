@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.attacks import auto_attack_robust, pgd_robust
-from lipcert.bounds import Bound, UpperNorms, analyze
-from lipcert.certificates import Certificate, certify
-from lipcert.certificates.certify import EXACT, FAILURE_PROBABILITY
-from lipcert.certificates.validation import double_copy
+from lipcert.bounds import Bound
+from lipcert.certificates import Certificate, Certifier, Float64Model, certify_batches
+from lipcert.certificates.certificate import EXACT
 from lipcert.data import Split
 from lipcert.data.progress import Advance, progress
 from lipcert.training.counts import Counts
@@ -50,19 +49,18 @@ class EvaluationSettings:
 
 @dataclass(frozen=True)
 class InTurn:
-    """Which images each bound certifies, and at what failure probability in all.
+    """Which images each bound certifies, (N,) bool by bound.
 
-    `certified` speaks of the exact network, as the literature does; `executed` of the network in the precision of its
+    `certified` is of the exact network, as in the literature; `executed` of the network in the precision of its
     weights, rounding included.
     """
 
     certified: dict[str, Tensor]
     executed: dict[str, Tensor]
-    failure_probability: float
 
 
 def certify_in_turn(
-    model: nn.Module,
+    network: Float64Model,
     images: Tensor,
     labels: Tensor,
     epsilon: float,
@@ -76,37 +74,23 @@ def certify_in_turn(
     those of it and `global` together. No bound certifies a wrong prediction.
     """
 
-    def certified_by(bound: str, rows: Tensor) -> Certificate:
-        return certify(
-            model,
-            images[rows],
-            labels[rows],
-            epsilon,
-            bound,
-            settings.batch_size,
-            settings.clip_input,
-            settings.lanczos_steps,
-            arithmetic=EXACT,
-        )
-
-    def executed_by(certificate: Certificate) -> Tensor:
-        return certificate.certified & (certificate.margin > certificate.rounding)
+    def certify(bound: str, rows: Tensor) -> tuple[Certificate, Tensor]:
+        certifier = Certifier(network, bound, settings.lanczos_steps, settings.clip_input, EXACT)
+        certificate = certify_batches(certifier, images[rows], labels[rows], epsilon, settings.batch_size)
+        return certificate, certificate.certified & (certificate.margin > certificate.rounding)
 
     others = [bound for bound in bounds if bound != "global"]
     advance(0, 1 + len(others))
-    whole = certified_by("global", torch.arange(len(labels)))
-    undecided = (whole.correct(labels) & ~whole.certified).nonzero()[:, 0]
-    certified, failure = {"global": whole.certified}, whole.failure_probability
-    executed = {"global": executed_by(whole)}
+    first, first_executed = certify("global", torch.arange(len(labels)))
+    undecided = (first.correct(labels) & ~first.certified).nonzero()[:, 0]
+    certified, executed = {"global": first.certified}, {"global": first_executed}
     for number, bound in enumerate(others, 1):
         advance(number, 1 + len(others))
-        flags, as_executed = whole.certified.clone(), executed["global"].clone()
+        certified[bound], executed[bound] = first.certified.clone(), first_executed.clone()
         if len(undecided):
-            certificate = certified_by(bound, undecided)
-            flags[undecided], as_executed[undecided] = certificate.certified, executed_by(certificate)
-            failure += certificate.failure_probability
-        certified[bound], executed[bound] = flags, as_executed
-    return InTurn({bound: certified[bound] for bound in bounds}, executed, failure)
+            certificate, executed[bound][undecided] = certify(bound, undecided)
+            certified[bound][undecided] = certificate.certified
+    return InTurn({bound: certified[bound] for bound in bounds}, executed)
 
 
 def attack_counts(
@@ -139,30 +123,28 @@ def attack_counts(
     return counts + Counts(attacked=len(withstood), withstood=int(withstood.sum()))
 
 
+@torch.no_grad()
 def lipschitz_counts(
-    model: nn.Module, images: Tensor, epsilon: float, bound: Bound, settings: EvaluationSettings
+    network: Float64Model, images: Tensor, epsilon: float, bound: Bound, settings: EvaluationSettings
 ) -> Counts:
     """Return sums of Lipschitz bounds up to the last activation; `local` stands in for bounds without masks."""
     masked = bound if bound.masks else Bound.LOCAL
-    double = double_copy(model)
-    norms = UpperNorms(min(MEANS_STEPS, settings.lanczos_steps), failure_probability=FAILURE_PROBABILITY)
     counts = Counts()
-    with torch.no_grad():
-        for batch in images.double().split(settings.batch_size):
-            analysis = analyze(double, batch, epsilon, masked, norms)
-            varying = {
-                each.name: float(len(batch))
-                if each.varying is None
-                else each.varying.flatten(1).double().mean(dim=1).sum().item()
-                for each in analysis.activations
-            }
-            counts += Counts(
-                lipschitz_images=len(batch),
-                global_lipschitz=analysis.global_lipschitz.item(),
-                local_lipschitz=analysis.lipschitz.expand(len(batch)).sum().item(),
-                varying=varying,
-            )
-    return replace(counts, failure_probability=norms.union_failure_probability)
+    for batch in images.split(settings.batch_size):
+        analysis = network.analyze(batch, epsilon, masked, min(MEANS_STEPS, settings.lanczos_steps))
+        varying = {
+            each.name: float(len(batch))
+            if each.varying is None
+            else each.varying.flatten(1).double().mean(dim=1).sum().item()
+            for each in analysis.activations
+        }
+        counts += Counts(
+            lipschitz_images=len(batch),
+            global_lipschitz=analysis.global_lipschitz.item(),
+            local_lipschitz=analysis.lipschitz.expand(len(batch)).sum().item(),
+            varying=varying,
+        )
+    return counts
 
 
 def evaluation_counts(
@@ -176,13 +158,13 @@ def evaluation_counts(
     if not chunks:
         return Counts()
     images, labels = (torch.cat(each) for each in list(zip(*chunks, strict=True))[1:])
+    network = Float64Model(model)
     with progress("certify by bounds", shown=rank == 0) as advance:
-        in_turn = certify_in_turn(model, images, labels, epsilon, bounds, settings, advance)
+        in_turn = certify_in_turn(network, images, labels, epsilon, bounds, settings, advance)
     counts = Counts(
         images=len(labels),
         certified={name: int(flags.sum()) for name, flags in in_turn.certified.items()},
         executed={name: int(flags.sum()) for name, flags in in_turn.executed.items()},
-        failure_probability=in_turn.failure_probability,
     )
     decided = torch.stack(list(in_turn.executed.values())).any(dim=0).split(size)
     with progress("attack batches", shown=rank == 0) as advance:
@@ -193,8 +175,8 @@ def evaluation_counts(
         batch[: settings.lipschitz_images - start] for start, batch, _ in chunks if start < settings.lipschitz_images
     ]
     if averaged:
-        counts += lipschitz_counts(model, torch.cat(averaged), epsilon, Bound(bounds[0]), settings)
-    return counts
+        counts += lipschitz_counts(network, torch.cat(averaged), epsilon, Bound(bounds[0]), settings)
+    return replace(counts, failure_probability=network.norms.union_failure_probability)
 
 
 def evaluate(

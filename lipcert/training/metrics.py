@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lipcert.bounds import Bound
-from lipcert.certificates import Certifier
+from lipcert.certificates import Certifier, Float64Model
 
 
 class CertifiedAccuracy(Metric):
@@ -40,8 +40,9 @@ class CertifiedAccuracy(Metric):
     def update(self, images: Tensor, labels: Tensor) -> None:
         """Certify a batch: images (B, ...) in [0, 1], labels (B,)."""
         if self._certifier is None:
-            self._certifier = Certifier(self._model[0], self.bound, self.steps)
-            self._certifier.model.eval()  # the copy; the network keeps its mode
+            network = Float64Model(self._model[0])
+            network.model.eval()  # the copy; the network keeps its mode
+            self._certifier = Certifier(network, self.bound, self.steps)
         certificate = self._certifier(images, labels, self.epsilon)
         self.certified += certificate.certified.sum().to(self.certified)
         self.total += labels.numel()

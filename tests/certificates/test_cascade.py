@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import lipcert
 from lipcert.bounds import Bound
-from lipcert.certificates import Cascade, Certifier, Stage
+from lipcert.certificates import Cascade, Certifier, Float64Model, Stage
 from tests.networks import images, network
 
 IMAGES = images(12)
@@ -50,7 +50,7 @@ def test_it_certifies_what_its_last_stage_alone_does(kind: str) -> None:
     cascade = Cascade(model, [Stage("global", Bound.GLOBAL, 20), Stage("all", Bound.LIPLT, 60)])(
         inputs, labels, epsilon
     )
-    alone = Certifier(model, Bound.LIPLT)(inputs, labels, epsilon)
+    alone = Certifier(Float64Model(model), Bound.LIPLT)(inputs, labels, epsilon)
     assert torch.equal(cascade.certified, alone.certified)
     assert (cascade.margin >= torch.where(cascade.stage == 0, 0, alone.margin) - 1e-6).all()
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import lipcert
 from lipcert.bounds import UnsupportedLayerError, exact, pair_margins
-from lipcert.certificates import Certifier
+from lipcert.certificates import Certifier, Float64Model
 from lipcert.nn import Residual
 from tests.networks import images, network
 from tests.oracles import points_in_ball
@@ -149,7 +149,7 @@ class TestFailClosed:
     def test_labels_out_of_range(self, labels: Tensor) -> None:
         model, inputs, _ = _case()
         with pytest.raises(ValueError, match="labels"):
-            Certifier(model)(inputs, labels, 0.1)
+            Certifier(Float64Model(model))(inputs, labels, 0.1)
 
     def test_empty_set(self) -> None:
         model, inputs, labels = _case()
@@ -211,7 +211,7 @@ def test_radii_of_uncertified_images_are_certified() -> None:
     certificate = lipcert.certify(model, inputs, labels, 0.5)
     rows = ((certificate.radius > 0) & ~certificate.certified).nonzero()[:, 0]
     assert len(rows) > 5
-    again = Certifier(model, "liplt")(inputs[rows], labels[rows], certificate.radius[rows])
+    again = Certifier(Float64Model(model), "liplt")(inputs[rows], labels[rows], certificate.radius[rows])
     assert again.certified.all()
     assert (certificate.radius[rows] < 0.5).all()
 
@@ -227,3 +227,9 @@ def test_a_scale_that_the_next_layer_undoes_changes_nothing(kind: str) -> None:
     torch.testing.assert_close(
         lipcert.certify(model, inputs, labels, 0.05, "tight").margin, before, rtol=0.02, atol=2e-3
     )
+
+
+def test_lanczos_steps_need_a_bound() -> None:
+    model, inputs, labels = _case()
+    with pytest.raises(ValueError, match="`lanczos_steps` with a `bound`, got 30 without one"):
+        lipcert.certify(model, inputs, labels, 0.1, lanczos_steps=30)

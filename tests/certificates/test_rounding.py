@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import lipcert
 from lipcert.bounds import Arithmetic, UpperNorms, analyze, logit_rounding
-from lipcert.certificates import Certifier
+from lipcert.certificates import Certifier, Float64Model
 from lipcert.nn import ClippedReLU, MaxMin, Normalize, Residual
 from tests.networks import images, network
 from tests.oracles import points_in_ball
@@ -150,8 +150,8 @@ def test_what_float32_certifies_float64_does_not_refuse(kind: str) -> None:
     inputs = images(12).float()
     labels = single(inputs).argmax(dim=1)
     epsilon = float(lipcert.certified_radius(single, inputs, labels, "tight", largest=1.0, rounds=8).median())
-    in_single = Certifier(single, "tight")(inputs, labels, epsilon)
-    in_double = Certifier(single.double(), "tight")(inputs.double(), labels, epsilon)
+    in_single = Certifier(Float64Model(single), "tight")(inputs, labels, epsilon)
+    in_double = Certifier(Float64Model(single.double()), "tight")(inputs.double(), labels, epsilon)
     assert in_single.certified.any()
     assert (in_double.certified | ~in_single.certified).all()
     assert (in_double.rounding < 1e-6 * in_single.rounding).all()
@@ -176,7 +176,7 @@ def test_an_epsilon_that_rounds_away(epsilon: float) -> None:
 
 def test_unknown_arithmetic_is_refused() -> None:
     with pytest.raises(ValueError, match="arithmetic"):
-        Certifier(nn.Sequential(linear([[1.0]])), arithmetic="float8")
+        Certifier(Float64Model(nn.Sequential(linear([[1.0]]))), arithmetic="float8")
 
 
 def test_thresholds_select_without_rounding() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lipcert.bounds import Bound
-from lipcert.certificates import Certifier, certify
+from lipcert.certificates import Certifier, Float64Model, certify
 from lipcert.measurement.attacked import attack_at_growing_radii, refutations
 from lipcert.measurement.radii import RESOLUTION, certified_radii
 from lipcert.measurement.settings import grid
@@ -21,8 +21,8 @@ COUNT = 40
 def _radii(bound: str) -> torch.Tensor:
     images, labels = digits(COUNT)
     known = torch.zeros(COUNT, dtype=torch.float64) if bound == "global" else _radii("global")
-    certifier = Certifier(trained("clipped_relu"), bound)
-    return certified_radii(certifier, images, labels, EPSILON, known, 3 * EPSILON, 7).radius
+    certifier = Certifier(Float64Model(trained("clipped_relu")), bound)
+    return certified_radii(certifier, images, labels, EPSILON, known, 3 * EPSILON, 7, COUNT).radius
 
 
 @pytest.mark.parametrize("bound", ["global", "local", "tight"])
@@ -31,7 +31,7 @@ def test_each_radius_is_proved_by_a_certificate_of_its_own(bound: str) -> None:
     radius = _radii(bound)
     rows = (radius > 0).nonzero()[:, 0]
     assert len(rows) > 20
-    certificate = Certifier(trained("clipped_relu"), bound)(images[rows], labels[rows], radius[rows])
+    certificate = Certifier(Float64Model(trained("clipped_relu")), bound)(images[rows], labels[rows], radius[rows])
     assert bool(certificate.certified.all())
 
 
@@ -54,7 +54,7 @@ def test_radii_are_found_to_the_resolution() -> None:
     rows = ((radius > EPSILON) & (radius < 2 * EPSILON)).nonzero()[:, 0]
     assert len(rows) > 3
     beyond = radius[rows] + 2.1 * RESOLUTION * EPSILON
-    certificate = Certifier(trained("clipped_relu"), Bound.GLOBAL)(images[rows], labels[rows], beyond)
+    certificate = Certifier(Float64Model(trained("clipped_relu")), Bound.GLOBAL)(images[rows], labels[rows], beyond)
     assert not bool(certificate.certified.any())
 
 
@@ -63,7 +63,8 @@ def test_wrong_predictions_have_no_radius() -> None:
     model = trained("clipped_relu")
     with torch.no_grad():
         wrong = (model(images).argmax(dim=1) + 1) % 10
-    found = certified_radii(Certifier(model), images, wrong, EPSILON, torch.zeros(COUNT).double(), 3 * EPSILON, 3)
+    certifier, known = Certifier(Float64Model(model)), torch.zeros(COUNT).double()
+    found = certified_radii(certifier, images, wrong, EPSILON, known, 3 * EPSILON, 3, COUNT)
     assert bool((found.radius == 0).all())
 
 

@@ -7,10 +7,10 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from lipcert.certificates import certify
 from lipcert.data import load_images
 from lipcert.nn import build
 from lipcert.soundness.attacked import Certified, Strength
-from lipcert.soundness.run import certify
 
 EPSILON = 0.1
 QUICK = Strength(steps=20, restarts=2, queries=60, batch_size=64, seed=0)
