@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-STARTERS = ("tests.commands", "tests.train_each")
+STARTERS = ("tests.running", "tests.train_each")
 """Modules whose functions start commands: files that use them take longest, and must not be left for the end."""
 
 if "PYTEST_XDIST_WORKER" in os.environ:

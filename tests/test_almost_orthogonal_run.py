@@ -10,7 +10,7 @@ import torch
 
 from lipcert.checkpoints import load_network, read_checkpoint
 from lipcert.nn.almost_orthogonal import AlmostOrthogonal
-from tests.commands import QUICK, python, train_each
+from tests.running import QUICK, python, train_each
 
 
 def test_train_then_certify(tmp_path: Path) -> None:

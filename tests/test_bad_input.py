@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.commands import QUICK, contents, train_each
 from tests.data.test_tinyimagenet import TOP
 from tests.data.test_tinyimagenet import _write_folder as write_tiny_imagenet
+from tests.running import QUICK, contents, train_each
 
 CASES = {
     "epsilon nan": ("epsilon=nan", "Expected `epsilon` > 0 and finite, got nan"),

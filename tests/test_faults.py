@@ -19,8 +19,8 @@ import torch
 
 from lipcert.system.files import damage
 from lipcert.training.table import rewind
-from tests.commands import PATIENCE, QUICK, REPOSITORY, contents, train_each
 from tests.damage import flip_bit
+from tests.running import PATIENCE, QUICK, REPOSITORY, contents, train_each
 
 RUN = [*QUICK, "seed=4", "data.limit_test=10", "evaluation.pgd_steps=0", "evaluation.bounds=[]"]
 PAUSES = [

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lipcert.system.configuration import config_folder
-from tests.commands import QUICK, train_each
+from tests.running import QUICK, train_each
 
 METHODS = sorted(path.stem for path in (Path(config_folder()) / "method").glob("[!o]*.yaml"))  # `of_...` name others
 OPTIONS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lipcert import __version__
-from tests.commands import REPOSITORY, contents, python
+from tests.running import REPOSITORY, contents, python
 
 MAIN = """import sys
 from lipcert.commands.train import main

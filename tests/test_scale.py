@@ -10,10 +10,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from lipcert.system.configuration import config_folder, register
-from tests.commands import train_each
 from tests.composed import composed
 from tests.data.test_tinyimagenet import TOP
 from tests.data.test_tinyimagenet import _write_folder as write_tiny_imagenet
+from tests.running import train_each
 
 CONF = Path(config_folder())
 EXPERIMENTS = [path.stem for path in sorted((CONF / "experiment").glob("*.yaml"))]

@@ -1,8 +1,6 @@
-"""Batch sizes follow the memory there is; what is free is read from the system's files, control groups included."""
+"""Batch sizes follow the memory there is."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +9,6 @@ from torch import nn
 from lipcert.certification import memory
 from lipcert.certification.memory import LARGEST_BATCH, bytes_per_image, choose_batch_size
 from lipcert.nn import Residual, build
-from lipcert.system.memory import free_memory
 
 CPU = torch.device("cpu")
 GIB = 2**30
@@ -100,56 +97,6 @@ def test_free_memory_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_batch_size(model, (4, 10, 10), CPU) == 5
     monkeypatch.setattr(memory, "free_memory", lambda: None)  # nobody knows
     assert choose_batch_size(model, (4, 10, 10), CPU) == LARGEST_BATCH["cpu"]
-
-
-def _system(folder: Path, files: dict[str, str]) -> int | None:
-    """Return what is free by a system's files; 1000 KiB are available in all."""
-    for name, text in {"proc/meminfo": "MemTotal: 9999 kB\nMemAvailable: 1000 kB\n", **files}.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    return free_memory(folder / "proc", folder / "cgroup")
-
-
-def test_without_control_groups(tmp_path: Path) -> None:
-    assert _system(tmp_path, {}) == 1000 * 1024
-
-
-def test_without_linux(tmp_path: Path) -> None:
-    assert free_memory(tmp_path, tmp_path) is None
-
-
-@pytest.mark.parametrize("limited", ["", "outer/", "outer/inner/"])
-def test_second_version_of_control_groups(tmp_path: Path, limited: str) -> None:
-    """The limit of any group around the process counts; file caches can be dropped."""
-    files = {f"cgroup/{place}memory.max": "max\n" for place in ("outer/", "outer/inner/")}
-    files |= {f"cgroup/{place}memory.current": "400000\n" for place in ("", "outer/", "outer/inner/")}
-    files |= {"proc/self/cgroup": "0::/outer/inner\n", f"cgroup/{limited}memory.max": "500000\n"}
-    assert _system(tmp_path, files) == 100_000
-    files |= {f"cgroup/{limited}memory.stat": "anon 3\ninactive_file 50000\n"}
-    assert _system(tmp_path, files) == 150_000
-    files |= {f"cgroup/{limited}memory.current": "900000\n"}
-    assert _system(tmp_path, files) == 0
-
-
-def test_first_version_of_control_groups(tmp_path: Path) -> None:
-    files = {
-        "proc/self/cgroup": "9:cpu,cpuacct:/job\n4:memory:/job\n0::/\n",
-        "cgroup/memory/job/memory.limit_in_bytes": "500000\n",
-        "cgroup/memory/job/memory.usage_in_bytes": "300000\n",
-        "cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
-        "cgroup/memory/memory.usage_in_bytes": "900000\n",
-    }
-    assert _system(tmp_path, files) == 200_000
-
-
-def test_a_limit_inside_a_container(tmp_path: Path) -> None:
-    """The group's folder has its name outside; inside, its files are at the root."""
-    files = {
-        "proc/self/cgroup": "4:memory:/docker/0123\n",
-        "cgroup/memory/memory.limit_in_bytes": "500000\n",
-        "cgroup/memory/memory.usage_in_bytes": "100000\n",
-    }
-    assert _system(tmp_path, files) == 400_000
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lipcert.dashboard.panels import SECTIONS, Curves
-from tests.commands import REPOSITORY, python
+from tests.running import REPOSITORY, python
 
 DASHBOARD = ("-m", "lipcert.dashboard")
 UNREACHABLE = {"WANDB_BASE_URL": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.commands import QUICK
 from tests.documentation.composing import compose
 from tests.documentation.pages import ROOT
 from tests.documentation.processes import CommandError, in_a_process, run_module
+from tests.running import QUICK
 
 TINY = (*QUICK, "data.limit_train=64", "data.limit_test=10", "schedule.epochs=1", "evaluation.pgd_steps=2")
 """A training of a second or two."""

@@ -13,8 +13,8 @@ import pytest
 
 from lipcert.records import Record, read_record
 from lipcert.records.format import COLUMNS
-from tests.commands import contents
 from tests.records.examples import CONTENTS, ROWS, written
+from tests.running import contents
 
 Content = dict[str, Any]
 

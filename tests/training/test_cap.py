@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import QUICK, train_each
+from tests.running import QUICK, train_each
 
 CHEAP = ("data.limit_test=20", "evaluation.bounds=[]", "evaluation.pgd_steps=0", "epsilon=0.1")
 

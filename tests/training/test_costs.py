@@ -9,7 +9,7 @@ from unittest.mock import Mock
 import pytest
 
 from lipcert.training.costs import Costs
-from tests.commands import python
+from tests.running import python
 
 TRAIN = """
 import numpy as np

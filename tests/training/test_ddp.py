@@ -15,7 +15,7 @@ from torch import nn
 
 from lipcert.data import load_images
 from lipcert.nn import build
-from tests.commands import REPOSITORY
+from tests.running import REPOSITORY
 from tests.training.two_ranks import CASES, HELD_OUT, STEPS, observe
 
 NAMES = [f"{method} {count}" for method, count in CASES]

@@ -14,7 +14,7 @@ from lipcert.bounds import Bound
 from lipcert.data import load_images
 from lipcert.nn import build
 from lipcert.training.evaluation import EvaluationSettings, evaluate
-from tests.commands import QUICK, contents, python, train
+from tests.running import QUICK, contents, python, train
 
 TINY = (
     *QUICK,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lipcert.training.locking import locked
-from tests.commands import REPOSITORY
+from tests.running import REPOSITORY
 
 HOLD = """
 import sys, time

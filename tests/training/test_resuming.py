@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from lipcert.training.resuming import Complete, Fresh, Resumable, completed, find_state, settle
 from lipcert.training.storage import WholeCheckpoints, read_state
 from lipcert.training.table import read_rows
-from tests.commands import contents
 from tests.damage import flip_bit
+from tests.running import contents
 
 DESCRIPTION = {"model": "small"}
 STEPS = 10

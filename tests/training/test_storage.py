@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from lipcert.system.files import link, write_bytes
 from lipcert.training.storage import DamagedCheckpointError, WholeCheckpoints, read_state
 from tests.damage import flip_bit
 
@@ -102,23 +101,6 @@ def test_ended_at_any_call(
     assert checkpoints == {"last.ckpt", "previous.ckpt"}
     last, previous = (read_state(tmp_path / "checkpoints" / name)["epoch"] for name in ("last.ckpt", "previous.ckpt"))
     assert (last, previous) in {(1, 0), (1, 1), (2, 1)}
-
-
-def test_link_to_itself_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "first").write_text("one")
-    link(tmp_path / "first", tmp_path / "second")
-    link(tmp_path / "first", tmp_path / "second")
-    assert {path.name for path in tmp_path.iterdir()} == {"first", "second"}
-
-
-def test_link_where_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*arguments: Any) -> None:
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refused)
-    write_bytes(tmp_path / "a", b"1")
-    write_bytes(tmp_path / "a", b"2", tmp_path / "b")
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"2", "b": b"1"}
 
 
 def test_damage_is_noticed(tmp_path: Path) -> None:

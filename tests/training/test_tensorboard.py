@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lipcert.training.loggers import build_loggers
-from tests.commands import QUICK, train_each
+from tests.running import QUICK, train_each
 
 CHEAP = ("data.limit_test=10", "evaluation.pgd_steps=0", "evaluation.bounds=[]", "schedule.epochs=2")
 

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from lipcert.dashboard.panels import SECTIONS, X_AXIS, Bars, Curves, Rows
 from lipcert.training.wandb_logger import earlier_id, finished
-from tests.commands import QUICK, contents, python, reply
+from tests.running import QUICK, contents, python, reply
 from tests.train_each import MARK, request
 from tests.training.offline_runs import OfflineRun, offline_runs
 

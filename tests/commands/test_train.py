@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 
 from lipcert.data import load_images
 from lipcert.nn import build
-from tests.commands import QUICK, contents, train, train_each
 from tests.reporting.examples import Page
+from tests.running import QUICK, contents, train, train_each
 
 LAYERS = {"1", "3", "6"}
 """Activations of the small net, as named in logs."""

@@ -23,7 +23,7 @@ from lipcert.commands.certify import main
 from lipcert.data import Images, Split, load_images
 from lipcert.nn import build
 from lipcert.records import JOURNAL_NAME, Record, data_sha256, model_sha256, read_record
-from tests.commands import contents, python
+from tests.running import contents, python
 
 FILES = {"certificate.json", "certificates.csv"}
 DESCRIPTION = {"data": "digits", "model": "small", "activation": "clipped_relu", "epsilon": 0.05}

@@ -19,8 +19,8 @@ from lipcert.commands.report import main as report
 from lipcert.measurement import run
 from lipcert.measurement.writing import as_png
 from lipcert.reporting.measurements import Measurement, read_measurement
-from tests.commands import contents
 from tests.reporting.examples import Page, write_run
+from tests.running import contents
 from tests.soundness.trained import DESCRIPTION, EPSILON, digits, trained
 
 COUNT = 24

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.commands import QUICK, contents, train, train_each
 from tests.reporting.examples import Page
+from tests.running import QUICK, contents, train, train_each
 
 CHEAP = ("data.limit_train=16", "data.limit_test=4", "data.validation=0", "schedule.epochs=1")
 RUN = ["-m", *QUICK, *CHEAP, "evaluation.pgd_steps=0", "evaluation.bounds=[]", "hydra.sweep.dir=sweep"]

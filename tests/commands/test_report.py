@@ -8,8 +8,8 @@ import pytest
 
 from lipcert.commands.report import THEMES, main
 from lipcert.reporting import writing
-from tests.commands import contents, python
 from tests.reporting.examples import METRICS, write_run
+from tests.running import contents, python
 
 
 def test_in_a_process_of_its_own(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from lipcert.certificates import Cascade
 from lipcert.commands.soundness import main
 from lipcert.soundness import rounding as soundness_rounding
 from lipcert.soundness.attacked import ATTACKS
-from tests.commands import contents, python
+from tests.running import contents, python
 from tests.soundness.trained import DESCRIPTION, trained
 
 OWN = "checkpoint=run/checkpoints/best.ckpt"

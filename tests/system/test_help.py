@@ -17,7 +17,7 @@ from lipcert.commands import check, dashboard
 from lipcert.commands.application import run_command
 from lipcert.system.configuration import config_folder, register
 from lipcert.system.help import asks_for_help, usage
-from tests.commands import python
+from tests.running import python
 
 CONF = Path(config_folder())
 HYDRA = ("train", "certify", "soundness", "benchmark")
