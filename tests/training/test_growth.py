@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from experiments.pages import written
 from lipcert.commands.benchmark import main
 from lipcert.training import growth
 from lipcert.training.growth import fits_of, growth_exponent, workload
@@ -94,20 +94,16 @@ def test_bad_settings_are_refused(
     assert words in capsys.readouterr().err
 
 
-def test_the_table_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_of_the_page(tmp_path: Path) -> None:
     """Everything between the markers is made from the file, everything around them stays."""
     rows = [
         {"growth": "data_size", "bound": "start_up", "size": size, "seconds": seconds, "peak_memory_mb": memory}
         for size, seconds, memory in ((10, 0.5, 3.2), (100, 0.25, None))
     ]
     (tmp_path / "growth.json").write_text(json.dumps({"rows": rows, "exponents": fits_of(rows)}))
-    page = tmp_path / "README.md"
-    page.write_text("before\n<!-- growth -->\nold\n<!-- end of growth -->\nafter\n")
-    script = Path(__file__).parents[2] / "experiments" / "benchmark" / "growth.py"
-    monkeypatch.setattr(sys, "argv", ["growth", str(tmp_path / "growth.json"), str(page)])
-    runpy.run_path(str(script), run_name="__main__")
-    text = page.read_text()
+    page = "before\n<!-- table: growth growth.json -->\nold\n<!-- end of table -->\nafter\n"
+    text = written(page, [], tmp_path)
     assert "| data size | 10, 100 | start up | 0.5000, 0.2500 | 3, - | -0.30 |" in text
-    assert text.startswith("before\n<!-- growth -->\n")
-    assert text.endswith("<!-- end of growth -->\nafter\n")
+    assert text.startswith("before\n<!-- table: growth growth.json -->\n")
+    assert text.endswith("<!-- end of table -->\nafter\n")
     assert "old" not in text
