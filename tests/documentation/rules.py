@@ -82,8 +82,8 @@ def benchmark(words: list[str], place: Place) -> None:
 
 def parse(words: list[str], place: Place) -> None:
     """Let the command's `arguments` read its command line."""
-    command = words[2].rpartition(".")[2]
-    importlib.import_module(f"lipcert.commands.{command}").arguments(words[3:])
+    package, _, command = words[2].rpartition(".")
+    importlib.import_module(f"lipcert.commands.{command}" if package == "lipcert" else words[2]).arguments(words[3:])
 
 
 def report(words: list[str], place: Place) -> None:
