@@ -26,4 +26,4 @@ def measure(config: DictConfig) -> float:
 
 def main() -> None:
     """Entry point of `lipcert-measure`."""
-    run_command(measure, stopped="Stopped; nothing was written.")
+    run_command(measure, "measure", "Stopped; nothing was written.")

@@ -42,11 +42,3 @@ def crop_and_flip(images: Tensor, padding: int, draws: Draws) -> Tensor:
     columns = draws.shifts[1, :, None] + torch.where(draws.mirrored[:, None], width - 1 - across, across)
     index = torch.arange(batch, device=images.device)[:, None, None]
     return padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-
-
-def random_crop_and_flip(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """Shift each image by up to `padding` pixels (black outside) and mirror half of them.
-
-    `images`: (B, C, H, W); `generator`: on the CPU.
-    """
-    return crop_and_flip(images, padding, draw(len(images), padding, generator))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from filelock import lock_descriptor
 
 from lipcert.records.decode import decode
 from lipcert.records.format import NormBracket, Row
@@ -73,12 +75,9 @@ class Journal:
             raise
 
     def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{self.path} is in use by another process; choose another output=DIR.") from None
-        except OSError:
-            pass  # a file system without locks
+        with contextlib.suppress(OSError):  # a file system without locks
+            if not lock_descriptor(self._file.fileno(), blocking=False):
+                raise ValueError(f"{self.path} is in use by another process; choose another output=DIR.")
 
     def _continue(self, header: dict[str, Any], restart: bool) -> None:
         """Read what earlier processes finished, cut a torn last line off."""

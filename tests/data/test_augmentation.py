@@ -7,11 +7,11 @@ from itertools import product
 import numpy as np
 import torch
 
-from lipcert.data.augmentation import random_crop_and_flip
+from lipcert.data.augmentation import crop_and_flip, draw
 
 
 def _augment(images: torch.Tensor, padding: int, seed: int) -> torch.Tensor:
-    return random_crop_and_flip(images, padding, torch.Generator().manual_seed(seed))
+    return crop_and_flip(images, padding, draw(len(images), padding, torch.Generator().manual_seed(seed)))
 
 
 def _shifted(image: np.ndarray, padding: int, row: int, column: int, mirrored: bool) -> np.ndarray:
