@@ -15,7 +15,7 @@ from lipcert.reporting.measurements import HEADER_NAME, Measurement, read_measur
 from lipcert.reporting.metrics import NAME as METRICS
 from lipcert.reporting.metrics import Metrics, read_metrics
 from lipcert.reporting.runs import Certified, Run, State
-from lipcert.system.job_names import NOT_COMPARED
+from lipcert.system.settings import NOT_COMPARED, by_dotted_key, is_within
 
 RESULTS = "results.json"
 CONFIGURATION = Path(".hydra") / "config.yaml"
@@ -82,7 +82,7 @@ def read_run(folder: Path, name: str) -> Run:
         name,
         state,
         results,
-        {key: value for key, value in configuration.items() if _tells_apart(key)},
+        {key: value for key, value in configuration.items() if not is_within(key, ("seed", *NOT_COMPARED))},
         configuration.get("data.root"),
         epochs if isinstance(epochs, int) else None,
         metrics,
@@ -131,18 +131,7 @@ def _configuration(path: Path, problems: list[str]) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         problems.append(f"{path.name} is damaged ({reason(error)}); runs are grouped by {RESULTS} alone.")
         return {}
-    return _flat(content, "")
-
-
-def _flat(value: Any, prefix: str) -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {prefix: value}
-    return {key: leaf for name in value for key, leaf in _flat(value[name], f"{prefix}.{name}".strip(".")).items()}
-
-
-def _tells_apart(key: str) -> bool:
-    """Whether a setting tells runs of different groups apart: seeds do not, nor does where a run took place."""
-    return key != "seed" and not any(key == each or key.startswith(f"{each}.") for each in NOT_COMPARED)
+    return by_dotted_key(content)
 
 
 def _last_line(path: Path) -> str:

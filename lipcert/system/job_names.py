@@ -8,23 +8,10 @@ from collections.abc import Sequence
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
+from lipcert.system.settings import NOT_COMPARED, is_within
+
 LONGEST = 120
 """Characters of a job's name; file systems allow 255 bytes."""
-NOT_COMPARED = (
-    "callbacks",
-    "logger",
-    "plugins",
-    "report",
-    "resume",
-    "data.on_device",
-    "data.root",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.log_every_n_steps",
-    "trainer.num_nodes",
-    "trainer.strategy",
-)
-"""Where a run takes place and what it shows, not what it computes: two starts of one job may differ in these."""
 
 
 def sweep_folder(sweep: str | None, scale: str, time: str) -> str:
@@ -48,7 +35,7 @@ def quoted(value: str) -> str:
 def names_a_job(override: str) -> bool:
     """Whether an override tells jobs apart; `sweep` and `scale` stand in the name of the sweep's folder."""
     key, _ = split_override(override)
-    return not any(key == each or key.startswith(f"{each}.") for each in ("sweep", "scale", *NOT_COMPARED))
+    return not is_within(key, ("sweep", "scale", *NOT_COMPARED))
 
 
 def job_folder(overrides: Sequence[str]) -> str:

@@ -13,8 +13,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lipcert.system.files import write_text
-from lipcert.system.job_names import NOT_COMPARED
 from lipcert.system.schema import TrainConfig
+from lipcert.system.settings import NOT_COMPARED, by_dotted_key
 
 GONE = {"warm_start.name": "shared"}
 """Settings that earlier versions had, with the value that stands for what is done now."""
@@ -86,12 +86,6 @@ def _leaves(config: Any) -> dict[str, Any]:
         if isinstance(holder, DictConfig):
             holder.pop(name, None)
     try:
-        return _flat(OmegaConf.to_container(config, resolve=True, enum_to_str=True), "")
+        return by_dotted_key(OmegaConf.to_container(config, resolve=True, enum_to_str=True))
     except OmegaConfBaseException as error:
         raise ValueError(f"The configuration of the earlier run cannot be read: {error}") from error
-
-
-def _flat(value: Any, prefix: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {key: leaf for name in value for key, leaf in _flat(value[name], f"{prefix}.{name}".strip(".")).items()}
