@@ -137,7 +137,7 @@ def test_what_cannot_be_taken_in_is_refused(tmp_path: Path, capsys: pytest.Captu
     with pytest.raises(ValueError, match="got two called"):
         write([RUNS[0], RUNS[0]], tmp_path)
     with pytest.raises(ValueError, match="Expected a run or an experiment"):
-        chosen(RUNS, ["table6", "table66"])
+        chosen(RUNS, ["table6", "nothing"])
     with pytest.raises(ValueError, match="runs called table6/nothing_seedN"):
         runs_of(RUNS, "table6", "nothing")
     with pytest.raises(ValueError, match="Expected --commit to name a commit"):
