@@ -24,17 +24,17 @@ class LoadedNetwork:
 
 
 def load_network(
-    path: str | Path,
+    source: Checkpoint | str | Path,
     image_shape: Sequence[int],
     num_classes: int,
     model: str | None = None,
     activation: str | None = None,
     builder: str | None = None,
 ) -> LoadedNetwork:
-    """Load the network of a file, in the dtypes of its tensors.
+    """Load the network of a checkpoint, in the dtypes of its tensors.
 
     Args:
-        path: file of `read_checkpoint`.
+        source: a checkpoint, or the file of one, see `read_checkpoint`.
         image_shape: (channels, height, width) of the images it is for.
         num_classes: of the data, the number of logits.
         model: a key of `ARCHITECTURES`; what the file says when None, else found by names and shapes.
@@ -45,7 +45,7 @@ def load_network(
         FileNotFoundError: for a file that is not there.
         ValueError: saying what does not fit and what to type.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
     shape = tuple(image_shape)
     if builder is not None:
         if model is not None or activation is not None:

@@ -20,7 +20,7 @@ register()
 @hydra.main(version_base="1.3", config_path=config_folder(), config_name="certify")
 def certify(config: DictConfig) -> float:
     """Run one job and return the certified accuracy at the largest epsilon."""
-    from lipcert.certification.run import run
+    from lipcert.jobs.certify import run
 
     refuse_unknown(config)
     return run(config)

@@ -18,7 +18,7 @@ register()
 @hydra.main(version_base="1.3", config_path=config_folder(), config_name="measure")
 def measure(config: DictConfig) -> float:
     """Run one job and return the certified accuracy at epsilon by the tightest bound."""
-    from lipcert.measurement.run import run
+    from lipcert.jobs.measure import run
 
     refuse_unknown(config)
     return run(config)

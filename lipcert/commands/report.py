@@ -74,7 +74,7 @@ def _measure(paths: Sequence[Path], limit: int, warn: Callable[[str], object]) -
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    from lipcert.measurement.run import run as measure
+    from lipcert.jobs.measure import run as measure
     from lipcert.reporting.pictures import measure_settings
     from lipcert.reporting.reading import read_runs
     from lipcert.system.configuration import config_folder, register

@@ -20,7 +20,7 @@ register()
 @hydra.main(version_base="1.3", config_path=config_folder(), config_name="soundness")
 def soundness(config: DictConfig) -> float:
     """Run one job and return how much room the attacks left above the certified margins."""
-    from lipcert.soundness.run import run
+    from lipcert.jobs.soundness import run
 
     refuse_unknown(config)
     return run(config)

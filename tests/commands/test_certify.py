@@ -17,10 +17,11 @@ from hydra.core.global_hydra import GlobalHydra
 from torch import nn
 
 import lipcert
-from lipcert.certification import run as certification
 from lipcert.checkpoints import load_network
 from lipcert.commands.certify import main
 from lipcert.data import Images, Split, load_images
+from lipcert.jobs import certify as job
+from lipcert.jobs import preparation
 from lipcert.nn import build
 from lipcert.records import JOURNAL_NAME, Record, data_sha256, model_sha256, read_record
 from tests.running import contents, python
@@ -278,7 +279,7 @@ def test_sweep_over_epsilon(home: Path, certify: Command) -> None:
 def _firsts(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> list[int]:
     """Return a list that will hold the first image of each batch that is computed; stop before one of them."""
     found: list[int] = []
-    certify_batch = certification.certify_batch
+    certify_batch = job.certify_batch
 
     def spied(cascade: Any, images: Any, labels: Any, first: int, epsilons: Sequence[float]) -> Any:
         if first == stop_at:
@@ -286,7 +287,7 @@ def _firsts(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> list
         found.append(first)
         return certify_batch(cascade, images, labels, first, epsilons)
 
-    monkeypatch.setattr(certification, "certify_batch", spied)
+    monkeypatch.setattr(job, "certify_batch", spied)
     return found
 
 
@@ -352,7 +353,7 @@ def test_stopped_between_the_last_batch_and_the_record(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patches:
-        patches.setattr(certification, "finish", stopped)
+        patches.setattr(job, "finish", stopped)
         assert certify(OWN, "limit=8").exit == 130
     firsts = _firsts(monkeypatch)
     assert certify(OWN, "limit=8").exit == 0
@@ -465,7 +466,7 @@ def test_a_folder_that_cannot_be_written(home: Path, certify: Command) -> None:
 
 def test_data_without_test_images(home: Path, certify: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     empty = Split(torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64))
-    monkeypatch.setattr(certification, "load_images", lambda name, root: Images(empty, empty, 10))
+    monkeypatch.setattr(preparation, "load_images", lambda name, root: Images(empty, empty, 10))
     outcome = certify(OWN)
     assert outcome.exit == 1
     assert "digits has no test images" in outcome.stderr
@@ -474,7 +475,7 @@ def test_data_without_test_images(home: Path, certify: Command, monkeypatch: pyt
 def test_a_norm_without_a_finite_bound_stops_at_once(
     home: Path, certify: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(certification.Cascade, "norm_brackets", lambda cascade: {"3": (1.0, float("inf"))})
+    monkeypatch.setattr(job.Cascade, "norm_brackets", lambda cascade: {"3": (1.0, float("inf"))})
     outcome = certify(OWN, "limit=4", "batch_size=1")
     assert outcome.exit == 1
     assert "The norm of layer '3' has no finite bound" in outcome.stderr

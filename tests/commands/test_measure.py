@@ -16,8 +16,8 @@ from PIL import Image
 from lipcert.certificates import certify
 from lipcert.commands.measure import main
 from lipcert.commands.report import main as report
-from lipcert.measurement import run
-from lipcert.measurement.writing import as_png
+from lipcert.jobs import measure as job
+from lipcert.reporting.measurement_writing import as_png
 from lipcert.reporting.measurements import Measurement, read_measurement
 from tests.reporting.examples import Page, write_run
 from tests.running import contents
@@ -160,7 +160,7 @@ def test_refused(measure: Command) -> None:
 
 
 def test_a_refuted_certificate_is_not_written(measure: Command, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "refutations", lambda *arguments: ["image 3 is certified, and broken"])
+    monkeypatch.setattr(job, "refutations", lambda *arguments: ["image 3 is certified, and broken"])
     code, _, stderr = measure(OWN, *QUICK, "output=refuted", "bounds=[global]", "convergence_images=0")
     assert code == 1
     assert "Refuted: image 3 is certified, and broken" in stderr

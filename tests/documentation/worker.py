@@ -17,7 +17,7 @@ from tests.documentation.pages import Block, blocks, commands
 from tests.documentation.processes import run_module
 from tests.documentation.rules import TINY, Place, execute
 
-PRELOADED = ("lipcert.training.run", "lipcert.certification.run", "lipcert.soundness.run", "lipcert.recheck")
+PRELOADED = ("lipcert.training.run", "lipcert.jobs.certify", "lipcert.jobs.soundness", "lipcert.recheck")
 
 OWN_NETWORK = """import torch
 from torch import nn

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import yaml
 
-from lipcert.measurement.writing import write_measurement
+from lipcert.reporting.measurement_writing import write_measurement
 from lipcert.reporting.measurements import NOT_CONVERGED, ConvergenceRow, Header, ImageRow
 
 RESULTS: dict[str, Any] = {

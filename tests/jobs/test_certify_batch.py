@@ -10,8 +10,8 @@ from torch import nn
 
 from lipcert.certificates import STAGES
 from lipcert.certificates.cascade import Cascade
-from lipcert.certification.batches import certify_batch
-from lipcert.certification.settings import chosen_stages
+from lipcert.jobs.certify import chosen_stages
+from lipcert.jobs.certify_batch import certify_batch
 from lipcert.nn import build
 from lipcert.records.table import from_csv, to_csv
 

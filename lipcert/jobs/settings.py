@@ -1,10 +1,9 @@
-"""The settings of a certification, checked before anything is computed."""
+"""Settings that jobs share, checked before anything is computed."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,14 @@ import torch
 from omegaconf import DictConfig, ListConfig
 
 from lipcert.bounds import check_epsilon
-from lipcert.certificates.cascade import CROWN_STAGES, STAGES, Stage
 from lipcert.data import Images, Split
-from lipcert.records import JSON_NAME
 
 
-def chosen_epsilons(given: Any, description: Mapping[str, Any]) -> tuple[float, ...]:
-    """Return the radii asked for, else the one the checkpoint was trained for.
+def chosen_epsilons(given: Any, description: Mapping[str, Any], most: int | None = None) -> tuple[float, ...]:
+    """Return the radii asked for, `most` at most, else the one the checkpoint was trained for.
 
     Raises:
-        ValueError: for none, for one twice, or for one that is no positive finite number.
+        ValueError: for none, for one twice, for too many, or for one that is no positive finite number.
     """
     wanted = description.get("epsilon") if given is None else given
     if wanted is None:
@@ -35,19 +32,9 @@ def chosen_epsilons(given: Any, description: Mapping[str, Any]) -> tuple[float, 
         check_epsilon(value)
     if len(set(values)) < len(values):
         raise ValueError(f"Expected each `epsilon` once, got {values}.")
+    if most is not None and len(values) > most:
+        raise ValueError(f"Expected one `epsilon`, got {values}; run the command once for each.")
     return tuple(float(value) for value in values)
-
-
-def chosen_epsilon(given: Any, description: Mapping[str, Any]) -> float:
-    """Return the radius asked for, else the one the checkpoint was trained for.
-
-    Raises:
-        ValueError: for none, more than one, or one that is no positive finite number.
-    """
-    epsilons = chosen_epsilons(given, description)
-    if len(epsilons) > 1:
-        raise ValueError(f"Expected one `epsilon`, got {list(epsilons)}; run the command once for each.")
-    return epsilons[0]
 
 
 def chosen_data(config: DictConfig, description: Mapping[str, Any]) -> str:
@@ -75,23 +62,6 @@ def chosen_images(images: Images, name: str, limit: int | None) -> Split:
     return images.test.first(limit)
 
 
-def chosen_stages(names: Sequence[str] | None, exhaustive: bool = False) -> tuple[Stage, ...]:
-    """Return the default cascade, or the stages that are named: its own and backward linear bounds.
-
-    `exhaustive` ones enter every image that is left, however little is proved of it, and never give up.
-
-    Raises:
-        ValueError: for an unknown name, a name twice or none at all.
-    """
-    known = {stage.name: stage for stage in (*STAGES, *CROWN_STAGES)}
-    if names is None:
-        names = [stage.name for stage in STAGES]
-    if not names or not set(names) <= known.keys() or len(set(names)) < len(names):
-        raise ValueError(f"Expected `stages` to be some of {', '.join(known)}, each once, got {list(names)}.")
-    stages = tuple(known[name] for name in names)
-    return tuple(replace(stage, within=0.0, trial=None) for stage in stages) if exhaustive else stages
-
-
 def chosen_device(name: str) -> torch.device:
     """Return the device asked for; a GPU if there is one for `auto`.
 
@@ -106,27 +76,26 @@ def chosen_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def check_at_least(config: DictConfig, smallest: Mapping[str, int]) -> None:
+    """Raise ValueError naming a setting below its smallest value, by name."""
+    for name, least in smallest.items():
+        if config[name] < least:
+            raise ValueError(f"Expected `{name}` >= {least}, got {config[name]}.")
+
+
 def check_failure_probability(value: float) -> None:
     """Raise ValueError unless a probability lies in (0, 1)."""
     if not 0 < value < 1:
         raise ValueError(f"Expected `failure_probability` in (0, 1), got {value}.")
 
 
-def chosen_output(checkpoint: Path, folder: str | None, kind: str = "certificates") -> Path:
+def chosen_output(config: DictConfig, kind: str) -> Path:
     """Return the folder asked for, else RUN/KIND/x for RUN/checkpoints/x.ckpt, or one beside the file."""
-    if folder is not None:
-        return Path(folder)
+    if config.output is not None:
+        return Path(config.output)
+    checkpoint = required_checkpoint(config)
     run = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
     return run / kind / checkpoint.stem
-
-
-def check_unfinished(folder: Path, overwrite: bool) -> None:
-    """Raise FileExistsError where a finished record would be replaced unasked."""
-    if (folder / JSON_NAME).exists() and not overwrite:
-        raise FileExistsError(
-            f"{folder} already holds a record ({JSON_NAME}); choose another output=DIR, "
-            "or type overwrite=true to replace it."
-        )
 
 
 def make_folder(folder: Path) -> None:
@@ -157,3 +126,10 @@ def required_checkpoint(config: DictConfig) -> Path:
 def listed(values: Any) -> list[str] | None:
     """Return a list of the configuration as Python's."""
     return None if values is None else [str(each) for each in values]
+
+
+def check_choice(name: str, chosen: Sequence[str], known: Iterable[str]) -> None:
+    """Raise ValueError unless at least one of the `known` values is chosen for setting `name`, and each once."""
+    known = list(known)
+    if not chosen or not set(chosen) <= set(known) or len(set(chosen)) < len(chosen):
+        raise ValueError(f"Expected `{name}` to be some of {', '.join(known)}, each once, got {list(chosen)}.")

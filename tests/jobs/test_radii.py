@@ -7,11 +7,11 @@ from functools import cache
 import pytest
 import torch
 
+from lipcert.attacks.growing_radii import attack_at_growing_radii, refutations
 from lipcert.bounds import Bound
 from lipcert.certificates import Certifier, Float64Model, certify
-from lipcert.measurement.attacked import attack_at_growing_radii, refutations
-from lipcert.measurement.radii import RESOLUTION, certified_radii
-from lipcert.measurement.settings import grid
+from lipcert.jobs.measure import grid
+from lipcert.jobs.radii import RESOLUTION, certified_radii
 from tests.soundness.trained import EPSILON, digits, trained
 
 COUNT = 40

@@ -1,13 +1,13 @@
-"""One measurement: certify radii by each bound, attack, count power iterations, write."""
+"""The job of `lipcert.measure`: certify radii by each bound, attack, count power iterations, write."""
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
@@ -15,77 +15,88 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from lipcert.attacks.growing_radii import Attacked, attack_at_growing_radii, refutations
 from lipcert.bounds import Bound, UpperNorms
 from lipcert.certificates import Certifier, Float64Model
-from lipcert.certification.contents import describe_arithmetic, describe_data, describe_model
-from lipcert.certification.memory import choose_batch_size
-from lipcert.certification.settings import (
-    chosen_data,
-    chosen_device,
-    chosen_epsilon,
-    chosen_images,
+from lipcert.jobs.power_iterations import convergence_counts
+from lipcert.jobs.preparation import Subject, prepare
+from lipcert.jobs.radii import Radii, certified_radii
+from lipcert.jobs.record import describe_arithmetic, describe_model
+from lipcert.jobs.settings import (
+    check_at_least,
+    check_choice,
+    check_failure_probability,
     chosen_output,
-    listed,
     make_folder,
-    required_checkpoint,
 )
-from lipcert.checkpoints import LoadedNetwork, load_network, read_checkpoint
-from lipcert.data import load_images
-from lipcert.measurement.attacked import Attacked, attack_at_growing_radii, refutations
-from lipcert.measurement.convergence import convergence_counts
-from lipcert.measurement.radii import Radii, certified_radii
-from lipcert.measurement.report import report
-from lipcert.measurement.settings import check_numbers, chosen_bounds, grid
-from lipcert.measurement.writing import write_measurement
-from lipcert.records import Data, FailureProbability
+from lipcert.jobs.tables import print_measurement
+from lipcert.records import FailureProbability
+from lipcert.reporting.measurement_writing import write_measurement
 from lipcert.reporting.measurements import ConvergenceRow, Header, ImageRow
 from lipcert.version import __version__
 
 ATTACKED_AT_A_TIME = 100
 """Images of one step of PGD."""
 
+SMALLEST = {
+    "lanczos_steps": 1,
+    "points": 1,
+    "rounds": 0,
+    "pgd_steps": 1,
+    "restarts": 1,
+    "convergence_images": 0,
+    "iterations": 1,
+    "thumbnails": 0,
+    "seed": 0,
+}
+"""Smallest values of settings that are integers."""
+
 
 @dataclass(frozen=True)
 class Job:
-    """A network, the images it is measured on, (N, C, H, W) and (N,) on its device, and how."""
+    """A network, the images that it is measured on, (N, C, H, W) and (N,) on its device, and how.
 
-    checkpoint: Path
-    network: LoadedNetwork
-    data: Data
+    Attributes:
+        subject: network, test images and epsilon.
+        images, labels: of the subject.
+        bounds: by which radii are certified, one after the other.
+        radii: at which PGD attacks, the smallest first.
+        batch_size: images bounded at a time.
+        config: all settings.
+    """
+
+    subject: Subject
     images: Tensor
     labels: Tensor
-    epsilon: float
     bounds: tuple[Bound, ...]
     radii: tuple[float, ...]
     batch_size: int
     config: DictConfig
 
 
-def prepare(config: DictConfig) -> Job:
-    """Load and check everything the configuration names.
+def make_job(config: DictConfig) -> Job:
+    """Load and check everything that the settings name.
 
     Raises:
         ValueError, OSError: for settings or files that cannot be.
     """
-    check_numbers(config)
-    checkpoint, device = required_checkpoint(config), chosen_device(config.device)
-    bounds = chosen_bounds(listed(config.bounds))
-    description = read_checkpoint(checkpoint).description
-    epsilon, name = chosen_epsilon(config.epsilon, description), chosen_data(config, description)
-    source = load_images(name, config.data.root)
-    split = chosen_images(source, name, config.data.limit_test)
-    data = describe_data(name, split, source.num_classes)
-    network = load_network(
-        checkpoint, data.image_shape, data.num_classes, config.model.name, config.model.activation, config.builder
-    )
-    network.model.to(device)
-    splits = any(bound.splits for bound in bounds)
-    batch_size = choose_batch_size(
-        network.model, data.image_shape, device, config.batch_size, config.memory_gb, separate=splits
-    )
-    images, labels = (each.to(device) for each in split[:])
-    radii = grid(epsilon, config.reach, config.points)
-    return Job(checkpoint, network, data, images, labels, epsilon, bounds, radii, batch_size, config)
+    check_at_least(config, SMALLEST)
+    if not 1 <= config.reach < math.inf:
+        raise ValueError(f"Expected `reach` >= 1 and finite, got {config.reach}.")
+    if not 0 < config.tolerance < 1:
+        raise ValueError(f"Expected `tolerance` in (0, 1), got {config.tolerance}.")
+    check_failure_probability(config.failure_probability)
+    bounds = tuple(Bound(name) for name in config.bounds)
+    check_choice("bounds", [str(bound) for bound in bounds], Bound)
+    subject = prepare(config)
+    size = subject.batch_size(config, separate=any(bound.splits for bound in bounds))
+    return Job(subject, *subject.tensors(), bounds, grid(subject.epsilon, config.reach, config.points), size, config)
+
+
+def grid(epsilon: float, reach: float, points: int) -> tuple[float, ...]:
+    """Return radii up to `reach` times epsilon at even distances, epsilon itself among them, the smallest first."""
+    shares = {round(reach * step / points, 12) for step in range(1, points + 1)} | {1.0}
+    return tuple(share * epsilon for share in sorted(shares))
 
 
 def run(config: DictConfig) -> float:
@@ -96,8 +107,8 @@ def run(config: DictConfig) -> float:
         ValueError, OSError: for settings, files or folders that cannot be, before anything is computed.
     """
     started = time.perf_counter()
-    job = prepare(config)
-    folder = chosen_output(job.checkpoint, config.output, "measurements")
+    job = make_job(config)
+    folder = chosen_output(config, "measurements")
     make_folder(folder)
     few = job.images[: config.convergence_images]
     console = Console(stderr=True)
@@ -116,29 +127,34 @@ def run(config: DictConfig) -> float:
     rows = image_rows(job, certified, attacked)
     convergence = [
         ConvergenceRow(layer, taken, images)
-        for layer, found in counts.items()
-        for taken, images in sorted(found.items())
+        for layer, images_by_count in counts.items()
+        for taken, images in sorted(images_by_count.items())
     ]
-    found = write_measurement(folder, header, rows, convergence, {index: job.images[index] for index in kept})
-    report(header, found, convergence, folder)
-    return next(row.certified[-1] for row in found if row.epsilon == job.epsilon)
+    curves = write_measurement(folder, header, rows, convergence, {index: job.images[index] for index in kept})
+    print_measurement(header, curves, convergence, folder)
+    return next(row.certified[-1] for row in curves if row.epsilon == job.subject.epsilon)
 
 
 def measure_radii(job: Job, advance: Callable[[], object]) -> tuple[list[Radii], FailureProbability]:
     """Return what each bound proves of all images, and with what failure probability all of it together."""
-    config = job.config
-    norms = UpperNorms(failure_probability=config.failure_probability)
-    network = Float64Model(job.network.model, norms)
+    norms = UpperNorms(failure_probability=job.config.failure_probability)
+    network = Float64Model(job.subject.model, norms)
     known = torch.zeros(len(job.labels), dtype=torch.float64)
     certified = []
     for bound in job.bounds:
-        certifier, farthest = Certifier(network, bound, config.lanczos_steps), job.radii[-1]
-        certified.append(
-            certified_radii(
-                certifier, job.images, job.labels, job.epsilon, known, farthest, config.rounds, job.batch_size, advance
-            )
+        radii = certified_radii(
+            Certifier(network, bound, job.config.lanczos_steps),
+            job.images,
+            job.labels,
+            job.subject.epsilon,
+            known,
+            farthest=job.radii[-1],
+            rounds=job.config.rounds,
+            batch_size=job.batch_size,
+            advance=advance,
         )
-        known = certified[-1].radius
+        certified.append(radii)
+        known = radii.radius
     failure = FailureProbability(norms.failure_probability, norms.bounded, norms.union_failure_probability)
     return certified, failure
 
@@ -147,11 +163,11 @@ def attack(job: Job, advance: Callable[[], object]) -> Attacked:
     """Return what PGD found of all images."""
     config = job.config
     return attack_at_growing_radii(
-        job.network.model,
+        job.subject.model,
         job.images,
         job.labels,
         job.radii,
-        job.epsilon,
+        job.subject.epsilon,
         config.pgd_steps,
         config.restarts,
         ATTACKED_AT_A_TIME,
@@ -166,9 +182,9 @@ def count_iterations(job: Job, images: Tensor, advance: Callable[[], object]) ->
         return {}
     config = job.config
     return convergence_counts(
-        job.network.model,
+        job.subject.model,
         images,
-        job.epsilon,
+        job.subject.epsilon,
         config.tolerance,
         config.iterations,
         job.batch_size,
@@ -210,12 +226,12 @@ def describe(job: Job, failure: FailureProbability, kept: list[int], counted: in
     config = job.config
     return Header(
         lipcert_version=__version__,
-        checkpoint=str(job.checkpoint),
-        model=asdict(describe_model(job.network)),
-        data=asdict(job.data),
-        epsilon=job.epsilon,
+        checkpoint=str(job.subject.checkpoint),
+        model=asdict(describe_model(job.subject.network)),
+        data=asdict(job.subject.data),
+        epsilon=job.subject.epsilon,
         bounds=tuple(map(str, job.bounds)),
-        arithmetic=describe_arithmetic(job.network.model).statement,
+        arithmetic=describe_arithmetic(job.subject.model).statement,
         failure_probability=asdict(failure),
         attack={"steps": config.pgd_steps, "restarts": config.restarts, "seed": config.seed},
         radii=job.radii,

@@ -54,9 +54,9 @@ def iterations_to_converge(
         lengths = lengths_of(following)
         following = following * inverse(lengths, following.dim())
         counts[active[lengths == 0].cpu()] = 0
-        settled = (lengths == 0) | (lengths_of(following - vectors) <= tolerance)
-        unset = counts[active.cpu()] == NOT_CONVERGED
-        counts[active.cpu()[settled.cpu() & unset]] = number
+        converged = (lengths == 0) | (lengths_of(following - vectors) <= tolerance)
+        open_ = counts[active.cpu()] == NOT_CONVERGED
+        counts[active.cpu()[converged.cpu() & open_]] = number
         vectors, left = following, counts[active.cpu()] == NOT_CONVERGED
         if not bool(left.any()):
             break

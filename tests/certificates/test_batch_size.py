@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from lipcert.certification import memory
-from lipcert.certification.memory import LARGEST_BATCH, bytes_per_image, choose_batch_size
+from lipcert.certificates import batch_size
+from lipcert.certificates.batch_size import LARGEST_BATCH, bytes_per_image, choose_batch_size
 from lipcert.nn import Residual, build
 
 CPU = torch.device("cpu")
@@ -93,9 +93,9 @@ def test_free_memory_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     model = _convolution()
     weights = 16 * sum(tensor.numel() for tensor in model.parameters())
     enough = weights + 5.5 * bytes_per_image(model, (4, 10, 10))
-    monkeypatch.setattr(memory, "free_memory", lambda: int(enough / memory.USABLE))
+    monkeypatch.setattr(batch_size, "free_memory", lambda: int(enough / batch_size.USABLE))
     assert choose_batch_size(model, (4, 10, 10), CPU) == 5
-    monkeypatch.setattr(memory, "free_memory", lambda: None)  # nobody knows
+    monkeypatch.setattr(batch_size, "free_memory", lambda: None)  # nobody knows
     assert choose_batch_size(model, (4, 10, 10), CPU) == LARGEST_BATCH["cpu"]
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from lipcert.bounds import Bound, analyze
 from lipcert.bounds.linear_map import LinearMap, identity_map
 from lipcert.bounds.operators import operator
-from lipcert.measurement import convergence
-from lipcert.measurement.convergence import convergence_counts, iterations_to_converge
+from lipcert.jobs import power_iterations
+from lipcert.jobs.power_iterations import convergence_counts, iterations_to_converge
 from lipcert.reporting.measurements import NOT_CONVERGED
 from tests.networks import images, network
 from tests.oracles import ExactNorms, map_matrix
@@ -77,7 +77,7 @@ def test_counts_of_a_network_use_the_masks_of_the_local_bound(monkeypatch: pytes
         starts[str(len(starts))] = start
         return correct(linear_map, start, *settings)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(convergence, "iterations_to_converge", remembered)
+    monkeypatch.setattr(power_iterations, "iterations_to_converge", remembered)
     counts = convergence_counts(model, batch, epsilon, TOLERANCE, 300, batch_size=4, seed=0)
     met: dict[str, Counter[int]] = {}
 

@@ -1,1 +1,0 @@
-"""The command `lipcert.certify`: a network and a data set in, a record of certificates out."""

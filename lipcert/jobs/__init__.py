@@ -1,0 +1,1 @@
+"""What the commands `certify`, `measure` and `soundness` do once their settings are composed."""

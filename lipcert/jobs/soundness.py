@@ -1,0 +1,55 @@
+"""The job of `lipcert.soundness`: certify, try to refute the certificates, write what was found."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+
+from omegaconf import DictConfig
+
+from lipcert.jobs.preparation import prepare
+from lipcert.jobs.settings import check_at_least, check_choice, chosen_output, listed, make_folder
+from lipcert.records import model_sha256
+from lipcert.soundness.attacked import ATTACKS, Strength, usable_attacks
+from lipcert.soundness.examination import examine, refuse
+from lipcert.soundness.findings import write_findings
+from lipcert.soundness.report import report
+from lipcert.version import __version__
+
+SMALLEST = {"norms": 0, "side": 1, "steps": 1, "restarts": 1, "queries": 1, "batch_size": 1, "seed": 0}
+"""Smallest values of settings that are integers."""
+
+
+def run(config: DictConfig) -> float:
+    """Try to refute a network's certificates; return the least room that attacks left above a certified margin.
+
+    Raises:
+        RefutedError: naming an image or a layer, after the findings are written.
+        ValueError, OSError: for settings, files or folders that cannot be, before anything is computed.
+    """
+    check_at_least(config, SMALLEST)
+    names = ATTACKS if config.attacks is None else tuple(listed(config.attacks) or ())
+    check_choice("attacks", names, ATTACKS)
+    strength = Strength(config.steps, config.restarts, config.queries, config.batch_size, config.seed)
+    folder, subject = chosen_output(config, "soundness"), prepare(config)
+    classes = subject.data.num_classes
+    attacks = usable_attacks(names, subject.data.image_shape, classes)
+    if not attacks:
+        raise ValueError(f"None of attacks={list(names)} works on {classes} classes; leave attacks= out.")
+    about = {
+        "lipcert_version": __version__,
+        "checkpoint": str(subject.checkpoint),
+        "model": {"sha256": model_sha256(subject.model), "description": dict(subject.network.description)},
+        "data": subject.data.name,
+        "epsilon": subject.epsilon,
+        "strength": asdict(strength),
+        "side": config.side,
+    }
+    make_folder(folder)
+    findings = examine(
+        subject.model, *subject.tensors(), subject.epsilon, about, attacks, strength, config.norms, config.side
+    )
+    write_findings(findings, folder)
+    report(findings, folder)
+    refuse(findings)
+    return min((each.smallest_room for each in findings.attacks), default=math.inf)
