@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from lipcert.bounds import UpperNorms
+from lipcert.certificates import certify
 from lipcert.soundness.attacked import ATTACKS, Certified, attack_certified, reach, usable_attacks
 from lipcert.soundness.recorder import Recorder
-from lipcert.soundness.run import certify
 from tests.networks import images, network
 from tests.soundness.trained import QUICK, certified, digits, trained
 
