@@ -113,7 +113,7 @@ def table(settings: dict[str, Setting], types: dict[str, str], prefix: str = "")
 
 
 def options_of(group: str) -> list[Path]:
-    return sorted(path for path in (CONF / group).glob("**/*.yaml") if not path.stem.startswith("of_"))
+    return sorted((CONF / group).glob("*.yaml"))
 
 
 def groups() -> str:
@@ -122,10 +122,9 @@ def groups() -> str:
     lines = [row("group", "default", "options"), row("---", "---", "---")]
     for name, default in defaults.items():
         if name not in DESCRIBED:
-            names = [path.relative_to(CONF / name).with_suffix("").as_posix() for path in options_of(name)]
             chosen = "of the data" if "$" in default else code(default)
-            shown = [code(each) for each in names if not each.startswith(("data/", "comparison/"))]
-            lines.append(row(f"[{code(name)}](#{name})", chosen, ", ".join(shown)))
+            options = ", ".join(code(path.stem) for path in options_of(name))
+            lines.append(row(f"[{code(name)}](#{name})", chosen, options))
     return "\n".join(lines)
 
 
@@ -138,12 +137,10 @@ def details() -> str:
             continue
         lines += [f"### {group}", ""]
         types = types_of(sections[group]) if dataclasses.is_dataclass(sections.get(group)) else {}
-        listed = [path for path in options_of(group) if path.parent == CONF / group]
-        described = [path for path in listed if heading(path)]
+        described = [path for path in options_of(group) if heading(path)]
         if described:
-            names = {path: path.relative_to(CONF / group).with_suffix("").as_posix() for path in described}
             lines += [row("option", "what it is"), row("---", "---")]
-            lines += [row(code(f"{group}={names[path]}"), heading(path)) for path in described] + [""]
+            lines += [row(code(f"{group}={path.stem}"), heading(path)) for path in described] + [""]
         lines += group_settings(group, types)
     return "\n".join(lines)
 

@@ -1,9 +1,11 @@
-"""What Hydra is told: the folder of the configuration files, schema and resolvers; unknown settings are refused."""
+"""What Hydra is told: where the files are, schemas, resolvers, rows of tables; unknown settings are refused."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from lipcert.system.job_names import job_folder, sweep_folder
+from lipcert.system.rows import experiments, read_rows
 from lipcert.system.schema import BenchmarkConfig, CertifyConfig, MeasureConfig, SoundnessConfig, TrainConfig
 
 OPEN = ("trainer",)
@@ -50,20 +53,47 @@ def config_folder() -> str:
     return str(packaged if packaged.is_dir() else package.parent / "conf")
 
 
+def when(value: Any, *cases: Any) -> Any:
+    """Return what is said for a value: `when(value, EXPECTED, THEN, ..., OTHERWISE)`; EXPECTED may be a list."""
+    for expected, then in zip(cases[::2], cases[1::2], strict=False):
+        if value == expected or (isinstance(expected, list) and value in expected):
+            return then
+    return cases[-1]
+
+
+def rows(table: str) -> str:
+    """Return the experiments of a table, as a sweep takes them."""
+    return ",".join(f"{table}/{row}" for row in read_rows(Path(config_folder(), "experiment", table)))
+
+
+SCHEMAS = {
+    "schema": TrainConfig,
+    "benchmark_schema": BenchmarkConfig,
+    "certify_schema": CertifyConfig,
+    "soundness_schema": SoundnessConfig,
+    "measure_schema": MeasureConfig,
+}
+"""Schema of each command, by its name in defaults lists."""
+
+RESOLVERS: dict[str, Callable[..., Any]] = {
+    "half": lambda number: float(number) / 2,
+    "times": lambda first, second: float(first) * float(second),
+    "when": when,
+    "rows": rows,
+    "monitored": lambda held_out: "val/certified_accuracy" if int(held_out) else None,
+    "sweep_folder": sweep_folder,
+    "job_folder": job_folder,
+}
+"""Functions that configuration files call: `${half:${.epochs}}`."""
+
+
+@cache
 def register() -> None:
-    """Make the schema and the resolvers known to Hydra and OmegaConf."""
-    ConfigStore.instance().store(name="schema", node=TrainConfig)
-    ConfigStore.instance().store(name="benchmark_schema", node=BenchmarkConfig)
-    ConfigStore.instance().store(name="certify_schema", node=CertifyConfig)
-    ConfigStore.instance().store(name="soundness_schema", node=SoundnessConfig)
-    ConfigStore.instance().store(name="measure_schema", node=MeasureConfig)
-    OmegaConf.register_new_resolver("half", lambda number: float(number) / 2, replace=True)
-    OmegaConf.register_new_resolver("times", lambda first, second: float(first) * float(second), replace=True)
-    OmegaConf.register_new_resolver(
-        "when", lambda value, expected, then, otherwise: then if value == expected else otherwise, replace=True
-    )
-    OmegaConf.register_new_resolver(
-        "monitored", lambda held_out: "val/certified_accuracy" if int(held_out) else None, replace=True
-    )
-    OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
-    OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+    """Make schemas, resolvers and the experiments that are rows of a table known to Hydra and OmegaConf."""
+    store = ConfigStore.instance()
+    for name, schema in SCHEMAS.items():
+        store.store(name=name, node=schema)
+    for name, resolver in RESOLVERS.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
+    for table, row, content in experiments(Path(config_folder())):
+        store.store(group=f"experiment/{table}", name=row, package="_global_", node=content)

@@ -14,13 +14,14 @@ from string import Template
 
 import yaml
 
+from lipcert.system.rows import FILE, read_rows
+
 FLAGS = ("-h", "--help")
 
 WIDEST = 100
 """Columns that are used of a wide terminal."""
 
 _GROUP = re.compile(r"^  - (?P<key>[\w/]+): *(?P<value>\S+)(?: +# (?P<comment>.*))?$", re.MULTILINE)
-_AUTOMATIC = re.compile(r"^  - optional (\S+):", re.MULTILINE)
 _REMARK = re.compile(r"^(?P<setting>.*?\S) +# (?P<comment>.*)$")
 
 
@@ -51,19 +52,14 @@ def usage(folder: Path, name: str, columns: int | None = None) -> str:
 
 def _groups(folder: Path, text: str, width: int) -> Iterator[str]:
     """Yield a paragraph a group of the defaults list, its options below it; those picked automatically are left out."""
-    automatic = {folder / key for key in _AUTOMATIC.findall(text)}
     for group in _GROUP.finditer(text):
         key, value = group["key"], group["value"]
-        prefix, chosen, _ = value.partition("${")  # of options that others choose: of_${data}
-        names = sorted(path.stem for path in (folder / key).glob("*.yaml"))
-        options = [each for each in names if not (chosen and each.startswith(prefix))]
-        default = "" if chosen or value == "null" else f"={value}"
+        default = "" if "$" in value or value == "null" else f"={value}"
         remark = f": {group['comment']}" if group["comment"] else ""
         yield _wrapped(f"{key}{default}{remark}", width, "  ", "    ") + "\n"
-        yield _wrapped(", ".join(options), width, "      ") + "\n"
-        for inner in sorted({path.parent for path in (folder / key).glob("*/*.yaml")} - automatic):
-            options = sorted(path.stem for path in inner.glob("*.yaml"))
-            yield _wrapped(f"{inner.name}/NAME: {', '.join(options)}", width, "      ", "        ") + "\n"
+        yield _wrapped(", ".join(sorted(path.stem for path in (folder / key).glob("*.yaml"))), width, "      ") + "\n"
+        for table in sorted(path.parent for path in (folder / key).glob(f"*/{FILE}")):
+            yield _wrapped(f"{table.name}/NAME: {', '.join(read_rows(table))}", width, "      ", "        ") + "\n"
 
 
 def _settings(text: str, width: int) -> Iterator[str]:

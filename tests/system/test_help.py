@@ -17,6 +17,7 @@ from lipcert.commands import check, dashboard
 from lipcert.commands.application import run_command
 from lipcert.system.configuration import config_folder, register
 from lipcert.system.help import asks_for_help, usage
+from lipcert.system.rows import read_rows
 from tests.running import python
 
 CONF = Path(config_folder())
@@ -70,13 +71,13 @@ def test_all_groups_and_options() -> None:
     shown = dict(zip(*[iter(re.split(r"^  (\w+)", text, flags=re.MULTILINE)[1:])] * 2, strict=True))
     assert set(shown) == {path.name for path in CONF.iterdir() if path.is_dir()} - {"recipe"}  # picked automatically
     for group, said in shown.items():
-        options = {path.stem for path in (CONF / group).glob("*.yaml") if not path.stem.startswith("of_")}
+        options = {path.stem for path in (CONF / group).glob("*.yaml")}
         assert options <= set(re.findall(r"[\w-]+", said)), group
-    nested = {path.stem for path in (CONF / "experiment" / "comparison").glob("*.yaml")}
-    assert nested <= set(re.findall(r"\w+", shown["experiment"].partition("comparison/NAME:")[2]))
+    rows = read_rows(CONF / "experiment" / "comparison")
+    assert list(rows) == re.findall(r"\w+", shown["experiment"].partition("comparison/NAME:")[2])
     assert shown["data"].startswith("=digits: images to learn from\n")
-    assert "of_mnist" not in shown["method"]
-    assert "smoke_mnist" not in shown["scale"]
+    assert shown["method"].startswith(": what is trained with")  # its default follows the data
+    assert "smoke_digits" not in shown["scale"]
 
 
 def test_what_asks_for_help() -> None:
