@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
 
 FILE = "rows.yaml"
 
@@ -35,8 +36,6 @@ def experiments(conf: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 def _content(base: str, overrides: list[str], conf: Path) -> dict[str, Any]:
     """Return a defaults list of the base and the options that are chosen, and the settings."""
-    from omegaconf import OmegaConf
-
     defaults: list[Any] = [base]
     settings: list[str] = []
     for override in overrides:
