@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from lipcert.system.files import damage
-from lipcert.training.table import rewind
+from lipcert.training.logging.table import rewind
 from tests.damage import flip_bit
 from tests.running import PATIENCE, QUICK, REPOSITORY, contents, train_each
 

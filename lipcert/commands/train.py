@@ -19,9 +19,8 @@ register()
 def train(config: DictConfig) -> float:
     """Run one job and return its certified accuracy."""
     register()  # a launcher's processes know no resolvers
-    from lipcert.training.isolated import needs_isolation, run_isolated
     from lipcert.training.run import run
-    from lipcert.training.sweep import is_job_of_sweep, run_job
+    from lipcert.training.sweep.run import is_job_of_sweep, needs_isolation, run_isolated, run_job
 
     start = run_isolated if needs_isolation(config) else run
     if is_job_of_sweep():

@@ -4,32 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 from hydra.utils import get_object
 from omegaconf import DictConfig
 
-from lipcert.training.module import check_description
 from lipcert.training.processes import started_apart, started_processes
-from lipcert.training.storage import DamagedCheckpointError, read_state
 
 CLIPPED = ("clipped_relu", "clipped_maxmin")
 """Activations with thresholds, which the sparsity loss is about."""
-
-
-def check_run_directory(folder: Path) -> None:
-    """Make sure that a run's directory holds no earlier run.
-
-    Raises:
-        FileExistsError: saying which directory and what to do.
-    """
-    for name in ("results.json", "metrics.csv", "checkpoints"):
-        if (folder / name).exists():
-            raise FileExistsError(
-                f"{folder} already holds a run ({name}); go on with it by resume=auto, or choose another hydra.run.dir."
-            )
 
 
 def check_devices(devices: int, accelerator: str) -> None:
@@ -85,25 +68,6 @@ def check_processes(config: DictConfig, overrides: Sequence[str], multirun: bool
             f"{started} processes were started side by side and must agree on the run directory: "
             "give hydra.run.dir=FOLDER, the same for all."
         )
-
-
-def epochs_done(path: str, description: dict[str, Any], epochs: int) -> int:
-    """Return how many epochs a checkpoint has behind it.
-
-    Raises:
-        FileNotFoundError, ValueError: for a checkpoint that is missing, damaged, of another network or finished.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"resume={path}: no such checkpoint.")
-    try:
-        checkpoint = read_state(Path(path))
-    except DamagedCheckpointError as error:
-        raise ValueError(f"resume={path} is damaged or no checkpoint of lipcert ({error}).") from error
-    done = int(checkpoint["epoch"]) + 1
-    check_description(checkpoint["lipcert"], description)
-    if done >= epochs:
-        raise ValueError(f"resume={path} has {done} epochs behind it; give more, schedule.epochs={done + 1} for one.")
-    return done
 
 
 def _handled(method: DictConfig) -> tuple[str, ...] | None:

@@ -16,6 +16,7 @@ from lipcert.data.batches import GlobalBatches, Share
 from lipcert.losses import Objective, Setting, Sparsity
 from lipcert.losses.objective import Method
 from lipcert.training.metrics import CertifiedAccuracy
+from lipcert.training.resume.checkpoints import check_resumable
 from lipcert.training.schedules import Schedule
 
 
@@ -31,22 +32,6 @@ def bound_statistics(analysis: Analysis) -> dict[str, Tensor]:
         varying = torch.ones(()) if bounds.varying is None else bounds.varying.detach().mean()
         statistics[f"varying/{bounds.name}"] = varying
     return statistics
-
-
-def check_description(saved: object, expected: dict[str, Any]) -> None:
-    """Raise ValueError unless a checkpoint describes the same data, model and activation."""
-    if saved != expected:
-        raise ValueError(f"The checkpoint holds {saved}, but this run trains {expected}.")
-
-
-def check_starts(saved: Mapping[str, Any] | None) -> None:
-    """Raise ValueError for a checkpoint whose norm estimates started from vectors of each image, as they once could."""
-    name = "shared" if saved is None else saved["name"]
-    if name != "shared":
-        raise ValueError(
-            f"The checkpoint was trained with warm_start={name}, which lipcert has no more; train anew, or certify its "
-            "weights by python -m lipcert.certify."
-        )
 
 
 @dataclass(frozen=True)
@@ -180,8 +165,7 @@ class RobustClassifier(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another architecture with a sentence; take over what pays."""
-        check_description(checkpoint.get("lipcert"), self.description)
-        check_starts(checkpoint.get("warm_start"))
+        check_resumable(checkpoint, self.description)
         if self.economy is not None:
             self.economy.load_state_dict(checkpoint.get("economy", {}))
         self.norms.grams.load(checkpoint.get("grams", {}))

@@ -15,8 +15,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from lipcert.data import ImageDataModule
 from lipcert.losses import GloRo
 from lipcert.nn import build
-from lipcert.training.callbacks import ProjectThresholds, RandomState, ScheduleCallback
+from lipcert.training.callbacks import ProjectThresholds, ScheduleCallback
 from lipcert.training.module import BoundSettings, RobustClassifier
+from lipcert.training.resume.checkpoints import RandomState
 from lipcert.training.schedules import Schedule
 
 EPOCHS = 4

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lipcert.training.callbacks import BestCheckpoint
+from lipcert.training.resume.checkpoints import BestCheckpoint
 
 
 def _checkpoint(folder: Path) -> BestCheckpoint:

@@ -13,8 +13,8 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from lipcert.commands.application import run_command
 from lipcert.system.errors import Interrupted
 from lipcert.system.job_names import quoted
-from lipcert.training import interruption
-from lipcert.training.interruption import interruptible
+from lipcert.training.resume import interruption
+from lipcert.training.resume.interruption import interruptible
 
 
 @pytest.fixture(name="run")

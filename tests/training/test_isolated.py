@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from lipcert.system.errors import Interrupted
-from lipcert.training import isolated
+from lipcert.training.sweep import run as isolated
 
 CONFIG = OmegaConf.create({"trainer": {"devices": 2, "num_nodes": 1}, "resume": None})
 

@@ -11,7 +11,7 @@ import pytest
 import pytorch_lightning as pl
 from rich.console import Console
 
-from lipcert.training.progress import BAR, KEYS, TrainingProgress, figures
+from lipcert.training.logging.progress import BAR, KEYS, TrainingProgress, figures
 from tests.training.fits import BATCHES, EPOCHS, StopAfter, classifier, digits, trainer
 
 COLUMNS = 80

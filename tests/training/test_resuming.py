@@ -12,9 +12,9 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from lipcert.training.resuming import Complete, Fresh, Resumable, completed, find_state, settle
-from lipcert.training.storage import WholeCheckpoints, read_state
-from lipcert.training.table import read_rows
+from lipcert.training.logging.table import read_rows
+from lipcert.training.resume.checkpoints import AtomicCheckpoints, read_state
+from lipcert.training.resume.starting_point import Complete, Fresh, Resumable, completed, find_state, restore_folder
 from tests.damage import flip_bit
 from tests.running import contents
 
@@ -49,7 +49,7 @@ def _save(folder: Path, epoch: int, name: str) -> None:
         "metrics": {"epoch": epoch, "step": (epoch + 1) * STEPS - 1, "train/loss": 0.5},
         "pytorch-lightning_version": pl.__version__,
     }
-    WholeCheckpoints().save_checkpoint(state, folder / "checkpoints" / name)
+    AtomicCheckpoints().save_checkpoint(state, folder / "checkpoints" / name)
 
 
 @pytest.fixture(name="run")
@@ -77,7 +77,7 @@ def test_nothing_there(tmp_path: Path) -> None:
     assert find_state(tmp_path, _config(), DESCRIPTION) == Fresh()
     (tmp_path / "train.log").touch()
     assert find_state(tmp_path, _config(), DESCRIPTION) == Fresh()
-    assert settle(tmp_path, Fresh()) is None
+    assert restore_folder(tmp_path, Fresh()) is None
     assert set(contents(tmp_path)) == {"train.log"}
 
 
@@ -87,7 +87,7 @@ def test_interrupted_before_the_first_checkpoint(run: Path) -> None:
     (run / "checkpoints" / ".last.ckpt.77.tmp").write_bytes(b"half a")
     state = find_state(run, _config(), DESCRIPTION)
     assert state == Fresh()
-    settle(run, Fresh())
+    restore_folder(run, Fresh())
     assert set(contents(run)) == {".hydra/config.yaml"}, "neither rows of the lost epoch nor half a file"
 
 
@@ -97,7 +97,7 @@ def test_last_state(run: Path) -> None:
     assert state == Resumable(run / "checkpoints" / "last.ckpt", 3)
     assert contents(run) == before
     assert isinstance(state, Resumable)
-    assert settle(run, state) == run / "checkpoints" / "last.ckpt"
+    assert restore_folder(run, state) == run / "checkpoints" / "last.ckpt"
     assert [row["epoch"] for row in read_rows(run / "metrics.csv")] == ["0", "1", "2"]
     assert {name: each for name, each in contents(run).items() if name != "metrics.csv"} == {
         name: each for name, each in before.items() if name != "metrics.csv"
@@ -120,7 +120,7 @@ def test_damaged_states(run: Path, case: str, caplog: pytest.LogCaptureFixture) 
     assert isinstance(state, Resumable)
     assert (state.path.name, state.epochs, [path.name for path, _ in state.damaged]) == (good, epoch + 1, [*damaged])
     with caplog.at_level(logging.WARNING):
-        checkpoint = settle(run, state)
+        checkpoint = restore_folder(run, state)
     assert checkpoint == run / "checkpoints" / "last.ckpt"
     assert read_state(checkpoint)["epoch"] == epoch
     for name, content in bad.items():
@@ -145,7 +145,7 @@ def test_damaged_again(run: Path) -> None:
         (run / "checkpoints" / "last.ckpt").write_bytes(b"junk")
         state = find_state(run, _config(), DESCRIPTION)
         assert isinstance(state, Resumable)
-        settle(run, state)
+        restore_folder(run, state)
         for epoch in (1, 2):
             _save(run, epoch, "last.ckpt")
     corrupt = {"last.ckpt.corrupt", "last.ckpt.2.corrupt", "last.ckpt.3.corrupt"}
@@ -157,7 +157,7 @@ def test_damaged_best(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     state = find_state(run, _config(), DESCRIPTION)
     assert isinstance(state, Resumable)
     with caplog.at_level(logging.WARNING):
-        settle(run, state)
+        restore_folder(run, state)
     assert _names(run) == {"last.ckpt", "previous.ckpt", "best.ckpt.corrupt"}
     assert "best.ckpt is damaged" in caplog.text
 
@@ -178,9 +178,9 @@ def test_other_ranks_find_the_same_and_change_nothing(run: Path, monkeypatch: py
     assert isinstance(state, Resumable)
     with monkeypatch.context() as patch:
         patch.setenv("RANK", "1")
-        path = settle(run, state)
+        path = restore_folder(run, state)
     assert contents(run) == before
-    ours = settle(run, state)
+    ours = restore_folder(run, state)
     assert path is not None
     assert ours is not None
     assert path.read_bytes() == ours.read_bytes(), "what the other rank has found is still there"

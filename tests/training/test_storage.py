@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from lipcert.training.storage import DamagedCheckpointError, WholeCheckpoints, read_state
+from lipcert.training.resume.checkpoints import AtomicCheckpoints, DamagedCheckpointError, read_state
 from tests.damage import flip_bit
 
 
@@ -26,7 +26,7 @@ def _state(epoch: int, size: int = 1000) -> dict[str, Any]:
 
 
 def _save(folder: Path, epoch: int, name: str = "last.ckpt", size: int = 1000) -> None:
-    WholeCheckpoints().save_checkpoint(_state(epoch, size), folder / "checkpoints" / name)
+    AtomicCheckpoints().save_checkpoint(_state(epoch, size), folder / "checkpoints" / name)
 
 
 def _epochs(folder: Path) -> dict[str, int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lipcert.training.table import MetricsTable, read_rows, rewind
+from lipcert.training.logging.table import MetricsTable, read_rows, rewind
 
 EPOCHS = 4
 BATCHES = 10

@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 from omegaconf import OmegaConf
 
 from lipcert.dashboard.panels import SECTIONS, X_AXIS, Bars, Curves, Rows
-from lipcert.training.wandb_logger import earlier_id, finished
+from lipcert.training.logging.wandb import earlier_id, finished
 from tests.running import QUICK, contents, python, reply
 from tests.train_each import MARK, request
 from tests.training.offline_runs import OfflineRun, offline_runs
@@ -251,7 +251,7 @@ def test_online_without_an_account(tmp_path: Path) -> None:
 
 def test_only_rank_zero_logs(tmp_path: Path) -> None:
     script = (
-        "from lipcert.training.wandb_logger import RunLogger; logger = RunLogger('.');"
+        "from lipcert.training.logging.wandb import RunLogger; logger = RunLogger('.');"
         "logger.log_metrics({'train/loss': 1.0}, 1); logger.experiment.log({})"
     )
     folder = tmp_path / "run"

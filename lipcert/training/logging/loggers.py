@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 
-from lipcert.training.wandb_logger import Identity, RunLogger, earlier_id
+from lipcert.training.logging.wandb import Identity, RunLogger, earlier_id
 
 LONGEST_GROUP = 128
 """Most characters that W&B keeps of a group."""

@@ -1,14 +1,21 @@
-"""A job of a sweep as a command line of its own: the processes of a DDP job must not enter the sweep again."""
+"""One job of a sweep: skipped where it is complete, recorded however it ends, so that the others go on.
+
+A job of several processes is a command line of its own: they must not enter the sweep again.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
+import logging
 import math
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -17,12 +24,70 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lipcert.system.errors import Interrupted
+from lipcert.system.errors import EXPECTED_ERRORS, Interrupted
+from lipcert.system.files import write_text
 from lipcert.system.job_names import quoted
 from lipcert.training.processes import started_processes
+from lipcert.training.resume.starting_point import AUTO, completed
+from lipcert.training.sweep.table import COMPLETE, FAILED, SKIPPED, Job
+
+logger = logging.getLogger(__name__)
 
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 """Exit codes of a job that a signal ended."""
+
+
+def is_job_of_sweep() -> bool:
+    """Whether the present run is one of several."""
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def run_job(run: Callable[[DictConfig], float], config: DictConfig) -> float:
+    """Run the present job of a sweep, from where it was cut off, and record how it ended.
+
+    Returns its certified accuracy, NaN if it failed.
+
+    Whatever `run` raises is recorded, with its traceback in `error.txt`; what ends the process passes through.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if config.resume is None:
+        config.resume = AUTO
+    try:
+        before = completed(folder, config)
+    except ValueError as error:
+        return _failed(folder, error)
+    if before is not None:
+        _record(folder, SKIPPED)
+        return float(before.results["certified_accuracy"])
+    (folder / "error.txt").unlink(missing_ok=True)
+    try:
+        certified = run(config)
+    except Exception as error:
+        with contextlib.suppress(OSError):  # the record is still to come
+            write_text(folder / "error.txt", traceback.format_exc())
+        logger.error("%s", sentence(error))
+        return _failed(folder, error)
+    finally:
+        gc.collect()  # what a failed job held must not be missing to the next one
+    _record(folder, COMPLETE)
+    return certified
+
+
+def sentence(error: Exception) -> str:
+    """Return what to say of an error, on one line; a fault of lipcert is called by its type."""
+    text = " ".join(" ".join([str(error), *getattr(error, "__notes__", [])]).split())
+    return text if isinstance(error, EXPECTED_ERRORS) else f"{type(error).__name__}: {text}"
+
+
+def _failed(folder: Path, error: Exception) -> float:
+    _record(folder, FAILED, sentence(error))
+    return math.nan
+
+
+def _record(folder: Path, state: str, message: str | None = None) -> None:
+    hydra = HydraConfig.get()
+    job = Job(hydra.job.num, list(hydra.overrides.task), folder.name, state, message)
+    job.record(folder.parent, hydra.callbacks["sweep"]["command"])
 
 
 def needs_isolation(config: DictConfig) -> bool:

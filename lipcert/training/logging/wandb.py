@@ -1,22 +1,22 @@
-"""Logs a run to Weights & Biases: one row an epoch, plotted over epochs, all files inside the run's directory."""
+"""Logs a run to Weights & Biases: one row an epoch, its results at the end, all files inside the run's directory."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lightning_fabric.loggers.logger import rank_zero_experiment
-from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from lipcert.system.files import write_text
-from lipcert.training.resuming import AUTO
+from lipcert.training.resume.starting_point import AUTO
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,23 @@ FOLDERS = ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR")
 
 MODE = "WANDB_MODE"
 """Environment variable that alone keeps wandb's usage reports offline too; `wandb.init(mode=...)` does not."""
+
+TABLE = "results"
+"""Key of the table."""
+
+COLUMNS = ("run", "quantity", "of", "value")
+
+QUANTITIES = {
+    "clean_accuracy": "clean accuracy",
+    "pgd_accuracy": "accuracy under PGD",
+    "autoattack_accuracy": "accuracy under PGD and AutoAttack",
+    "global_lipschitz": "global Lipschitz bound",
+    "local_lipschitz_mean": "mean local Lipschitz bound",
+}
+PARTS = {
+    "certified_accuracy_by_bound": "certified accuracy",
+    "varying_fraction": "varying fraction",
+}
 
 
 @dataclass(frozen=True)
@@ -140,6 +157,25 @@ def earlier_id(folder: Path, resume: str | None) -> str | None:
         if (each / ID_FILE).is_file():
             return (each / ID_FILE).read_text(encoding="utf-8").strip() or None
     return None
+
+
+def results_rows(run: str, results: dict[str, Any]) -> list[tuple[str, str, str, float]]:
+    """Return the rows of the table: whole figures, certified accuracy by bound, varying fraction by layer."""
+    whole = [(run, label, "", results[key]) for key, label in QUANTITIES.items() if results.get(key) is not None]
+    parts = [(run, label, part, value) for key, label in PARTS.items() for part, value in results.get(key, {}).items()]
+    return whole + parts
+
+
+def report_results(loggers: Iterable[Logger], results: dict[str, Any]) -> None:
+    """Put the results of a finished run where it was logged to W&B."""
+    for each in loggers:
+        if isinstance(each, RunLogger):
+            import wandb
+
+            run = each.experiment
+            run.summary.update(results)
+            rows = [list(row) for row in results_rows(run.name, results)]
+            run.log({TABLE: wandb.Table(columns=list(COLUMNS), data=rows)})
 
 
 @contextmanager

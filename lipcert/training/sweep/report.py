@@ -16,7 +16,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from lipcert.system.configuration import register
+from lipcert.system.files import write_text
 from lipcert.system.job_names import split_override
+from lipcert.training.sweep.table import FAILED, collect, markdown, sweep_table
 
 
 class SweepReport(Callback):
@@ -56,10 +58,6 @@ class SweepReport(Callback):
 
     def _report(self, folder: Path) -> str | None:
         """Write and print; return what to say of failed jobs."""
-        from lipcert.system.files import write_text
-        from lipcert.training.sweep import FAILED, collect
-        from lipcert.training.sweep_table import markdown, sweep_table
-
         jobs = collect(folder, self.command)
         if not jobs:
             return f"no job left a record in {folder}."

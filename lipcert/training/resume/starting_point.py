@@ -11,13 +11,18 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lipcert.system.files import link
-from lipcert.training.checks import check_run_directory, epochs_done
-from lipcert.training.configuration import check_same_run, configuration_file
-from lipcert.training.module import check_description
+from lipcert.training.logging.table import NAME as METRICS
+from lipcert.training.logging.table import rewind
 from lipcert.training.processes import is_first_process
-from lipcert.training.storage import BEST, LAST, PREVIOUS, DamagedCheckpointError, read_state
-from lipcert.training.table import NAME as METRICS
-from lipcert.training.table import rewind
+from lipcert.training.resume.checkpoints import (
+    BEST,
+    LAST,
+    PREVIOUS,
+    DamagedCheckpointError,
+    check_resumable,
+    read_state,
+)
+from lipcert.training.resume.configuration import check_same_run, configuration_file
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +76,7 @@ def find_state(folder: Path, config: DictConfig, description: dict[str, Any]) ->
         except DamagedCheckpointError as error:
             damaged.append((path, str(error)))
             continue
-        check_description(checkpoint["lipcert"], description)
+        check_resumable(checkpoint, description)
         return Resumable(path, int(checkpoint["epoch"]) + 1, tuple(damaged))
     if damaged:
         reasons = "; ".join(f"{path.name}: {reason}" for path, reason in damaged)
@@ -106,6 +111,38 @@ def completed(folder: Path, config: DictConfig) -> Complete | None:
     return Complete(read_results(path))
 
 
+def check_run_directory(folder: Path) -> None:
+    """Make sure that a run's directory holds no earlier run.
+
+    Raises:
+        FileExistsError: saying which directory and what to do.
+    """
+    for name in ("results.json", "metrics.csv", "checkpoints"):
+        if (folder / name).exists():
+            raise FileExistsError(
+                f"{folder} already holds a run ({name}); go on with it by resume=auto, or choose another hydra.run.dir."
+            )
+
+
+def epochs_done(path: str, description: dict[str, Any], epochs: int) -> int:
+    """Return how many epochs a checkpoint has behind it.
+
+    Raises:
+        FileNotFoundError, ValueError: for a checkpoint that is missing, damaged, of another network or finished.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"resume={path}: no such checkpoint.")
+    try:
+        checkpoint = read_state(Path(path))
+    except DamagedCheckpointError as error:
+        raise ValueError(f"resume={path} is damaged or no checkpoint of lipcert ({error}).") from error
+    done = int(checkpoint["epoch"]) + 1
+    check_resumable(checkpoint, description)
+    if done >= epochs:
+        raise ValueError(f"resume={path} has {done} epochs behind it; give more, schedule.epochs={done + 1} for one.")
+    return done
+
+
 def starting_point(folder: Path, config: DictConfig, description: dict[str, Any]) -> State:
     """Return where to start, as `resume` says: nothing, a checkpoint for a new folder, or `auto`.
 
@@ -121,7 +158,7 @@ def starting_point(folder: Path, config: DictConfig, description: dict[str, Any]
     return Resumable(Path(config.resume), epochs_done(config.resume, description, config.schedule.epochs))
 
 
-def settle(folder: Path, state: Fresh | Resumable) -> Path | None:
+def restore_folder(folder: Path, state: Fresh | Resumable) -> Path | None:
     """Bring a folder to where its state stands, and return the checkpoint to load.
 
     Damaged checkpoints are set aside, the good one becomes `last.ckpt`, later rows of `metrics.csv` are dropped. At any

@@ -1,14 +1,21 @@
-"""The table of a sweep: a row for jobs that differ in their seed alone, numbers from `results.json` alone."""
+"""The jobs of a sweep: how each ended, and a table with a row for those that differ in their seed alone."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lipcert.reporting.statistics import mean_and_deviation
+from lipcert.system.files import write_json
 from lipcert.system.job_names import names_a_job, split_override
-from lipcert.training.sweep import Job
+
+COMPLETE, SKIPPED, FAILED = "complete", "skipped", "failed"
+RECORDS = ".jobs"
+"""Folder of the records of jobs while their sweep goes on."""
 
 QUANTITIES = {
     "clean %": ("clean_accuracy", 100, 2),
@@ -19,6 +26,43 @@ QUANTITIES = {
     "s an epoch": ("seconds_per_epoch", 1, 1),
 }
 """Key in `results.json`, factor and digits of each column."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """How a job ended.
+
+    Attributes:
+        number: its place in the sweep.
+        overrides: what it was started with.
+        folder: name of its folder inside the sweep's.
+        state: `complete`, `skipped` because it was complete before, or `failed`.
+        message: of its error.
+    """
+
+    number: int
+    overrides: list[str]
+    folder: str
+    state: str
+    message: str | None = None
+
+    def record(self, sweep: Path, command: str) -> None:
+        """Write how the job ended, for `collect`: `command` tells the sweep's command from others in its folder."""
+        records = sweep / RECORDS / command
+        records.mkdir(parents=True, exist_ok=True)
+        write_json(records / f"{self.number}.json", asdict(self))
+
+
+def collect(sweep: Path, command: str) -> list[Job]:
+    """Return the jobs of a command in order, and write them to `sweep.json` in place of their records."""
+    records = sweep / RECORDS / command
+    jobs = [Job(**json.loads(path.read_text(encoding="utf-8"))) for path in records.glob("[!.]*.json")]
+    jobs.sort(key=lambda job: job.number)
+    write_json(sweep / "sweep.json", {"jobs": [asdict(job) for job in jobs]})
+    shutil.rmtree(records, ignore_errors=True)
+    with contextlib.suppress(OSError):  # another command's are there
+        records.parent.rmdir()
+    return jobs
 
 
 def settings(job: Job) -> dict[str, str]:

@@ -22,8 +22,8 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lipcert.system.errors import Interrupted
 from lipcert.system.job_names import quoted
-from lipcert.training.configuration import configuration_file
 from lipcert.training.processes import is_first_process
+from lipcert.training.resume.configuration import configuration_file
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

@@ -1,0 +1,115 @@
+"""Builds what a run is made of from its configuration: network and module, trainer, settings of the evaluation."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ProgressBar
+
+from lipcert.bounds import Bound
+from lipcert.data import ImageDataModule
+from lipcert.losses import Sparsity
+from lipcert.nn import build
+from lipcert.training.evaluation import EvaluationSettings
+from lipcert.training.logging.loggers import build_loggers
+from lipcert.training.module import BoundSettings, RobustClassifier
+from lipcert.training.processes import environment_plugins
+from lipcert.training.resume.checkpoints import AtomicCheckpoints
+from lipcert.training.schedules import Schedule
+
+
+def describe(config: DictConfig) -> dict[str, Any]:
+    """Return what a checkpoint says of itself."""
+    description = {"data": config.data.name, "model": config.model.name, "activation": config.model.activation}
+    if config.model.parametrization != "none":
+        description["parametrization"] = config.model.parametrization
+    return description
+
+
+def describe_training(config: DictConfig) -> dict[str, Any]:
+    """Return what must not change when a run is resumed."""
+    target = str(config.method.get("_target_", "")).rsplit(".", 1)[-1]
+    return {
+        **describe(config),
+        "method": target,
+        "bound": config.bound.name,
+        "epsilon": config.epsilon,
+        "batch_size": config.batch_size,
+        "seed": config.seed,
+    }
+
+
+def build_module(config: DictConfig, data: ImageDataModule) -> RobustClassifier:
+    """Build the network and its Lightning module."""
+    network = build(
+        config.model.name,
+        data.image_shape,
+        data.num_classes,
+        config.model.activation,
+        config.model.threshold,
+        config.model.parametrization,
+    )
+    return RobustClassifier(
+        network,
+        method=instantiate(config.method),
+        optimizer=instantiate(config.optimizer),
+        schedule=Schedule(**OmegaConf.to_container(config.schedule, resolve=True)),  # type: ignore[arg-type]
+        image_shape=data.image_shape,
+        epsilon=config.epsilon,
+        bound=BoundSettings(**{**config.bound, "name": Bound(config.bound.name)}),
+        sparsity=Sparsity(**config.sparsity),
+        description=describe_training(config),
+    )
+
+
+def build_trainer(config: DictConfig, *bookkeeping: pl.Callback) -> pl.Trainer:
+    """Build Lightning's trainer with the callbacks and loggers of the configuration, after those that every run has."""
+    callbacks = [instantiate(callback) for callback in config.callbacks.values()]
+    return pl.Trainer(
+        **OmegaConf.to_container(config.trainer, resolve=True),  # type: ignore[arg-type]
+        max_epochs=config.schedule.epochs,
+        callbacks=[*bookkeeping, *callbacks],
+        plugins=[AtomicCheckpoints(), *environment_plugins()],
+        logger=build_loggers(config),
+        enable_progress_bar=any(isinstance(each, ProgressBar) for each in callbacks),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        deterministic=True,
+    )
+
+
+def build_evaluation(config: DictConfig) -> EvaluationSettings:
+    """Return how the trained network is evaluated."""
+    chosen = config.evaluation
+    return EvaluationSettings(
+        bounds=[str(Bound(name)) for name in chosen.bounds],
+        lanczos_steps=chosen.lanczos_steps,
+        pgd_steps=chosen.pgd_steps,
+        batch_size=chosen.batch_size,
+        clip_input=chosen.clip_input,
+        lipschitz_images=chosen.lipschitz_images,
+        seed=config.seed,
+        autoattack_images=chosen.autoattack_images,
+    )
+
+
+def quieten_lightning() -> None:
+    """Silence what Lightning says of every run and what does not apply here."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # images lie in memory
+        "Checkpoint directory .* exists and is not empty.*",  # `starting_point` has made sure of it
+        ".*treespec, LeafSpec.*",  # torch deprecates what Lightning calls
+        "The dirpath has changed.*",  # a resumed run has a folder of its own
+        "It is recommended to use .self.log.'schedule/.*",  # the same in every process
+        "Total length of `list` across ranks is zero.*",  # no validation split
+    ):
+        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,148 @@
+"""Checkpoints: written atomically, the one before kept, checked when read, with all that a resumed run goes on from."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from lipcert.system.files import damage, write_bytes
+from lipcert.training.processes import is_first_process
+
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+
+NEEDED = ("epoch", "lipcert", "state_dict", "pytorch-lightning_version")
+"""Keys without which training cannot go on."""
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Writes checkpoints whole or not at all, and keeps the last but one as `previous.ckpt`.
+
+    Each is written under a temporary name beside the checkpoint, synced to disk and renamed; Lightning's own
+    writing moves a file from the system's temporary folder, which is a copy where that is another disk.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
+    ) -> None:
+        """Save a checkpoint.
+
+        Raises:
+            OSError: naming the checkpoint; those that were there before are whole.
+        """
+        if storage_options is not None:
+            raise TypeError(f"Expected no storage options, got {storage_options!r}.")
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError
+        torch.save(checkpoint, content)
+        write_bytes(path, content.getbuffer(), path.with_name(PREVIOUS) if path.name == LAST else None)
+
+
+class DamagedCheckpointError(ValueError):
+    """A file that is no whole checkpoint of lipcert."""
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read a checkpoint that training can go on from, on the CPU, checksums verified.
+
+    Raises:
+        DamagedCheckpointError: where checksums fail, it does not load or lacks what is needed.
+    """
+    try:
+        reason = damage(path)
+        if reason is not None:
+            raise DamagedCheckpointError(reason)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(checkpoint, dict):
+            raise DamagedCheckpointError(f"it holds a {type(checkpoint).__name__}, no dict")
+        missing = [key for key in NEEDED if key not in checkpoint]
+        int(checkpoint.get("epoch", 0))
+    except (FileNotFoundError, PermissionError, MemoryError, DamagedCheckpointError):
+        raise
+    except Exception as error:  # unpickling damaged bytes ends in any of them
+        raise DamagedCheckpointError((str(error).splitlines() or [type(error).__name__])[0]) from error
+    if missing:
+        raise DamagedCheckpointError(f"it lacks {', '.join(missing)}")
+    return checkpoint
+
+
+def check_resumable(checkpoint: Mapping[str, Any], description: dict[str, Any]) -> None:
+    """Raise ValueError unless a checkpoint is of the data, model and method described, and of a kind that goes on."""
+    saved = checkpoint.get("lipcert")
+    if saved != description:
+        raise ValueError(f"The checkpoint holds {saved}, but this run trains {description}.")
+    starts = (checkpoint.get("warm_start") or {"name": "shared"})["name"]  # of norm estimates, in earlier versions
+    if starts != "shared":
+        raise ValueError(
+            f"The checkpoint was trained with warm_start={starts}, which lipcert has no more; train anew, or certify "
+            "its weights by python -m lipcert.certify."
+        )
+
+
+class RandomState(pl.Callback):
+    """Keeps the random state of Python, NumPy and torch in checkpoints, so that a resumed run goes on exactly.
+
+    Every process starts from the same seed, and goes on from the first one's state: of its CPU and of its GPU.
+    Only tensors and plain values are stored, so that checkpoints load without unpickling arbitrary objects.
+    """
+
+    def __init__(self) -> None:
+        self._restored: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        name, keys, *rest = np.random.get_state()
+        state = {
+            "python": random.getstate(),
+            "numpy": (str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
+            "torch": torch.get_rng_state(),
+        }
+        if torch.cuda.is_available():
+            state["cuda"] = torch.cuda.get_rng_state()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = state_dict
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._restored is None:
+            return
+        version, internal, gauss = self._restored["python"]
+        random.setstate((version, tuple(internal), gauss))
+        name, keys, *rest = self._restored["numpy"]
+        np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+        torch.set_rng_state(self._restored["torch"].cpu())
+        if torch.cuda.is_available() and "cuda" in self._restored:
+            state = self._restored["cuda"]
+            torch.cuda.set_rng_state((state[0] if isinstance(state, list) else state).cpu())
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """A ModelCheckpoint whose score and file a resumed run takes over, in its own folder, a new or a moved one."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        score, old = state_dict.get("best_model_score"), Path(state_dict.get("best_model_path") or "")
+        own = str(self.dirpath) == str(state_dict.get("dirpath"))
+        if self.dirpath is None or (own and all(Path(each).is_file() for each in self.best_k_models)):
+            return  # the same run in its own folder, everything there
+        new = Path(self.dirpath) / old.name
+        if score is None or not (new.is_file() or old.is_file()):
+            self.best_model_path, self.best_model_score = "", None
+            self.kth_best_model_path, self.best_k_models = "", {}
+            return
+        if is_first_process() and not new.is_file():
+            new.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(new, old.read_bytes())
+        self.best_model_path = self.kth_best_model_path = str(new)
+        self.best_model_score = self.kth_value = score
+        self.best_k_models = {str(new): score}
