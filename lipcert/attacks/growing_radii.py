@@ -13,7 +13,7 @@ from lipcert.attacks import pgd
 
 @dataclass(frozen=True)
 class Attacked:
-    """What PGD found of each image, (N,) on the CPU.
+    """Outcome of PGD on each image, (N,) on the CPU.
 
     Attributes:
         broken_at: smallest of the radii at which it left the label, 0 where the clean prediction is wrong, infinity

@@ -74,7 +74,7 @@ def _recorded(model: nn.Module) -> Iterator[_Shapes]:
 def bytes_per_image(model: nn.Module, image_shape: Sequence[int], separate: bool = True) -> int:
     """Return about how many bytes bounding one image needs, from the shapes of a forward pass.
 
-    `separate`: margins meet every layer (`liplt`, `linear_split`) rather than the last one alone.
+    `separate`: margins are summed over all layers (`liplt`, `linear_split`) rather than taken at the last one alone.
     """
     like = next(model.parameters(), torch.zeros(()))
     image = torch.zeros(1, *image_shape, dtype=like.dtype, device=like.device)

@@ -10,8 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lipcert.certificates import Certificate
-from lipcert.certificates.cascade import Cascade
+from lipcert.certificates import Cascade, Certificate
 from lipcert.records import Batch, NormBracket, Row, StageWork
 
 
@@ -28,35 +27,28 @@ def certify_batch(cascade: Cascade, images: Tensor, labels: Tensor, first: int, 
         first: index of the first image in its split.
         epsilons: l2 radii, in any order.
     """
-    started = time.perf_counter()
-    tallies = [(tally.entered, tally.certified, tally.seconds) for tally in cascade.tallies]
-    bounded = cascade.norms_bounded
+    started, bounded, before = time.perf_counter(), cascade.norms_bounded, [replace(each) for each in cascade.tallies]
     names = [stage.name for stage in cascade.stages]
     undecided = torch.arange(len(labels))
     latest: dict[int, Row] = {}
     rows: list[Row] = []
     for epsilon in sorted(epsilons, reverse=True):
         if len(undecided):
-            at = undecided.to(images.device)
-            certificate = cascade(images[at], labels[at], epsilon)
-            found = _rows(
-                certificate, epsilon, labels[at].tolist(), [first + each for each in undecided.tolist()], names
-            )
-            for place, row in zip(undecided.tolist(), found, strict=True):
-                latest[place] = _with_known_radius(row, latest.get(place))
+            certificate = cascade(images[undecided], labels[undecided], epsilon)
+            indices = [first + each for each in undecided.tolist()]
+            for row in _rows(certificate, epsilon, labels[undecided].tolist(), indices, names):
+                latest[row.index] = _with_known_radius(row, latest.get(row.index))
             undecided = undecided[~certificate.certified]
         rows += [replace(row, epsilon=epsilon) for row in latest.values()]
-    norms = {name: NormBracket(lower, upper) for name, (lower, upper) in cascade.norm_brackets().items()}
-    stages = tuple(
-        StageWork(tally.entered - entered, tally.certified - certified, tally.seconds - seconds)
-        for tally, (entered, certified, seconds) in zip(cascade.tallies, tallies, strict=True)
-    )
     return Batch(
         count=len(labels),
         rows=tuple(rows),
         norms_bounded=cascade.norms_bounded - bounded,
-        stages=stages,
-        norms=norms,
+        stages=tuple(
+            StageWork(tally.entered - old.entered, tally.certified - old.certified, tally.seconds - old.seconds)
+            for tally, old in zip(cascade.tallies, before, strict=True)
+        ),
+        norms={name: NormBracket(lower, upper) for name, (lower, upper) in cascade.norm_brackets().items()},
         seconds=time.perf_counter() - started,
     )
 
@@ -71,31 +63,17 @@ def _with_known_radius(row: Row, before: Row | None) -> Row:
 def _rows(
     certificate: Certificate, epsilon: float, labels: list[int], indices: list[int], names: list[str]
 ) -> list[Row]:
-    """Return the rows of a certificate, one an image; what came out NaN is stated as the worst there is."""
-    columns = zip(
+    """Return the rows of a certificate, one an image; NaN becomes the worst value."""
+    columns = (
         indices,
         labels,
         certificate.prediction.tolist(),
+        [epsilon] * len(labels),
         certificate.margin.nan_to_num(-math.inf, math.inf, -math.inf).tolist(),
         certificate.certified.tolist(),
         certificate.lipschitz.nan_to_num(math.inf, math.inf).tolist(),
         certificate.radius.tolist(),
         certificate.rounding.nan_to_num(math.inf, math.inf).tolist(),
-        certificate.stage.tolist(),
-        strict=True,
+        [names[stage] if stage >= 0 else "" for stage in certificate.stage.tolist()],
     )
-    return [
-        Row(
-            index=index,
-            label=label,
-            prediction=prediction,
-            epsilon=epsilon,
-            margin=margin,
-            certified=certified,
-            lipschitz=lipschitz,
-            radius=radius,
-            rounding=rounding,
-            stage=names[stage] if certified else "",
-        )
-        for index, label, prediction, margin, certified, lipschitz, radius, rounding, stage in columns
-    ]
+    return [Row(*row) for row in zip(*columns, strict=True)]

@@ -1,4 +1,4 @@
-"""The job of `lipcert.soundness`: certify, try to refute the certificates, write what was found."""
+"""The job of `lipcert.soundness`: certify, try to refute the certificates, write the findings."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from omegaconf import DictConfig
 
 from lipcert.jobs.preparation import prepare
 from lipcert.jobs.settings import check_at_least, check_choice, chosen_output, listed, make_folder
+from lipcert.jobs.tables import print_findings
 from lipcert.records import model_sha256
 from lipcert.soundness.attacked import ATTACKS, Strength, usable_attacks
 from lipcert.soundness.examination import examine, refuse
 from lipcert.soundness.findings import write_findings
-from lipcert.soundness.report import report
 from lipcert.version import __version__
 
 SMALLEST = {"norms": 0, "side": 1, "steps": 1, "restarts": 1, "queries": 1, "batch_size": 1, "seed": 0}
@@ -50,6 +50,6 @@ def run(config: DictConfig) -> float:
         subject.model, *subject.tensors(), subject.epsilon, about, attacks, strength, config.norms, config.side
     )
     write_findings(findings, folder)
-    report(findings, folder)
+    print_findings(findings, folder)
     refuse(findings)
     return min((each.smallest_room for each in findings.attacks), default=math.inf)

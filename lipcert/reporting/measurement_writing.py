@@ -1,4 +1,4 @@
-"""Writes a measurement: tables and pictures first, `measurement.json` last, so that one with it is whole."""
+"""Writes a measurement: tables and pictures first, `measurement.json` last, so that one with it is complete."""
 
 from __future__ import annotations
 
@@ -63,16 +63,16 @@ def write_measurement(
     (folder / THUMBNAILS).mkdir()
     for index, image in thumbnails.items():
         write_bytes(folder / THUMBNAILS / f"{index}.png", as_png(image))
-    found = curves(header, images)
+    points = curves(header, images)
     lines: dict[str, tuple[list[str], list[tuple[Any, ...]]]] = {
-        CURVES_NAME: (curve_columns(header.bounds), [(row.epsilon, row.pgd, *row.certified) for row in found]),
+        CURVES_NAME: (curve_columns(header.bounds), [(row.epsilon, row.pgd, *row.certified) for row in points]),
         IMAGES_NAME: (image_columns(header.bounds), [(*_plain(row), *row.radii) for row in images]),
         CONVERGENCE_NAME: (CONVERGENCE_COLUMNS, [astuple(row) for row in convergence]),
     }
     for name, (columns, rows) in lines.items():
         write_text(folder / name, to_csv(columns, rows))
     write_json(folder / HEADER_NAME, {"format": FORMAT, **asdict(header)})
-    return found
+    return points
 
 
 def _plain(row: ImageRow) -> tuple[Any, ...]:

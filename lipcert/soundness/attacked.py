@@ -68,7 +68,7 @@ class Strength:
 
 
 @dataclass(frozen=True)
-class AttackFound:
+class AttackOutcome:
     """Outcome of one attack.
 
     Attributes:
@@ -119,7 +119,7 @@ def _at_the_end(recorder: Recorder, images: Tensor, points: Tensor, radius: floa
 
 
 def _watched(model: nn.Module, certified: Certified, attack: Attack, box: Box) -> Recorder:
-    """Return what an attack met on a batch."""
+    """Return the points that an attack asks about on a batch."""
     recorder = Recorder(model, certified.images, certified.labels, certified.epsilon)
     radius = reach(certified.epsilon, certified.images[0].numel())
     points = attack(recorder, certified.images, certified.labels, radius, box=box)
@@ -140,7 +140,7 @@ def _sentences(name: str, certified: Certified, smallest: Tensor) -> tuple[str, 
 
 def attack_certified(
     model: nn.Module, certified: Certified, name: str, box: bool, strength: Strength
-) -> tuple[AttackFound, Tensor]:
+) -> tuple[AttackOutcome, Tensor]:
     """Return the outcome of one attack on at least one image, and the points of smallest margin, (N, C, H, W).
 
     Args:
@@ -158,7 +158,7 @@ def attack_certified(
     ]
     smallest = torch.cat([part.smallest for part in parts]).cpu()
     margins, asked = certified.margins, sum(part.asked for part in parts)
-    found = AttackFound(
+    outcome = AttackOutcome(
         attack=name,
         box=box,
         attacked=len(certified),
@@ -172,7 +172,7 @@ def attack_certified(
         seconds=time.perf_counter() - started,
         refutations=_sentences(name, certified, smallest),
     )
-    return found, torch.cat([part.points for part in parts])
+    return outcome, torch.cat([part.points for part in parts])
 
 
 def usable_attacks(names: Sequence[str], image_shape: tuple[int, ...], num_classes: int) -> tuple[str, ...]:

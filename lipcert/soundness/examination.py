@@ -12,11 +12,11 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from lipcert.certificates import certify
-from lipcert.soundness.attacked import AttackFound, Certified, Strength, attack_certified
+from lipcert.soundness.attacked import AttackOutcome, Certified, Strength, attack_certified
 from lipcert.soundness.findings import Findings, RefutedError
 from lipcert.soundness.norms import compare_norms
-from lipcert.soundness.precision import PrecisionFound, compare_precisions
-from lipcert.soundness.rounding import RoundingFound, compare_rounding
+from lipcert.soundness.precision import PrecisionOutcome, compare_precisions
+from lipcert.soundness.rounding import RoundingOutcome, compare_rounding
 
 SHOWN = 3
 """Most refutations that the error names; the file has all."""
@@ -42,22 +42,22 @@ def examine(
     seconds = time.perf_counter() - started
     rows = certificate.certified.nonzero()[:, 0]
     everything = Certified(images, labels, certificate.margin, certificate.rounding, torch.arange(len(labels)), epsilon)
-    found: list[AttackFound] = []
-    rounding: RoundingFound | None = None
-    precision: PrecisionFound | None = None
+    outcomes: list[AttackOutcome] = []
+    rounding: RoundingOutcome | None = None
+    precision: PrecisionOutcome | None = None
     if len(rows):
         certified, points = everything.rows(rows), []
         for name in attacks:
             for box in (True, False):
                 _say(f"{name}, pixels {'in [0, 1]' if box else 'free'}")
                 outcome, reached = attack_certified(model, certified, name, box, strength)
-                found.append(outcome)
+                outcomes.append(outcome)
                 points.append(reached)
         _say("rounding")
         rounding = compare_rounding(model, certified, points)
         _say("float64")
         precision = compare_precisions(model, certified, certificate.stage[rows], strength.seed)
-    return Findings(about, len(labels), len(rows), seconds, compared, tuple(found), rounding, precision)
+    return Findings(about, len(labels), len(rows), seconds, compared, tuple(outcomes), rounding, precision)
 
 
 def refuse(findings: Findings) -> None:

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lipcert.soundness.attacked import AttackFound
-from lipcert.soundness.norms import NormsFound
-from lipcert.soundness.precision import PrecisionFound
-from lipcert.soundness.rounding import RoundingFound
+from lipcert.soundness.attacked import AttackOutcome
+from lipcert.soundness.norms import NormsOutcome
+from lipcert.soundness.precision import PrecisionOutcome
+from lipcert.soundness.rounding import RoundingOutcome
 from lipcert.system.files import write_json
 
 NAME = "soundness.json"
@@ -33,18 +33,18 @@ class Findings:
     images: int
     certified: int
     certify_seconds: float
-    norms: NormsFound
-    attacks: tuple[AttackFound, ...]
-    rounding: RoundingFound | None
-    precision: PrecisionFound | None
+    norms: NormsOutcome
+    attacks: tuple[AttackOutcome, ...]
+    rounding: RoundingOutcome | None
+    precision: PrecisionOutcome | None
 
     @property
     def refutations(self) -> list[str]:
         """A sentence for everything that is refuted."""
-        found = [*self.norms.refutations]
+        sentences = [*self.norms.refutations]
         for part in (*self.attacks, self.rounding, self.precision):
-            found += part.refutations if part is not None else ()
-        return found
+            sentences += part.refutations if part is not None else ()
+        return sentences
 
 
 def _finite(value: Any) -> Any:

@@ -44,7 +44,7 @@ class Ratios:
 
 
 @dataclass(frozen=True)
-class NormsFound:
+class NormsOutcome:
     """Outcome of the comparison: `asked` norms were wanted, `compared` were there."""
 
     asked: int
@@ -98,7 +98,7 @@ def _summary(masked: Masked, kind: str, shape: tuple[int, int], found: list[tupl
 
 def compare_norms(
     model: nn.Module, images: Tensor, epsilon: float, count: int, side: int, generator: np.random.Generator
-) -> NormsFound:
+) -> NormsOutcome:
     """Compare at least `count` norm bounds with exact norms.
 
     Args:
@@ -124,4 +124,4 @@ def compare_norms(
             of_kind = [each for each in found if each[0] == parts]
             if of_kind:
                 ratios.append(_summary(members[0], layer.segment.kind, (layer.outputs, layer.inputs), of_kind))
-    return NormsFound(count, sum(each.count for each in ratios), tuple(ratios), time.perf_counter() - started)
+    return NormsOutcome(count, sum(each.count for each in ratios), tuple(ratios), time.perf_counter() - started)

@@ -16,7 +16,7 @@ from lipcert.soundness.attacked import Certified
 
 
 @dataclass(frozen=True)
-class PrecisionFound:
+class PrecisionOutcome:
     """Outcome: images `certified` as executed, and how many are `refused` in float64, with the same start vectors."""
 
     certified: int
@@ -32,7 +32,7 @@ def _certified(model: nn.Module, images: Tensor, part: Certified, stage: Stage, 
     return certify_batches(certifier, images, part.labels, part.epsilon).certified
 
 
-def compare_precisions(model: nn.Module, certified: Certified, stages: Tensor, seed: int) -> PrecisionFound:
+def compare_precisions(model: nn.Module, certified: Certified, stages: Tensor, seed: int) -> PrecisionOutcome:
     """Certify images again in both precisions, each by the stage of the cascade that certified it.
 
     Start vectors are the same in both, so that chance decides nothing.
@@ -55,7 +55,7 @@ def compare_precisions(model: nn.Module, certified: Certified, stages: Tensor, s
             both.append((part.indices, executed, exact))
     indices, single, double = (torch.cat(each) for each in zip(*both, strict=True))
     refused = indices[single & ~double].tolist()
-    return PrecisionFound(
+    return PrecisionOutcome(
         certified=int(single.sum()),
         refused=len(refused),
         seconds=time.perf_counter() - started,

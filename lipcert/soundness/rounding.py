@@ -18,14 +18,14 @@ BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
-class RoundingFound:
+class RoundingOutcome:
     """Outcome: `points` of certified images at which every logit less the label's was computed in both precisions.
 
     Attributes:
         points: how many.
         above: those where the difference exceeds the rounding of the certificate, or of the pair of classes.
         largest_error: of z_j - z_y.
-        largest_share: of the certificate's rounding that was met; largest_pair_share: of the pair's own.
+        largest_share: of the certificate's rounding that was reached; largest_pair_share: of the pair's own.
         seconds: for all points.
         refutations: a sentence for each point above.
     """
@@ -40,7 +40,7 @@ class RoundingFound:
 
 
 @torch.no_grad()
-def stated_rounding(model: nn.Module, certified: Certified) -> Tensor:
+def allowed_rounding(model: nn.Module, certified: Certified) -> Tensor:
     """Return how far executed z_j - z_y may be from exact ones all over each ball, (N, K) float64."""
     network = Float64Model(model)
     arithmetic = Arithmetic.of(network.dtype, certified.images.dtype)
@@ -62,7 +62,7 @@ def _errors(model: nn.Module, double: nn.Module, points: Tensor, labels: Tensor)
     return torch.cat(parts)
 
 
-def compare_rounding(model: nn.Module, certified: Certified, attacked: list[Tensor]) -> RoundingFound:
+def compare_rounding(model: nn.Module, certified: Certified, attacked: list[Tensor]) -> RoundingOutcome:
     """Compare both precisions at the points of each attack, and at the images themselves.
 
     The certificate states the rounding of the class that decides its margin, which is that of the others within a
@@ -74,23 +74,23 @@ def compare_rounding(model: nn.Module, certified: Certified, attacked: list[Tens
         attacked: points, (N, C, H, W) each.
     """
     started = time.perf_counter()
-    stated = stated_rounding(model, certified)
-    of_certificates = certified.rounding.to(stated.device)
+    allowed = allowed_rounding(model, certified)
+    of_certificates = certified.rounding.to(allowed.device)
     double = copy.deepcopy(model).double()
     shares, pair_shares, sentences, largest = [0.0], [0.0], [], 0.0
     for points in (certified.images, *attacked):
         errors = _errors(model, double, points, certified.labels)
         worst = errors.amax(dim=1)
-        above = ~(worst <= of_certificates) | ~(errors <= stated).all(dim=1)
+        above = ~(worst <= of_certificates) | ~(errors <= allowed).all(dim=1)
         largest = max(largest, worst.max().item())
         shares.append((worst / of_certificates).nan_to_num().max().item())
-        pair_shares.append((errors / stated).nan_to_num().max().item())  # 0 / 0 for the label itself
+        pair_shares.append((errors / allowed).nan_to_num().max().item())  # 0 / 0 for the label itself
         sentences += [
             f"image {int(certified.indices[row])}: executed logits differ from those of float64 by "
             f"{worst[row].item():.6g}, the certificate allows for {of_certificates[row].item():.6g}"
             for row in above.nonzero()[:, 0].tolist()
         ]
-    return RoundingFound(
+    return RoundingOutcome(
         points=len(certified) * (1 + len(attacked)),
         above=len(sentences),
         largest_error=largest,

@@ -34,7 +34,7 @@ class EvaluationSettings:
         clip_input: confine the adversary to pixels in [0, 1].
         lipschitz_images: the first so many test images are averaged for Lipschitz bounds and varying neurons.
         seed: of the attack's random starts.
-        autoattack_images: the first so many test images meet AutoAttack; 0 for none.
+        autoattack_images: AutoAttack attacks the first so many test images; 0 for none.
     """
 
     bounds: Sequence[str]

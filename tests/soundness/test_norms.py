@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from lipcert.bounds import UpperNorms, exact
 from lipcert.soundness import parts
-from lipcert.soundness.norms import NormsFound, compare_norms
+from lipcert.soundness.norms import NormsOutcome, compare_norms
 from tests.networks import images, network
 from tests.soundness.trained import EPSILON, digits, trained
 
 
-def _compared(model: nn.Module, inputs: Tensor, count: int = 210, side: int = 1000) -> NormsFound:
+def _compared(model: nn.Module, inputs: Tensor, count: int = 210, side: int = 1000) -> NormsOutcome:
     return compare_norms(model, inputs, EPSILON, count, side, np.random.default_rng(0))
 
 
