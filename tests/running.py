@@ -1,20 +1,16 @@
-"""Runs command lines in processes of their own."""
+"""Runs command lines in processes of their own, new or forked."""
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import subprocess
 import sys
-import threading
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.forks import PATIENCE, REPOSITORY, Fork
 from tests.train_each import MARK, request
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 QUICK = (
     "data.limit_train=150",
@@ -30,14 +26,10 @@ QUICK = (
 """A run of a few seconds that learns something."""
 
 
-PATIENCE = 900
-"""Seconds after which a process that hangs is ended."""
-
-
 def python(
     *arguments: str, cwd: Path, importing: Path = REPOSITORY, stdin: str | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python in folder `cwd`, with the packages of folder `importing`."""
+    """Run a new Python in folder `cwd`, with the packages of folder `importing`."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,
@@ -50,6 +42,16 @@ def python(
     )
 
 
+def start(*arguments: str, cwd: Path, stdin: str = "", **environment: str) -> Fork:
+    """Start `python ARGUMENTS` in folder `cwd`, in a fork of a process that has imported everything."""
+    return Fork(*arguments, cwd=cwd, environment=_environment(REPOSITORY, **environment), stdin=stdin)
+
+
+def forked(*arguments: str, cwd: Path, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `python ARGUMENTS` as `start` does."""
+    return start(*arguments, cwd=cwd, stdin=stdin, **environment).wait()
+
+
 def _environment(importing: Path, **added: str) -> dict[str, str]:
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("LIPCERT", "HYDRA", "WANDB"))}
     return {**inherited, "PYTHONPATH": str(importing), "PYTHONWARNINGS": "ignore", **added}
@@ -57,52 +59,16 @@ def _environment(importing: Path, **added: str) -> dict[str, str]:
 
 def train(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `python -m lipcert.train`."""
-    return python("-m", "lipcert.train", *arguments, cwd=cwd, **environment)
+    return forked("-m", "lipcert.train", *arguments, cwd=cwd, **environment)
 
 
-def train_each(argument_lists: list[list[str]], cwd: Path) -> list[dict[str, Any]]:
+def train_each(argument_lists: list[list[str]], cwd: Path, **environment: str) -> list[dict[str, Any]]:
     """Run `lipcert.train` on each list of arguments, all in one process: `exit` code, `stdout` and `stderr` of each."""
-    return [_ask(arguments, cwd) for arguments in argument_lists]
-
-
-def _ask(arguments: list[str], cwd: Path) -> dict[str, Any]:
-    server = _server()
-    assert server.stdin is not None
-    assert server.stdout is not None
-    timer = threading.Timer(PATIENCE, server.kill)
-    timer.start()
-    server.stdin.write(request(arguments, cwd))
-    server.stdin.flush()
-    printed = []
-    for line in server.stdout:
-        if line.startswith(MARK):
-            timer.cancel()
-            return reply(line)
-        printed.append(line)
-    timer.cancel()
-    _server.cache_clear()
-    raise AssertionError(f"{arguments} ended the process with code {server.wait()}, which said: {''.join(printed)}")
-
-
-def reply(line: str) -> dict[str, Any]:
-    """Return what a reply of `tests.train_each` says."""
-    return dict(json.loads(line.removeprefix(MARK)))
-
-
-@cache
-def _server() -> subprocess.Popen[str]:
-    """Return the process that runs what `train_each` is asked for, until these tests end."""
-    server = subprocess.Popen(
-        [sys.executable, "-m", "tests.train_each"],
-        cwd=REPOSITORY,
-        env=_environment(REPOSITORY),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    atexit.register(server.kill)
-    return server
+    asked = "".join(request(arguments, cwd) for arguments in argument_lists)
+    done = forked("-m", "tests.train_each", cwd=cwd, stdin=asked, **environment)
+    outcomes = [json.loads(line.removeprefix(MARK)) for line in done.stdout.splitlines() if line.startswith(MARK)]
+    assert len(outcomes) == len(argument_lists), f"the process ended with {done.returncode}: {done.stdout}{done.stderr}"
+    return outcomes
 
 
 def contents(folder: Path) -> dict[str, bytes]:

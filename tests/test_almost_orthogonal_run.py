@@ -10,7 +10,7 @@ import torch
 
 from lipcert.checkpoints import load_network, read_checkpoint
 from lipcert.nn.almost_orthogonal import AlmostOrthogonal
-from tests.running import QUICK, python, train_each
+from tests.running import QUICK, forked, train_each
 
 
 def test_train_then_certify(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_train_then_certify(tmp_path: Path) -> None:
     assert sum(isinstance(part, AlmostOrthogonal) for part in network.modules()) == 4
     for layer in (network[5], network[-1]):
         assert float(torch.linalg.svdvals(layer.weight.detach().double())[0]) <= 1 + 1e-5
-    certified = python("-m", "lipcert.certify", f"checkpoint={checkpoint}", "limit=5", cwd=tmp_path)
+    certified = forked("-m", "lipcert.certify", f"checkpoint={checkpoint}", "limit=5", cwd=tmp_path)
     assert certified.returncode == 0, certified.stderr
     with next(run.glob("certificates/*/certificates.csv")).open() as rows:
         assert len(list(csv.DictReader(rows))) == 5

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shlex
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +16,8 @@ import torch
 from lipcert.system.files import damage
 from lipcert.training.logging.table import rewind
 from tests.damage import flip_bit
-from tests.running import PATIENCE, QUICK, REPOSITORY, contents, train_each
+from tests.forks import PATIENCE, Fork
+from tests.running import QUICK, contents, start, train_each
 
 RUN = [*QUICK, "seed=4", "data.limit_test=10", "evaluation.pgd_steps=0", "evaluation.bounds=[]"]
 PAUSES = [
@@ -30,21 +27,17 @@ PAUSES = [
 FULL = "+callbacks.full={_target_:tests.training.fits.DiskFills,epoch:2,size:30000}"
 
 
-def _start(arguments: list[str], cwd: Path) -> subprocess.Popen[str]:
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("LIPCERT", "HYDRA"))}
-    environment = {**inherited, "PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", "lipcert.train", *arguments]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True)
+def _start(arguments: list[str], cwd: Path) -> Fork:
+    return start("-m", "lipcert.train", *arguments, cwd=cwd)
 
 
-def _wait_for(file: Path, process: subprocess.Popen[str]) -> None:
+def _wait_for(file: Path, process: Fork) -> None:
     deadline = time.monotonic() + PATIENCE
-    while not file.exists() and process.poll() is None and time.monotonic() < deadline:
+    while not (file.exists() or process.has_ended()) and time.monotonic() < deadline:
         time.sleep(0.05)
     if not file.exists():
         process.kill()
-        pytest.fail(process.communicate()[1])
+        pytest.fail(process.wait().stderr)
 
 
 def _weights(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
@@ -93,9 +86,9 @@ def fixture_terminated(place: Path) -> dict[str, Any]:
     ]
     outcomes = train_each(others, place)
     unchanged = contents(place / "run") == before
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=PATIENCE)
-    return {"code": process.returncode, "stderr": errors, "outcomes": outcomes, "unchanged": unchanged}
+    process.terminate()
+    done = process.wait()
+    return {"code": done.returncode, "stderr": done.stderr, "outcomes": outcomes, "unchanged": unchanged}
 
 
 @pytest.fixture(scope="module", name="killed")
@@ -106,7 +99,7 @@ def fixture_killed(place: Path, terminated: dict[str, Any]) -> dict[str, Any]:
     process = _start(command[3:], place)
     _wait_for(place / "paused2", process)
     process.kill()
-    process.communicate(timeout=PATIENCE)
+    process.wait()
     return {"files": set(contents(place / "run")), "weights": _weights(place / "run")}
 
 
@@ -143,10 +136,10 @@ def test_sigterm_of_two_processes(tmp_path: Path) -> None:
     arguments = [*RUN, "schedule.epochs=1000", "trainer.devices=2", "trainer.accelerator=cpu", "hydra.run.dir=run"]
     process = _start(arguments, tmp_path)
     _wait_for(tmp_path / "run" / "checkpoints" / "last.ckpt", process)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 143, errors
-    assert errors.count("error: ended by SIGTERM. To go on: python -m lipcert.train") == 1
+    process.terminate()
+    done = process.wait()
+    assert done.returncode == 143, done.stderr
+    assert done.stderr.count("error: ended by SIGTERM. To go on: python -m lipcert.train") == 1
     assert _whole_checkpoints(tmp_path / "run") >= {"last.ckpt"}
     assert not (tmp_path / "run" / ".lock").exists()
 

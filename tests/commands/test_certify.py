@@ -24,7 +24,7 @@ from lipcert.jobs import certify as job
 from lipcert.jobs import preparation
 from lipcert.nn import build
 from lipcert.records import JOURNAL_NAME, Record, data_sha256, model_sha256, read_record
-from tests.running import contents, python
+from tests.running import contents, forked, python
 
 FILES = {"certificate.json", "certificates.csv"}
 DESCRIPTION = {"data": "digits", "model": "small", "activation": "clipped_relu", "epsilon": 0.05}
@@ -310,7 +310,7 @@ main()
 
 
 def test_a_killed_process_loses_at_most_a_batch(home: Path, certify: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = python("-c", KILLED, cwd=home)
+    done = forked("-c", KILLED, cwd=home)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert set(contents(RECORD)) == {JOURNAL_NAME}
     kept = [json.loads(line) for line in (RECORD / JOURNAL_NAME).read_text().splitlines()[1:]]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +14,7 @@ from torch import nn
 from lipcert.commands.check import main
 from lipcert.records import Contents, FailureProbability, NormBracket, Row
 from tests.recheck.records import EPSILONS, changed, honest_rows, nearest_mean, write
+from tests.running import forked
 
 ALL = ("--rows", ",".join(str(number) for number in range(16)))
 
@@ -191,8 +190,7 @@ def test_another_network_is_refused(
 
 
 def test_the_module_runs_as_a_command(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lipcert.check", str(tmp_path / "none.json"), "--checkpoint", "none.pt"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = forked("-m", "lipcert.check", str(tmp_path / "none.json"), "--checkpoint", "none.pt", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"error: {tmp_path / 'none.json'}: no such record; give the path of a certificate.json.\n"
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,8 @@ from torch import nn
 
 from lipcert.data import load_images
 from lipcert.nn import build
-from tests.running import REPOSITORY
+from tests.forks import Fork
+from tests.running import REPOSITORY, start
 from tests.training.two_ranks import CASES, HELD_OUT, STEPS, observe
 
 NAMES = [f"{method} {count}" for method, count in CASES]
@@ -35,18 +33,14 @@ def _trained(path: Path) -> Path:
     return path
 
 
-def _start(rank: int, port: int, weights: Path, output: Path) -> subprocess.Popen[bytes]:
-    environment = os.environ | {
-        "PYTHONPATH": str(REPOSITORY),
-        "PYTHONWARNINGS": "ignore",
-        "OMP_NUM_THREADS": "1",
+def _start(rank: int, port: int, weights: Path, output: Path) -> Fork:
+    environment = {
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    command = [sys.executable, "-m", "tests.training.two_ranks", str(weights), str(output)]
-    return subprocess.Popen(command, cwd=REPOSITORY, env=environment)
+    return start("-m", "tests.training.two_ranks", str(weights), str(output), cwd=REPOSITORY, **environment)
 
 
 @pytest.fixture(scope="module", name="observed")
@@ -60,7 +54,7 @@ def fixture_observed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str
     processes = [_start(rank, port, weights, output) for rank, output in enumerate(outputs)]
     try:
         alone = observe(1, weights)
-        assert [process.wait(timeout=240) for process in processes] == [0, 0]
+        assert [process.wait().returncode for process in processes] == [0, 0]
     finally:
         for process in processes:
             process.kill()

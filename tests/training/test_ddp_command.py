@@ -14,7 +14,7 @@ from lipcert.bounds import Bound
 from lipcert.data import load_images
 from lipcert.nn import build
 from lipcert.training.evaluation import EvaluationSettings, evaluate
-from tests.running import QUICK, contents, python, train
+from tests.running import QUICK, contents, forked, train
 
 TINY = (
     *QUICK,
@@ -75,7 +75,7 @@ def test_results_are_those_of_one_process(finished: Path) -> None:
 
 def test_torchrun(tmp_path: Path) -> None:
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "lipcert.train")
-    done = python(*torchrun, *TWO, "hydra.run.dir='a run'", cwd=tmp_path, OMP_NUM_THREADS="1")
+    done = forked(*torchrun, *TWO, "hydra.run.dir='a run'", cwd=tmp_path, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     assert set(contents(tmp_path)) == {f"a run/{name}" for name in FILES}
     assert _results(tmp_path / "a run")["num_test"] == 40

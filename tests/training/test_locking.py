@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from lipcert.training.locking import locked
-from tests.running import REPOSITORY
+from tests.running import start
 
 HOLD = """
 import sys, time
 from pathlib import Path
 from lipcert.training.locking import locked
 with locked(Path(sys.argv[1])):
-    print("held", flush=True)
+    Path(sys.argv[2]).touch()
     time.sleep(120)
 """
 
@@ -37,17 +36,18 @@ def test_one_at_a_time(tmp_path: Path) -> None:
 
 
 def test_released_by_a_killed_process(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", HOLD, str(tmp_path)]
-    holder = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=REPOSITORY, text=True)
-    assert holder.stdout is not None
-    with holder:
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(BlockingIOError, match=f"process {holder.pid} on"), locked(tmp_path):
-            pass
-        holder.send_signal(signal.SIGKILL)
-    assert (tmp_path / ".lock").exists()
-    with locked(tmp_path):
-        assert str(os.getpid()) in (tmp_path / ".lock").read_text()
+    folder, held = tmp_path / "folder", tmp_path / "held"
+    folder.mkdir()
+    holder = start("-c", HOLD, str(folder), str(held), cwd=tmp_path)
+    while not (held.exists() or holder.has_ended()):
+        time.sleep(0.01)
+    with pytest.raises(BlockingIOError, match=f"process {holder.pid} on"), locked(folder):
+        pass
+    holder.kill()
+    assert holder.wait().returncode == -signal.SIGKILL
+    assert (folder / ".lock").exists()
+    with locked(folder):
+        assert str(os.getpid()) in (folder / ".lock").read_text()
 
 
 def test_the_first_rank_holds_it_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,7 @@ from omegaconf import OmegaConf
 
 from lipcert.dashboard.panels import SECTIONS, X_AXIS, Bars, Curves, Rows
 from lipcert.training.logging.wandb import earlier_id, finished
-from tests.running import QUICK, contents, python, reply
-from tests.train_each import MARK, request
+from tests.running import QUICK, contents, forked, python, train, train_each
 from tests.training.offline_runs import OfflineRun, offline_runs
 
 LAYERS = ("1", "3", "6")
@@ -55,18 +54,15 @@ def fixture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [*RUN, *CHEAP, "resume=stopped/checkpoints/last.ckpt", "hydra.run.dir=resumed"],
         ["-m", "bound=global,local", "hydra.sweep.dir=sweeps/both", *RUN, *CHEAP, "schedule.epochs=1"],
     ]
-    asked = "".join(request(job, folder) for job in jobs)
     environment = {"HOME": str(folder / "home"), "WANDB_API_KEY": "0" * 40, "NO_PROXY": "", "no_proxy": ""}
     environment["MPLCONFIGDIR"] = str(tmp_path_factory.mktemp("fonts"))  # torchmetrics imports matplotlib where it is
     with socket.create_server(("127.0.0.1", 0)) as server:
         here = f"http://127.0.0.1:{server.getsockname()[1]}"
         addresses = dict.fromkeys(("WANDB_BASE_URL", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), here)
-        done = python("-m", "tests.train_each", cwd=folder, stdin=asked, **environment, **addresses)
+        outcomes = train_each(jobs, folder, **environment, **addresses)
         server.setblocking(False)
         with pytest.raises(BlockingIOError):  # nobody called
             server.accept()
-    assert done.returncode == 0, done.stderr
-    outcomes = [reply(line) for line in done.stdout.splitlines() if line.startswith(MARK)]
     assert [each["exit"] for each in outcomes] == [0, 1, 0, 0, 0], outcomes
     assert "error: this run was to fail" in outcomes[1]["stderr"]
     return folder
@@ -220,7 +216,7 @@ def test_group_of_a_sweep(folder: Path, whole: OfflineRun) -> None:
 def test_wandb_is_imported_only_where_it_is_used(tmp_path: Path) -> None:
     arguments = ["lipcert.train", *QUICK, *CHEAP, "schedule.epochs=1", "data.limit_train=32", "hydra.run.dir=run"]
     script = f"import sys; sys.argv = {arguments!r}; from lipcert.commands.train import main; main(); "
-    done = python("-c", script + "sys.exit('wandb' in sys.modules)", cwd=tmp_path)
+    done = forked("-c", script + "sys.exit('wandb' in sys.modules)", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "results.json").is_file()
 
@@ -230,7 +226,7 @@ def test_a_broken_wandb_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken" / "wandb" / "__init__.py").write_text("raise RuntimeError('half installed')\n")
     repository = Path(__file__).parents[2]
     path = f"{tmp_path / 'broken'}:{repository}"
-    done = python("-m", "lipcert.train", *RUN, "hydra.run.dir=run", cwd=tmp_path, PYTHONPATH=path)
+    done = train(*RUN, "hydra.run.dir=run", cwd=tmp_path, PYTHONPATH=path)
     assert done.returncode == 1
     sentence = done.stderr.splitlines()[-1]
     assert sentence.startswith("error: logger=wandb needs the package wandb, which cannot be imported (half installed)")
@@ -241,7 +237,7 @@ def test_a_broken_wandb_is_named(tmp_path: Path) -> None:
 def test_online_without_an_account(tmp_path: Path) -> None:
     """Refused before training, with what to do."""
     arguments = (*RUN, "logger.wandb.offline=false", "hydra.run.dir=run")
-    done = python("-m", "lipcert.train", *arguments, cwd=tmp_path, stdin="", HOME=str(tmp_path))
+    done = train(*arguments, cwd=tmp_path, stdin="", HOME=str(tmp_path))
     assert done.returncode == 1
     assert "error: Weights & Biases did not start" in done.stderr
     assert "wandb login" in done.stderr

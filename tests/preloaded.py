@@ -1,0 +1,14 @@
+"""What the process imports that `tests.forks` forks: all that the commands import, and nothing that they may lack."""
+
+# ruff: noqa: F401
+import foolbox
+import sklearn.datasets
+from hydra.core.plugins import Plugins
+
+import lipcert.jobs.certify
+import lipcert.jobs.soundness
+import lipcert.recheck
+import lipcert.training.run
+import tests.train_each
+
+Plugins.instance()  # looks for launchers and sweepers, and imports them
