@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lipcert.attacks import PIXELS, Box, contained, inside, pgd, project, random_search, unbounded
 from lipcert.attacks.box import check_pixels
+from tests.pairwise import pairwise
 
 
 def _distances(points: Tensor, images: Tensor) -> np.ndarray:
@@ -20,9 +21,7 @@ def _images(count: int, pixels: int) -> Tensor:
     return torch.rand(count, 1, pixels, pixels, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("pixels", [3, 28, 96])
-@pytest.mark.parametrize("epsilon", [1e-2, 0.5, 30.0])
-@pytest.mark.parametrize("free", [False, True])
+@pairwise(pixels=[3, 28, 96], epsilon=[1e-2, 0.5, 30.0], free=[False, True])
 def test_points_anywhere_are_moved_inside(pixels: int, epsilon: float, free: bool) -> None:
     box = unbounded(epsilon) if free else PIXELS
     images = _images(50, pixels)

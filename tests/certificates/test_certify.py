@@ -15,6 +15,7 @@ from lipcert.certificates import Certifier, Float64Model
 from lipcert.nn import Residual
 from tests.networks import images, network
 from tests.oracles import points_in_ball
+from tests.pairwise import pairwise
 
 IMAGES = images(12)
 FEW = 6
@@ -33,9 +34,11 @@ def _dividing_epsilon(name: str, kind: str, bound: str | None = None, count: int
     return float(lipcert.certified_radius(model, inputs, labels, bound, largest=1.0, rounds=8).median()) + 0.002
 
 
-@pytest.mark.parametrize("bound", ["global", "local", "tight", "liplt", "global_liplt", None])
-@pytest.mark.parametrize("kind", ["relu", "clipped_relu", "maxmin", "clipped_maxmin"])
-@pytest.mark.parametrize("name", ["plain", "pooled", "residual"])
+@pairwise(
+    name=["plain", "pooled", "residual"],
+    kind=["relu", "clipped_relu", "maxmin", "clipped_maxmin"],
+    bound=["global", "local", "tight", "liplt", "global_liplt", None],
+)
 def test_certified_predictions_survive_sampled_and_ascending_adversaries(
     name: str, kind: str, bound: str | None
 ) -> None:

@@ -14,6 +14,7 @@ from lipcert.certificates import Certifier, Float64Model
 from lipcert.nn import ClippedReLU, MaxMin, Normalize, Residual
 from tests.networks import images, network
 from tests.oracles import points_in_ball
+from tests.pairwise import pairwise
 
 KINDS = ("relu", "clipped_relu", "maxmin", "clipped_maxmin")
 LABEL = torch.tensor([0])
@@ -31,9 +32,7 @@ def _pixel(*values: float, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.tensor([values], dtype=dtype)
 
 
-@pytest.mark.parametrize("epsilon", [1e-3, 0.3])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["plain", "pooled", "residual"])
+@pairwise(name=["plain", "pooled", "residual"], kind=KINDS, epsilon=[1e-3, 0.3])
 def test_executed_logits_stay_within_the_stated_rounding(name: str, kind: str, epsilon: float) -> None:
     """Every pair of logits, at points all over the ball, in float32 against float64."""
     single = network(name, kind, scale=1.2).float()

@@ -18,6 +18,7 @@ from lipcert.nn import ClippedMaxMin, ClippedReLU
 from tests.losses.dense import dense, pixels, setting
 from tests.networks import images, network
 from tests.oracles import ExactNorms
+from tests.pairwise import pairwise
 
 BOUNDS = (Bound.GLOBAL, Bound.LOCAL, Bound.TIGHT)
 METHODS: dict[str, Method] = {
@@ -43,10 +44,9 @@ def test_warm_up_is_the_clean_loss(method: Method) -> None:
     assert objective.analysis is None
 
 
-@pytest.mark.parametrize("kind", ["relu", "clipped_relu", "maxmin", "clipped_maxmin"])
-@pytest.mark.parametrize("bound", Bound)
-def test_every_bound_and_activation_gives_gradients(method: Method, kind: str, bound: Bound) -> None:
-    model = network("plain", kind).float()
+@pairwise(method_name=METHODS, kind=["relu", "clipped_relu", "maxmin", "clipped_maxmin"], bound=Bound)
+def test_every_bound_and_activation_gives_gradients(method_name: str, kind: str, bound: Bound) -> None:
+    method, model = METHODS[method_name], network("plain", kind).float()
     state = Setting(0.1, 1.0, bound, PowerNorms(2), Sparsity())
     inputs = images().float()
     labels = model(inputs).argmax(dim=1)
@@ -67,21 +67,26 @@ def test_sparsity_is_added(method: Method) -> None:
     torch.testing.assert_close(sparse.loss, plain.loss + 0.5 * sparsity_loss(plain.analysis, 0.1))
 
 
-@pytest.mark.parametrize("factor", [0.0, 1e-6, 1e4])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("classes", [2, 5])
-def test_flat_and_huge_logits_stay_finite(method: Method, factor: float, dtype: torch.dtype, classes: int) -> None:
-    for right in (True, False):
-        model = dense(classes).to(dtype)
-        model[3].weight.data.mul_(factor)
-        model[3].bias.data.mul_(factor)
-        inputs = pixels().to(dtype)
-        labels = model(inputs).argmax(dim=1)
-        labels = labels if right else (labels + 1) % classes
-        objective = method(model, inputs, labels, Setting(0.5, 1.0, Bound.LOCAL, PowerNorms(2), Sparsity()))
-        objective.loss.backward()
-        assert objective.loss.isfinite()
-        assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+@pairwise(
+    name=METHODS,
+    factor=[0.0, 1e-6, 1e4],
+    dtype=[torch.float32, torch.float64],
+    classes=[2, 5],
+    right=[True, False],
+)
+def test_flat_and_huge_logits_stay_finite(
+    name: str, factor: float, dtype: torch.dtype, classes: int, right: bool
+) -> None:
+    model = dense(classes).to(dtype)
+    model[3].weight.data.mul_(factor)
+    model[3].bias.data.mul_(factor)
+    inputs = pixels().to(dtype)
+    labels = model(inputs).argmax(dim=1)
+    labels = labels if right else (labels + 1) % classes
+    objective = METHODS[name](model, inputs, labels, Setting(0.5, 1.0, Bound.LOCAL, PowerNorms(2), Sparsity()))
+    objective.loss.backward()
+    assert objective.loss.isfinite()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
 def test_a_network_that_is_constant_in_the_region_stays_finite(method: Method) -> None:
@@ -101,10 +106,7 @@ def _tiny(kind: str) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(1, 4, 2, 2), clipped, nn.Flatten(), nn.Linear(16, 3)).double()
 
 
-@pytest.mark.parametrize("bound", BOUNDS)
-@pytest.mark.parametrize("kind", ["clipped_relu", "clipped_maxmin"])
-@pytest.mark.parametrize("box", [True, False])
-@pytest.mark.parametrize("name", ["emma", "crm", "cll"])
+@pairwise(name=["emma", "crm", "cll"], box=[True, False], kind=["clipped_relu", "clipped_maxmin"], bound=BOUNDS)
 def test_gradients_by_finite_differences(name: str, box: bool, kind: str, bound: Bound) -> None:
     """Where nothing is held constant: EMMA that always uses all of epsilon, CLL with `detach=False`."""
     method: Any = {

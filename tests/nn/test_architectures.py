@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lipcert.nn import ACTIVATIONS, ARCHITECTURES, ClippedMaxMin, ClippedReLU, MaxMin, build
+from tests.pairwise import pairwise
 
 KINDS = {"relu": nn.ReLU, "clipped_relu": ClippedReLU, "maxmin": MaxMin, "clipped_maxmin": ClippedMaxMin}
 LAYERS = {"small": (2, 2), "4c3f": (4, 3), "6c2f": (6, 2), "8c2f": (8, 2)}
@@ -50,9 +51,7 @@ def test_shapes_of_the_tiny_imagenet_8c2f() -> None:
     ]
 
 
-@pytest.mark.parametrize("image_shape", [(1, 28, 28), (3, 32, 32)])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pairwise(name=ARCHITECTURES, activation=ACTIVATIONS, image_shape=[(1, 28, 28), (3, 32, 32)])
 def test_every_net_runs_and_learns(name: str, activation: str, image_shape: tuple[int, int, int]) -> None:
     torch.manual_seed(0)
     classes = 7 if image_shape[0] == 1 else 100

@@ -12,6 +12,7 @@ from lipcert.recheck.linear import linear_map
 from lipcert.recheck.norms import Norms
 from lipcert.recheck.program import ActivationStep, Program, compile_program
 from tests.networks import IMAGE, images, network
+from tests.pairwise import pairwise
 
 KINDS = ("relu", "clipped_relu", "maxmin", "clipped_maxmin")
 NAMES = ("plain", "pooled", "residual")
@@ -42,10 +43,9 @@ def _ascended(model: nn.Module, image: Tensor, epsilon: float, label: int, other
     return point.detach()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("epsilon", "impulses"), [(0.05, 400), (0.6, 400), (0.6, 0)])
-def test_everything_holds_at_points_of_the_ball(name: str, kind: str, epsilon: float, impulses: int) -> None:
+@pairwise(name=NAMES, kind=KINDS, epsilon_and_impulses=[(0.05, 400), (0.6, 400), (0.6, 0)])
+def test_everything_holds_at_points_of_the_ball(name: str, kind: str, epsilon_and_impulses: tuple[float, int]) -> None:
+    epsilon, impulses = epsilon_and_impulses
     model = network(name, kind)
     program = compile_program(model, IMAGE)
     derived = Derivation(program, images()[0], epsilon, False, True, Norms(impulses=impulses))

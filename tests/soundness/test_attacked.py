@@ -13,27 +13,26 @@ from lipcert.certificates import certify
 from lipcert.soundness.attacked import ATTACKS, Certified, attack_certified, reach, usable_attacks
 from lipcert.soundness.recorder import Recorder
 from tests.networks import images, network
+from tests.pairwise import pairwise
 from tests.soundness.trained import QUICK, certified, digits, trained
 
 
-@pytest.mark.parametrize("activation", ["clipped_relu", "maxmin"])
-@pytest.mark.parametrize("name", ATTACKS)
-def test_certified_images_hold(name: str, activation: str) -> None:
+@pairwise(name=ATTACKS, activation=["clipped_relu", "maxmin"], box=[True, False])
+def test_certified_images_hold(name: str, activation: str, box: bool) -> None:
     target, _ = certified(activation)
     assert len(target) >= 100
     strength = QUICK
     if name in ("apgd-t", "fab-t"):
         target, strength = target.part(0, 24), replace(QUICK, steps=8)
-    for box in (True, False):
-        found, points = attack_certified(trained(activation), target, name, box, strength)
-        assert (found.attacked, found.found, found.below, found.refutations) == (len(target), 0, 0, ())
-        assert found.smallest_executed > 0
-        assert found.smallest_room > 0
-        assert found.inside > (0.01 if name == "fab-t" else 0.999)
-        distances = (points.double() - target.images.double()).flatten(1).norm(dim=1)
-        assert (distances <= target.epsilon).all()
-        if box:
-            assert bool(((points >= 0) & (points <= 1)).all())
+    found, points = attack_certified(trained(activation), target, name, box, strength)
+    assert (found.attacked, found.found, found.below, found.refutations) == (len(target), 0, 0, ())
+    assert found.smallest_executed > 0
+    assert found.smallest_room > 0
+    assert found.inside > (0.01 if name == "fab-t" else 0.999)
+    distances = (points.double() - target.images.double()).flatten(1).norm(dim=1)
+    assert (distances <= target.epsilon).all()
+    if box:
+        assert bool(((points >= 0) & (points <= 1)).all())
 
 
 def test_free_pixels_are_worse() -> None:
