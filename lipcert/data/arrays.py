@@ -65,18 +65,18 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Numbered:
-    """A split whose batches say which of its images they hold; images come as they are stored, 8-bit ones as such."""
+class Stored:
+    """A split whose images come as they are stored, 8-bit ones as such: less to send to a device."""
 
     split: Split
 
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return images (B, C, H, W), labels (B,) and the images' numbers (B,)."""
-        numbers = sent(torch.tensor(indices), self.split.images.device)
-        return self.split.images[numbers], self.split.labels[numbers], numbers
+    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """Return images (B, C, H, W) and labels (B,)."""
+        chosen = sent(torch.tensor(indices), self.split.images.device)
+        return self.split.images[chosen], self.split.labels[chosen]
 
 
 @dataclass(frozen=True)

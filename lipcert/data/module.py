@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lipcert.data.arrays import Images, Numbered, Split, to_pixels
+from lipcert.data.arrays import Images, Split, Stored, to_pixels
 from lipcert.data.augmentation import crop_and_flip, draw
 from lipcert.data.batches import GlobalBatches, ShuffledBatches
 from lipcert.data.sources import load_images
@@ -24,7 +24,7 @@ def _as_is(batch: Any) -> Any:
 class ImageDataModule(pl.LightningDataModule):
     """Serves a data set in shuffled training batches and ordered validation and test batches.
 
-    Batches are (images, labels); those to train on end with the images' numbers.
+    Batches are (images, labels).
 
     Args:
         name: a key of `SOURCES`.
@@ -97,14 +97,14 @@ class ImageDataModule(pl.LightningDataModule):
         return torch.device("cpu") if trainer is None else trainer.strategy.root_device
 
     def train_dataloader(self) -> Prefetched | DataLoader[tuple[Tensor, ...]]:
-        """Return batches of images, labels and the images' numbers.
+        """Return batches of images, as they are stored, and labels.
 
         From the device where the images lie there, else from the host; the same ones either way.
         """
         device, batches = self._device(), self.training_batches()
         if belongs_on_device(self.train.images, device, self.on_device):
-            return self._loader(Numbered(self.train.to(device)), batches)
-        loader = self._loader(Numbered(self.train), batches, pinned=device.type == "cuda")
+            return self._loader(Stored(self.train.to(device)), batches)
+        loader = self._loader(Stored(self.train), batches, pinned=device.type == "cuda")
         return Prefetched(loader) if device.type == "cuda" else loader
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]] | list[Any]:
@@ -113,7 +113,7 @@ class ImageDataModule(pl.LightningDataModule):
         return self._loader(self.validation, batches) if len(self.validation) else []
 
     def _loader(
-        self, split: Split | Numbered, batches: GlobalBatches, pinned: bool = False
+        self, split: Split | Stored, batches: GlobalBatches, pinned: bool = False
     ) -> DataLoader[tuple[Tensor, ...]]:
         return DataLoader(
             split,  # type: ignore[arg-type]
@@ -124,24 +124,24 @@ class ImageDataModule(pl.LightningDataModule):
             generator=torch.Generator().manual_seed(self.seed),
         )
 
-    def on_after_batch_transfer(self, batch: tuple[Tensor, ...], dataloader_idx: int) -> tuple[Tensor, ...]:
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Turn stored images into pixels in [0, 1] and augment training batches, on the device.
 
         An image's draw depends on seed, step and place in the global batch alone.
 
         Args:
-            batch: images, labels and perhaps numbers, on the device.
+            batch: images and labels, on the device.
             dataloader_idx: is not used.
         """
         trainer = self.trainer
-        stored, *others = batch
+        stored, labels = batch
         images = to_pixels(stored)
         if trainer is None or not trainer.training or self.crop_padding == 0:
-            return images, *others
+            return images, labels
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + trainer.global_step) * 4099)
         ranks, rank = self._ranks()
         draws = draw(self.batch_size, self.crop_padding, generator)[rank::ranks][: len(images)]
-        return crop_and_flip(images, self.crop_padding, draws), *others
+        return crop_and_flip(images, self.crop_padding, draws), labels
 
 
 __all__ = ["ImageDataModule", "Images"]

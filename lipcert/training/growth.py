@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from lipcert.data.arrays import Numbered, Split, to_pixels
+from lipcert.data.arrays import Split, Stored, to_pixels
 from lipcert.data.batches import ShuffledBatches
 from lipcert.nn import build
 from lipcert.system.files import write_json
@@ -56,12 +56,12 @@ class Workload:
 
     def loader(self) -> Iterator[tuple[Tensor, ...]]:
         """Yield training batches without end, in the order of epoch after epoch."""
-        numbered, batches = Numbered(self.split), ShuffledBatches(len(self.split), self.batch_size)
+        stored, batches = Stored(self.split), ShuffledBatches(len(self.split), self.batch_size)
         while True:
             for chosen in batches:
                 if len(chosen) == self.batch_size:
-                    stored, *others = numbered[chosen]
-                    yield to_pixels(stored), *others
+                    images, labels = stored[chosen]
+                    yield to_pixels(images), labels
             batches.set_epoch(batches.epoch + 1)
 
 

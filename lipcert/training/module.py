@@ -117,12 +117,9 @@ class RobustClassifier(pl.LightningModule):
         )
         return self.method(self.model, images, labels, setting)
 
-    def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
-        """Return this process's part of the loss: averaged over processes, it is the mean over the global batch.
-
-        `batch`: images and labels; whatever follows them is not used.
-        """
-        images, labels, *_ = batch
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        """Return this process's part of the loss: averaged over processes, it is the mean over the global batch."""
+        images, labels = batch
         share = self.share(batch_index)
         objective = self.objective(images, labels)
         loss = objective.loss

@@ -70,20 +70,20 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     assert not _same(reference, _batches(ImageDataModule("digits", 32, limit_train=100, seed=50), epoch=2))
 
 
-def test_training_batches_number_their_images() -> None:
-    """The numbers are places in the training split, whatever the order, and survive the augmentation."""
+def test_training_batches_hold_the_images_that_their_order_says() -> None:
+    """By places in the training split, every image once, and not in their order."""
     data = ImageDataModule("digits", 32, limit_train=70, validation=20)
     seen = []
-    for images, labels, numbers in data.train_dataloader():
+    for numbers, (images, labels) in zip(data.training_batches(), data.train_dataloader(), strict=True):
         assert torch.equal(images, data.train[numbers][0])
         assert torch.equal(labels, data.train.labels[numbers])
-        seen += numbers.tolist()
+        seen += numbers
     assert sorted(seen) == list(range(70))
     assert seen != sorted(seen)
     augmenting = ImageDataModule("digits", 32, crop_padding=2)
     augmenting.trainer = _trainer()
-    augmented, _, kept = augmenting.on_after_batch_transfer((images, labels, numbers), 0)
-    assert torch.equal(kept, numbers)
+    augmented, kept = augmenting.on_after_batch_transfer((images, labels), 0)
+    assert torch.equal(kept, labels)
     assert not torch.equal(augmented, images)
     assert all(len(batch) == 2 for batch in data.val_dataloader())
 

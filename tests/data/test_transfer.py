@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import DataLoader
 
 from lipcert.data import ImageDataModule
-from lipcert.data.arrays import Numbered, Split
+from lipcert.data.arrays import Split, Stored
 from lipcert.data.transfer import Prefetched, belongs_on_device
 from tests.waiting import Watch
 
@@ -43,9 +43,9 @@ def test_batches_are_the_same_whichever_way_they_come() -> None:
 
 
 def test_stored_images_travel_as_they_are() -> None:
-    images, _, numbers = next(iter(_eight_bit("false").train_dataloader()))
+    images, labels = next(iter(_eight_bit("false").train_dataloader()))
     assert images.dtype == torch.uint8
-    assert numbers.dtype == torch.int64
+    assert labels.dtype == torch.int64
 
 
 def test_validation_images_become_pixels_too() -> None:
@@ -110,11 +110,11 @@ def test_images_stay_on_a_gpu_where_they_fit(free: int, fits: bool, monkeypatch:
 def test_a_batch_of_images_on_a_gpu_costs_no_copy_that_waits() -> None:
     with FakeTensorMode() as mode:
         images = torch.zeros(10, 1, 4, 4, dtype=torch.uint8, device="cuda")
-        split = Numbered(Split(images, torch.zeros(10, dtype=torch.int64, device="cuda")))
+        split = Stored(Split(images, torch.zeros(10, dtype=torch.int64, device="cuda")))
     watch = Watch()
     with mode, watch:
         batch = split[[3, 1]]
-    assert [each.device.type for each in batch] == ["cuda"] * 3
+    assert [each.device.type for each in batch] == ["cuda"] * 2
     assert watch.noted == []
 
 
