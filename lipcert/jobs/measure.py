@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from omegaconf import DictConfig
@@ -31,8 +31,8 @@ from lipcert.jobs.settings import (
 )
 from lipcert.jobs.tables import print_measurement
 from lipcert.records import FailureProbability
-from lipcert.reporting.measurement_writing import write_measurement
-from lipcert.reporting.measurements import ConvergenceRow, Header, ImageRow
+from lipcert.records.measurement import Attack, Convergence, ConvergenceRow, Header, ImageRow
+from lipcert.records.measurement_files import write_measurement
 from lipcert.version import __version__
 
 ATTACKED_AT_A_TIME = 100
@@ -227,20 +227,15 @@ def describe(job: Job, failure: FailureProbability, kept: list[int], counted: in
     return Header(
         lipcert_version=__version__,
         checkpoint=str(job.subject.checkpoint),
-        model=asdict(describe_model(job.subject.network)),
-        data=asdict(job.subject.data),
+        model=describe_model(job.subject.network),
+        data=job.subject.data,
         epsilon=job.subject.epsilon,
         bounds=tuple(map(str, job.bounds)),
         arithmetic=describe_arithmetic(job.subject.model).statement,
-        failure_probability=asdict(failure),
-        attack={"steps": config.pgd_steps, "restarts": config.restarts, "seed": config.seed},
+        failure_probability=failure,
+        attack=Attack(config.pgd_steps, config.restarts, config.seed),
         radii=job.radii,
-        convergence={
-            "images": counted,
-            "tolerance": config.tolerance,
-            "largest": config.iterations,
-            "seed": config.seed,
-        },
+        convergence=Convergence(counted, config.tolerance, config.iterations, config.seed),
         thumbnails=tuple(kept),
         seconds=seconds,
     )

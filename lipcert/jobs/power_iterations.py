@@ -16,7 +16,7 @@ from lipcert.bounds import Bound, UpperNorms, analyze
 from lipcert.bounds.krylov import inverse, lengths_of
 from lipcert.bounds.linear_map import LinearMap
 from lipcert.certificates.validation import double_copy
-from lipcert.reporting.measurements import NOT_CONVERGED
+from lipcert.records.measurement import NOT_CONVERGED
 
 
 def _restricted(linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None, active: Tensor) -> LinearMap:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lipcert.records import Record
-from lipcert.reporting.measurements import NOT_CONVERGED, ConvergenceRow, CurveRow, Header
+from lipcert.records.measurement import NOT_CONVERGED, ConvergenceRow, CurveRow, Header
 from lipcert.soundness.attacked import AttackOutcome
 from lipcert.soundness.findings import Findings
 from lipcert.soundness.norms import NormsOutcome
@@ -27,11 +27,9 @@ def print_record(record: Record, folder: Path) -> None:
     for stage in contents.stages:
         numbers = (str(stage.lanczos_steps), str(stage.entered), str(stage.certified), f"{stage.seconds:.1f}")
         stages.add_row(stage.name, stage.bound, *numbers)
-    failure = contents.failure_probability
-    certainty = f"with probability at least 1 - {failure.total:.1e} ({failure.norms} norms that may fail)"
     console.print(accuracies)
     console.print(stages)
-    console.print(f"All of it holds {certainty if failure.norms else 'for certain'}; {contents.seconds:.1f} seconds.")
+    console.print(f"All of it holds {contents.failure_probability.certainty}; {contents.seconds:.1f} seconds.")
     console.print(contents.arithmetic.statement)
     console.print(f"The record is in {folder}", soft_wrap=True, markup=False)
 
@@ -42,16 +40,16 @@ def print_measurement(
     """Print accuracies at each radius, medians of power iterations, the failure probability."""
     console, data = Console(), header.data
     bounds = (f"certified, {bound}" for bound in header.bounds)
-    title = f"{data['num_images']} {data['split']} images of {data['name']}"
+    title = f"{data.num_images} {data.split} images of {data.name}"
     accuracies = _table(title, 0, "epsilon", "withstand PGD", *bounds)
     for row in curves:
         accuracies.add_row(f"{row.epsilon:.4g}", f"{row.pgd:.1%}", *(f"{each:.1%}" for each in row.certified))
-    failure = header.failure_probability
-    certainty = f"with probability at least 1 - {failure['total']:.1e}" if failure["norms"] else "for certain"
     console.print(accuracies)
     if convergence:
         console.print(_convergence(header, convergence))
-    console.print(f"All certified radii hold together {certainty}; {header.seconds:.1f} seconds.")
+    console.print(
+        f"All certified radii hold together {header.failure_probability.certainty}; {header.seconds:.1f} seconds."
+    )
     console.print(header.arithmetic)
     console.print(f"The measurement is in {folder}", soft_wrap=True, markup=False)
 
@@ -59,13 +57,13 @@ def print_measurement(
 def _convergence(header: Header, convergence: Sequence[ConvergenceRow]) -> Table:
     """Return a table of medians of power iterations, by layer."""
     about = header.convergence
-    title = f"power iterations until a vector moves by {about['tolerance']:g}, {about['images']} images"
+    title = f"power iterations until a vector moves by {about.tolerance:g}, {about.images} images"
     table = _table(title, 1, "layer", "median", "not converged")
     for layer in dict.fromkeys(row.layer for row in convergence):
         rows = [row for row in convergence if row.layer == layer]
         middle = median(rows)
         late = sum(row.images for row in rows if row.iterations == NOT_CONVERGED)
-        table.add_row(layer, f"> {about['largest']}" if middle == NOT_CONVERGED else str(middle), str(late))
+        table.add_row(layer, f"> {about.largest}" if middle == NOT_CONVERGED else str(middle), str(late))
     return table
 
 

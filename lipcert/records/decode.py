@@ -1,12 +1,37 @@
-"""JSON values to frozen dataclasses, by their annotations; anything missing, foreign or of another type is refused."""
+"""JSON files to frozen dataclasses, by their annotations; anything missing, foreign or of another type is refused."""
 
 from __future__ import annotations
 
+import json
 import types
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+
+
+def read_object(path: Path, version: int) -> dict[str, Any]:
+    """Return what a JSON file holds beside its `format`, which must be `version`.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: for what is no object of that format, and for NaN and infinity.
+    """
+    try:
+        content = json.loads(path.read_bytes(), parse_constant=_no_number)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"expected an object, got a {type(content).__name__}")
+    found = content.pop("format", None)
+    if found != version or isinstance(found, bool):
+        raise ValueError(f"expected format {version}, got {found!r}; read it with the lipcert that wrote it")
+    return content
+
+
+def _no_number(constant: str) -> NoReturn:
+    raise ValueError(f"it holds {constant}")
 
 
 def decode(kind: type[T], value: object, place: str) -> T:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:  # reports read records without torch
+    from torch import Tensor, nn
 
 
 class _Hash(Protocol):
@@ -16,6 +16,8 @@ class _Hash(Protocol):
 
 def _add(digest: _Hash, name: str, tensor: Tensor) -> None:
     """Add a tensor: a line of JSON with its name, dtype and shape, then its bytes in row-major order."""
+    import torch
+
     digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode() + b"\n")
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     digest.update(flat.view(torch.uint8).numpy().data)
@@ -27,6 +29,8 @@ def model_sha256(model: nn.Module) -> str:
     Raises:
         ValueError: for a `state_dict` entry that is no tensor.
     """
+    from torch import Tensor
+
     digest = hashlib.sha256(json.dumps(repr(model)).encode() + b"\n")
     for name, tensor in sorted(model.state_dict().items()):
         if not isinstance(tensor, Tensor):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, get_type_hints
 
 FORMAT = 1
 """Version of the files; readers refuse any other."""
@@ -38,8 +38,8 @@ class Row:
     stage: str
 
 
-COLUMNS = tuple(field.name for field in fields(Row))
-"""Header of `certificates.csv`."""
+COLUMNS: dict[str, type] = get_type_hints(Row)
+"""Columns of `certificates.csv` and their kinds."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,15 @@ class FailureProbability:
     per_norm: float
     norms: int
     total: float
+
+    @property
+    def certainty(self) -> str:
+        """How certain all statements together are, behind "They hold"."""
+        return (
+            f"with probability at least 1 - {self.total:.1e} ({self.norms} norms that may fail)"
+            if self.norms
+            else "for certain"
+        )
 
 
 @dataclass(frozen=True)

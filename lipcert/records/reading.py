@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from lipcert.records.decode import decode
-from lipcert.records.format import FORMAT, Contents, Record, Row, RowsFile, Totals
+from lipcert.records.decode import decode, read_object
+from lipcert.records.format import COLUMNS, FORMAT, Contents, Record, Row, RowsFile, Totals
 from lipcert.records.table import from_csv
 
 
@@ -35,7 +34,7 @@ def read_record(path: str | Path) -> Record:
     if digest != rows_file.sha256:
         raise ValueError(f"{rows_path} was changed: its SHA-256 is {digest}, {path.name} says {rows_file.sha256}.")
     try:
-        rows = tuple(from_csv(content.decode()))
+        rows = tuple(Row(*values) for values in from_csv(content.decode(), COLUMNS))
         _check_rows(rows, contents, rows_file.count)
     except ValueError as error:
         raise ValueError(f"{rows_path} does not fit {path.name}: {error}") from error
@@ -44,10 +43,7 @@ def read_record(path: str | Path) -> Record:
 
 def _read_json(path: Path) -> tuple[Contents, tuple[Totals, ...], RowsFile]:
     try:
-        content = json.loads(path.read_bytes(), parse_constant=_no_number)
-        if not isinstance(content, dict):
-            raise ValueError(f"expected an object, got a {type(content).__name__}")
-        _check_format(content.pop("format", None))
+        content = read_object(path, FORMAT)
         totals = _taken(content, "totals")
         rows_file = decode(RowsFile, _taken(content, "rows"), "rows")
         if Path(rows_file.file).name != rows_file.file:
@@ -56,17 +52,8 @@ def _read_json(path: Path) -> tuple[Contents, tuple[Totals, ...], RowsFile]:
             raise ValueError(f"expected a list in 'totals', got {totals!r}")
         decoded = tuple(decode(Totals, each, f"totals[{index}]") for index, each in enumerate(totals))
         return decode(Contents, content, "the record"), decoded, rows_file
-    except (ValueError, RecursionError) as error:  # of bad JSON and of bad UTF-8, too
+    except ValueError as error:
         raise ValueError(f"{path} is no record of certificates: {error}.") from error
-
-
-def _no_number(constant: str) -> NoReturn:
-    raise ValueError(f"it holds {constant}")
-
-
-def _check_format(version: object) -> None:
-    if version != FORMAT or isinstance(version, bool):
-        raise ValueError(f"expected format {FORMAT}, got {version!r}; read it with the lipcert that wrote it")
 
 
 def _taken(content: dict[str, Any], key: str) -> object:

@@ -1,60 +1,65 @@
-"""`certificates.csv`: rows to text and back, every float exactly."""
+"""CSV files: columns of one kind each, values to text and back, every float exactly."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from lipcert.records.format import COLUMNS, Row
+TRUTHS = {"0": False, "1": True}
 
 
-def to_csv(rows: Iterable[Row]) -> str:
-    """Return the rows as CSV with a header; floats by `repr`, `certified` as 0 or 1."""
+def to_csv(columns: Iterable[str], lines: Iterable[Sequence[Any]]) -> str:
+    """Return CSV text below a header of `columns`; floats by `repr`, truth as 0 or 1."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        values = {name: getattr(row, name) for name in COLUMNS} | {"certified": int(row.certified)}
-        writer.writerow([repr(value) if isinstance(value, float) else value for value in values.values()])
+    writer.writerow(columns)
+    writer.writerows([_cell(value) for value in line] for line in lines)
     return text.getvalue()
 
 
-def from_csv(text: str) -> list[Row]:
-    """Return the rows of CSV text.
+def _cell(value: Any) -> Any:
+    if isinstance(value, bool):
+        return int(value)
+    return repr(value) if isinstance(value, float) else value
+
+
+def from_csv(text: str, columns: Mapping[str, type]) -> list[list[Any]]:
+    """Return the lines of CSV text below its header.
+
+    Args:
+        text: of the file.
+        columns: the kind of each, by name in order: int, float, bool or str.
 
     Raises:
-        ValueError: naming the line that is none.
+        ValueError: for another header, or naming the line that holds something else; NaN is refused.
     """
-    lines = csv.reader(io.StringIO(text, newline=""))
-    header = next(lines, None)
-    if header != list(COLUMNS):
-        raise ValueError(f"Expected the columns {','.join(COLUMNS)}, got {','.join(header or [])}.")
-    return [_row(values, number) for number, values in enumerate(lines, start=2)]
-
-
-def _row(values: list[str], line: int) -> Row:
-    if len(values) != len(COLUMNS):
-        raise ValueError(f"Expected {len(COLUMNS)} values in line {line}, got {len(values)}.")
-    cells = dict(zip(COLUMNS, values, strict=True))
-    if cells["certified"] not in ("0", "1"):
-        raise ValueError(f"Expected 0 or 1 under `certified` in line {line}, got {cells['certified']!r}.")
     try:
-        row = Row(
-            index=int(cells["index"]),
-            label=int(cells["label"]),
-            prediction=int(cells["prediction"]),
-            epsilon=float(cells["epsilon"]),
-            margin=float(cells["margin"]),
-            certified=cells["certified"] == "1",
-            lipschitz=float(cells["lipschitz"]),
-            radius=float(cells["radius"]),
-            rounding=float(cells["rounding"]),
-            stage=cells["stage"],
-        )
+        header, *lines = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+    except csv.Error as error:
+        raise ValueError(f"It is no CSV: {error}.") from error
+    if header != list(columns):
+        raise ValueError(f"Expected the columns {','.join(columns)}, got {','.join(header)}.")
+    return [_values(cells, columns, number) for number, cells in enumerate(lines, start=2)]
+
+
+def _values(cells: list[str], columns: Mapping[str, type], line: int) -> list[Any]:
+    if len(cells) != len(columns):
+        raise ValueError(f"Expected {len(columns)} values in line {line}, got {len(cells)}.")
+    try:
+        values = [_value(cell, kind) for cell, kind in zip(cells, columns.values(), strict=True)]
     except ValueError as error:
-        raise ValueError(f"Line {line} holds no row of certificates: {error}.") from error
-    if any(math.isnan(value) for value in (row.epsilon, row.margin, row.lipschitz, row.radius, row.rounding)):
+        raise ValueError(f"Line {line} holds no row: {error}.") from error
+    if any(isinstance(value, float) and math.isnan(value) for value in values):
         raise ValueError(f"Line {line} holds a NaN.")
-    return row
+    return values
+
+
+def _value(cell: str, kind: type) -> Any:
+    if kind is not bool:
+        return kind(cell)
+    if cell not in TRUTHS:
+        raise ValueError(f"expected 0 or 1, got {cell!r}")
+    return TRUTHS[cell]

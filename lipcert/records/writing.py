@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
 
-from lipcert.records.format import FORMAT, Contents, Record, Row, RowsFile
+from lipcert.records.format import COLUMNS, FORMAT, Contents, Record, Row, RowsFile
 from lipcert.records.table import to_csv
 from lipcert.records.totals import totals
 from lipcert.system.files import write_json, write_text
@@ -27,7 +28,7 @@ def write_record(folder: Path, contents: Contents, rows: Sequence[Row]) -> Recor
     """
     place = {epsilon: position for position, epsilon in enumerate(contents.epsilons)}
     ordered = tuple(sorted(rows, key=lambda row: (place[row.epsilon], row.index)))
-    text = to_csv(ordered)
+    text = to_csv(COLUMNS, map(attrgetter(*COLUMNS), ordered))
     summed = totals(ordered, contents.epsilons, [stage.name for stage in contents.stages])
     rows_file = RowsFile(ROWS_NAME, hashlib.sha256(text.encode()).hexdigest(), len(ordered))
     said = asdict(contents)

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lipcert.reporting.errors import reason
+from lipcert.system.errors import reason_of
 
 NAME = "metrics.csv"
 SHOWN = 3
@@ -61,7 +61,7 @@ def read_metrics(path: Path) -> Metrics:
     except FileNotFoundError:
         return Metrics(problems=(f"{NAME} is missing: there are no curves over epochs.",))
     except (OSError, UnicodeDecodeError) as error:
-        return Metrics(problems=(f"{NAME} cannot be read ({reason(error)}): there are no curves over epochs.",))
+        return Metrics(problems=(f"{NAME} cannot be read ({reason_of(error)}): there are no curves over epochs.",))
     header, *lines = list(csv.reader(text.splitlines())) or [[]]
     if "epoch" not in header or len(set(header)) < len(header):
         return Metrics(problems=(f"{NAME} has no header with `epoch`: there are no curves over epochs.",))

@@ -47,7 +47,7 @@ def pictures_of_run(run: Run) -> list[Picture | Absent]:
     if measurement is None:
         return [*found, _unmeasured(run)] if found or checkpoint(run) else []
     found += [measured.curves(measurement), measured.radii(measurement), measured.margins(measurement)]
-    classes = int(measurement.header.data["num_classes"])
+    classes = measurement.header.data.num_classes
     if classes > confusion.MOST_CLASSES:
         sentence = f"{classes} classes are too many for a matrix; images.csv of the measurement has all rows."
         found.append(Absent("Confusion", sentence))

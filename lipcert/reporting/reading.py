@@ -10,11 +10,13 @@ from typing import Any
 
 import yaml
 
-from lipcert.reporting.errors import UnreadableError, reason
-from lipcert.reporting.measurements import HEADER_NAME, Measurement, read_measurement
+from lipcert.records import read_record
+from lipcert.records.measurement import Measurement
+from lipcert.records.measurement_files import HEADER_NAME, read_measurement
 from lipcert.reporting.metrics import NAME as METRICS
 from lipcert.reporting.metrics import Metrics, read_metrics
 from lipcert.reporting.runs import Certified, Run, State
+from lipcert.system.errors import reason_of
 from lipcert.system.settings import NOT_COMPARED, by_dotted_key, is_within
 
 RESULTS = "results.json"
@@ -104,7 +106,7 @@ def _results(path: Path, problems: list[str]) -> dict[str, Any]:
         if missing:
             raise ValueError(f"no {', '.join(missing)}")
     except (OSError, ValueError) as error:
-        problems.append(f"{RESULTS} is damaged ({reason(error)}); the run is in no table.")
+        problems.append(f"{RESULTS} is damaged ({reason_of(error)}); the run is in no table.")
         return {}
     broken = [key for key, value in results.items() if isinstance(value, float) and not math.isfinite(value)]
     if broken:
@@ -129,7 +131,7 @@ def _configuration(path: Path, problems: list[str]) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise ValueError("expected keys and values")
     except (OSError, ValueError, yaml.YAMLError) as error:
-        problems.append(f"{path.name} is damaged ({reason(error)}); runs are grouped by {RESULTS} alone.")
+        problems.append(f"{path.name} is damaged ({reason_of(error)}); runs are grouped by {RESULTS} alone.")
         return {}
     return by_dotted_key(content)
 
@@ -138,7 +140,7 @@ def _last_line(path: Path) -> str:
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     except OSError as error:
-        return reason(error)
+        return reason_of(error)
     return lines[-1] if lines else "error.txt is empty."
 
 
@@ -147,14 +149,12 @@ def _certificates(folder: Path, problems: list[str]) -> tuple[Certified, ...]:
     paths = [*folder.glob("certificate.json"), *sorted((folder / "certificates").glob("*/certificate.json"))]
     if not paths:
         return ()
-    from lipcert.records import read_record  # it imports torch
-
     found = []
     for path in paths:
         try:
             record = read_record(path)
         except (OSError, ValueError) as error:
-            problems.append(f"A record is left out: {reason(error)}")
+            problems.append(f"A record is left out: {reason_of(error)}")
             continue
         failure = record.contents.failure_probability.total
         found += [
@@ -178,6 +178,6 @@ def _measurement(folder: Path, configuration: dict[str, Any], problems: list[str
     for path in paths:
         try:
             return read_measurement(path.parent)
-        except UnreadableError as error:
+        except ValueError as error:
             problems.append(str(error))
     return None

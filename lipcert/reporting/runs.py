@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from lipcert.reporting.measurements import Measurement
+from lipcert.records.measurement import Measurement
 from lipcert.reporting.metrics import Metrics
 
 ELSEWHERE = {

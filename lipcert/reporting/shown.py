@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 
+from lipcert.records.measurement import Measurement
+from lipcert.records.measurement_files import THUMBNAILS
 from lipcert.reporting.figures.drawing import Absent, Picture
-from lipcert.reporting.measurements import THUMBNAILS, Measurement
 from lipcert.reporting.pictures import pictures_of_run
 from lipcert.reporting.runs import Run, State
 from lipcert.reporting.statistics import ABSENT, percent, short
@@ -141,19 +142,13 @@ def _plain(value: object) -> str:
 def _about(measurement: Measurement) -> tuple[str, ...]:
     """Return sentences on a measurement: what it is of, and how certain it is."""
     header = measurement.header
-    failure = header.failure_probability
-    certainty = (
-        f"with probability at least 1 - {float(failure['total']):.1e} ({failure['norms']} norms that may fail)"
-        if failure["norms"]
-        else "for certain"
-    )
     attack = header.attack
     return (
-        f"Measured on the first {header.data['num_images']} {header.data['split']} images of {header.data['name']} "
-        f"with {header.checkpoint}, SHA-256 of the network {str(header.model['sha256'])[:16]}..., "
+        f"Measured on the first {header.data.num_images} {header.data.split} images of {header.data.name} "
+        f"with {header.checkpoint}, SHA-256 of the network {header.model.sha256[:16]}..., "
         f"ε = {header.epsilon:.6g}.",
-        f"All certified radii hold together {certainty}. {header.arithmetic}",
-        f"PGD: {attack['steps']} steps, {attack['restarts']} random start(s), at {len(header.radii)} radii.",
+        f"All certified radii hold together {header.failure_probability.certainty}. {header.arithmetic}",
+        f"PGD: {attack.steps} steps, {attack.restarts} random start(s), at {len(header.radii)} radii.",
         "results.json counts all test images and, as the literature does, the exact network.",
     )
 

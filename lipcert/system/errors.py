@@ -20,6 +20,13 @@ class Interrupted(SystemExit):
         self.message = f"ended by {signal.Signals(number).name}. {advice}".strip()
 
 
+def reason_of(error: BaseException) -> str:
+    """Return an error's reason in a few words, on one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def sentence_of(error: BaseException) -> str:
     """Return an error's sentence; for a file, its name and the system's reason."""
     if isinstance(error, OSError) and error.strerror and error.filename:

@@ -17,8 +17,8 @@ from lipcert.certificates import certify
 from lipcert.commands.measure import main
 from lipcert.commands.report import main as report
 from lipcert.jobs import measure as job
-from lipcert.reporting.measurement_writing import as_png
-from lipcert.reporting.measurements import Measurement, read_measurement
+from lipcert.records.measurement import Measurement
+from lipcert.records.measurement_files import as_png, read_measurement
 from tests.reporting.examples import Page, write_run
 from tests.running import contents
 from tests.soundness.trained import DESCRIPTION, EPSILON, digits, trained
@@ -90,9 +90,9 @@ def test_files(home: Path, measured: Measurement) -> None:
     ]
     assert len(kept) == 6
     header = measured.header
-    assert (header.data["name"], header.data["num_images"], header.epsilon) == ("digits", COUNT, EPSILON)
-    assert header.model["description"]["model"] == "small"
-    assert header.failure_probability["total"] == header.failure_probability["norms"] * 1e-9
+    assert (header.data.name, header.data.num_images, header.epsilon) == ("digits", COUNT, EPSILON)
+    assert header.model.description["model"] == "small"
+    assert header.failure_probability.total == header.failure_probability.norms * 1e-9
 
 
 def test_curves_against_certify(measured: Measurement) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import astuple
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from lipcert.certificates.cascade import Cascade
 from lipcert.jobs.certify import chosen_stages
 from lipcert.jobs.certify_batch import certify_batch
 from lipcert.nn import build
+from lipcert.records import Row
+from lipcert.records.format import COLUMNS
 from lipcert.records.table import from_csv, to_csv
 
 
@@ -55,4 +58,4 @@ def test_rows_of_a_diverged_network_can_be_read_back() -> None:
     batch = certify_batch(Cascade(model), torch.rand(3, 1, 8, 8), torch.arange(3), 0, [0.1])
     assert not any(row.certified for row in batch.rows)
     assert {row.margin for row in batch.rows} == {-math.inf}
-    assert from_csv(to_csv(batch.rows)) == list(batch.rows)
+    assert [Row(*each) for each in from_csv(to_csv(COLUMNS, map(astuple, batch.rows)), COLUMNS)] == list(batch.rows)

@@ -15,7 +15,7 @@ from lipcert.bounds.linear_map import LinearMap, identity_map
 from lipcert.bounds.operators import operator
 from lipcert.jobs import power_iterations
 from lipcert.jobs.power_iterations import convergence_counts, iterations_to_converge
-from lipcert.reporting.measurements import NOT_CONVERGED
+from lipcert.records.measurement import NOT_CONVERGED
 from tests.networks import images, network
 from tests.oracles import ExactNorms, map_matrix
 

@@ -98,7 +98,7 @@ def _edit_rows(folder: Path, change: Callable[[list[list[str]]], Any]) -> None:
 
 
 def _set(rows: list[list[str]], line: int, column: str, value: str) -> None:
-    rows[line][COLUMNS.index(column)] = value
+    rows[line][list(COLUMNS).index(column)] = value
 
 
 EDITS: dict[str, tuple[Callable[[Content], Any], str]] = {

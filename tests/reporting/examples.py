@@ -10,8 +10,9 @@ from typing import Any
 import torch
 import yaml
 
-from lipcert.reporting.measurement_writing import write_measurement
-from lipcert.reporting.measurements import NOT_CONVERGED, ConvergenceRow, Header, ImageRow
+from lipcert.records import Data, FailureProbability, Model
+from lipcert.records.measurement import NOT_CONVERGED, Attack, Convergence, ConvergenceRow, Header, ImageRow
+from lipcert.records.measurement_files import write_measurement
 
 RESULTS: dict[str, Any] = {
     "data": "digits",
@@ -74,15 +75,15 @@ def write_run(
 HEADER = Header(
     lipcert_version="0.1.0",
     checkpoint="run/checkpoints/last.ckpt",
-    model={"sha256": "a" * 64, "dtype": "float32", "description": {}},
-    data={"name": "digits", "split": "test", "num_images": 4, "image_shape": [1, 2, 2], "num_classes": 3, "sha256": ""},
+    model=Model("a" * 64, "float32", {}),
+    data=Data("digits", "test", 4, (1, 2, 2), 3, ""),
     epsilon=0.3,
     bounds=("global", "local"),
     arithmetic="Certificates hold for float32.",
-    failure_probability={"per_norm": 1e-9, "norms": 7, "total": 7e-9},
-    attack={"steps": 5, "restarts": 1, "seed": 0},
+    failure_probability=FailureProbability(1e-9, 7, 7e-9),
+    attack=Attack(5, 1, 0),
     radii=(0.15, 0.3, 0.6),
-    convergence={"images": 4, "tolerance": 1e-3, "largest": 50, "seed": 0},
+    convergence=Convergence(4, 1e-3, 50, 0),
     thumbnails=(0, 1),
     seconds=1.5,
 )

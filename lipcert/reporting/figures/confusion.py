@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lipcert.records.measurement import Measurement
 from lipcert.reporting.figures.drawing import FONT, Picture, canvas
 from lipcert.reporting.figures.palette import Palette
-from lipcert.reporting.measurements import Measurement
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ class Matrix:
 def matrices(measured: Measurement) -> dict[str, Matrix]:
     """Return the confusion matrices of clean, attacked and certified predictions, by key."""
     header, images = measured.header, measured.images
-    classes, place = int(header.data["num_classes"]), measured.tightest
+    classes, place = header.data.num_classes, measured.tightest
     names = tuple(map(str, range(classes)))
 
     def counted(said: Callable[[int], int], width: int) -> tuple[tuple[int, ...], ...]:

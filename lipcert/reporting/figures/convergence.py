@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lipcert.records.measurement import NOT_CONVERGED, ConvergenceRow, Measurement
 from lipcert.reporting.figures.drawing import HEIGHT, Picture, canvas, counts
 from lipcert.reporting.figures.measured import BINS
 from lipcert.reporting.figures.palette import Palette
-from lipcert.reporting.measurements import NOT_CONVERGED, ConvergenceRow, Measurement
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ def convergence(measured: Measurement) -> Picture:
     """Return histograms of power iterations until convergence, a layer each: Figure 5."""
     about, rows = measured.header.convergence, measured.convergence
     layers = list(dict.fromkeys(row.layer for row in rows))
-    largest = int(about["largest"])
+    largest = about.largest
     most = max((row.iterations for row in rows), default=1)
     some_late = any(row.iterations == NOT_CONVERGED for row in rows)
     end = float(largest if some_late else max(most, 2))
@@ -49,8 +49,8 @@ def convergence(measured: Measurement) -> Picture:
     return Picture(
         "convergence",
         "Power iterations to convergence",
-        f"As in Figure 5 of the paper: from a random vector until it moves by {about['tolerance']:g} or less, masked "
-        f"maps of the local bound, {about['images']} images. A measurement: no certificate rests on power iteration.",
+        f"As in Figure 5 of the paper: from a random vector until it moves by {about.tolerance:g} or less, masked "
+        f"maps of the local bound, {about.images} images. A measurement: no certificate rests on power iteration.",
         "Histograms by layer. " + " ".join(_spoken(rows, layer, largest) for layer in layers),
         draw,
     )

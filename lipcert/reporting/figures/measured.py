@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from lipcert.records.measurement import Measurement
 from lipcert.reporting.figures.drawing import FONT, Picture, canvas, counts, label_ends, percentages
 from lipcert.reporting.figures.palette import Palette
-from lipcert.reporting.measurements import Measurement
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +52,7 @@ def curves(measured: Measurement) -> Picture:
     return Picture(
         "certified_curve",
         "Certified accuracy against ε",
-        f"First {header.data['num_images']} test images. Every point of a bound is proved at that radius or a larger "
+        f"First {header.data.num_images} test images. Every point of a bound is proved at that radius or a larger "
         "one; PGD is an attack, so the truth lies between.",
         f"Line chart. At epsilon {header.epsilon:.4g}: under PGD {100 * at.pgd:.1f} %, certified {said}.",
         draw,
