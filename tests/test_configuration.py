@@ -20,7 +20,7 @@ GROUPS = (
     *("sweep", "trainer"),
 )
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
-RECIPES = [path.stem for path in sorted((CONF / "recipe").glob("*.yaml"))]
+RECIPES = [path.stem for path in sorted((CONF / "recipe").glob("*_*.yaml"))]
 WRITTEN_AT_RUN_TIME = ("callbacks", "logger")
 """Groups that refer to the run's directory."""
 
@@ -47,11 +47,17 @@ def test_every_option_composes(group: str, option: str) -> None:
     assert values["epsilon"] > 0
 
 
+def _written(recipe: str) -> DictConfig:
+    """Return what a recipe and those it builds on say."""
+    content = yaml.safe_load((CONF / "recipe" / f"{recipe}.yaml").read_text())
+    return OmegaConf.merge(*map(_written, content.pop("defaults", [])), content)
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_is_picked_up(recipe: str) -> None:
     data, model = recipe.split("_")
     values = _resolved(composed(f"data={data}", f"model={model}"))
-    written = yaml.safe_load((CONF / "recipe" / f"{recipe}.yaml").read_text())
+    written = _written(recipe)
     content: Any = OmegaConf.to_container(OmegaConf.create({**values, "written": written}).written, resolve=True)
     assert content
     for key, value in content.items():
