@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lipcert.checkpoints.reading import Checkpoint, read_checkpoint
 from lipcert.nn import ACTIVATIONS, ARCHITECTURES, build
+from lipcert.system.errors import first_line
 from lipcert.system.plugins import import_from_here
 
 
@@ -159,9 +160,8 @@ def _check_logits(checkpoint: Checkpoint, network: nn.Module, shape: tuple[int, 
     try:
         logits = network(torch.zeros(1, *shape, dtype=dtype))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"The network of {checkpoint.path} does not take images of shape {shape} ({reason})."
+            f"The network of {checkpoint.path} does not take images of shape {shape} ({first_line(error)})."
         ) from error
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 1:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

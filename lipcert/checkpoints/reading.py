@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lipcert.system.errors import first_line
 from lipcert.system.files import damage
 
 WRAPPERS = ("module.", "_orig_mod.")
@@ -71,8 +72,7 @@ def _load(path: Path) -> Any:
     except (PermissionError, MemoryError):
         raise
     except Exception as error:  # unpickling damaged bytes ends in any of them
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"checkpoint={path} is damaged or no checkpoint of torch ({reason}).") from error
+        raise ValueError(f"checkpoint={path} is damaged or no checkpoint of torch ({first_line(error)}).") from error
 
 
 def _unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

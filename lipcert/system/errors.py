@@ -20,6 +20,11 @@ class Interrupted(SystemExit):
         self.message = f"ended by {signal.Signals(number).name}. {advice}".strip()
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, else its type."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def reason_of(error: BaseException) -> str:
     """Return an error's reason in a few words, on one line."""
     if isinstance(error, OSError) and error.strerror:

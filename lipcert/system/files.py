@@ -10,6 +10,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from lipcert.system.errors import first_line
+
 ZIP_MAGIC = b"PK\x03\x04"
 
 
@@ -87,5 +89,5 @@ def damage(path: Path) -> str | None:
         with zipfile.ZipFile(path) as archive:
             member = archive.testzip()
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
-        return (str(error).splitlines() or [type(error).__name__])[0]
+        return first_line(error)
     return None if member is None else f"the checksum of its part {member} does not hold"

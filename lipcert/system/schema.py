@@ -9,14 +9,20 @@ from omegaconf import MISSING
 
 
 @dataclass
-class DataConfig:
-    name: str = MISSING
+class ImagesConfig:
+    """Where images of any data set come from, and how many of them are used."""
+
     root: str | None = None
     limit_train: int | None = None
     limit_test: int | None = None
     validation: int = 0
     crop_padding: int = 0
     on_device: str = "auto"
+
+
+@dataclass
+class DataConfig(ImagesConfig):
+    name: str = MISSING
 
 
 @dataclass
@@ -128,14 +134,8 @@ class BenchmarkConfig:
 
 
 @dataclass
-class CertifyDataConfig:
+class CertifyDataConfig(ImagesConfig):
     name: str | None = None
-    root: str | None = None
-    limit_train: int | None = None
-    limit_test: int | None = None
-    validation: int = 0
-    crop_padding: int = 0
-    on_device: str = "auto"
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lipcert.reporting.figures.drawing import (
@@ -58,23 +58,17 @@ def accuracies(run: Run) -> Picture | Absent:
     clean, certified = run.metrics.get("val/clean_accuracy"), run.metrics.get("val/certified_accuracy")
     if not clean and not certified:
         return Absent(title, "metrics.csv has no accuracies on held-out images; data.validation=N holds N back.")
-
-    def draw(palette: Palette) -> Figure:
-        figure, (axes,) = canvas(palette)
-        lines = (("clean", clean, palette["clean"]), ("certified", certified, palette["local"]))
-        for _, series, colour in lines:
-            line(axes, series, colour)
-        percentages(axes)
-        over_epochs(axes, "accuracy")
-        label_ends(axes, _ends(lines))
-        return figure
-
     return Picture(
         "accuracies",
         title,
         "Held-out training images, at the epsilon of the run, by the bound it trains with.",
         f"Line chart over epochs. {_last('clean accuracy', clean)} {_last('certified accuracy', certified)}",
-        draw,
+        lambda palette: _chart(
+            palette,
+            (("clean", clean, palette["clean"]), ("certified", certified, palette["local"])),
+            "accuracy",
+            percentages,
+        ),
     )
 
 
@@ -88,25 +82,32 @@ def lipschitz(run: Run) -> Picture | Absent:
     whole, local = run.metrics.get("lipschitz/global"), run.metrics.get("lipschitz/local")
     if not whole and not local:
         return Absent(title, "metrics.csv has no Lipschitz bounds.")
-
-    def draw(palette: Palette) -> Figure:
-        figure, (axes,) = canvas(palette)
-        lines = (("global", whole, palette["global"]), ("local", local, palette["local"]))
-        for _, series, colour in lines:
-            line(axes, series, colour)
-        plain_logarithm(axes)
-        over_epochs(axes, "Lipschitz bound")
-        label_ends(axes, _ends(lines))
-        return figure
-
     return Picture(
         "lipschitz",
         title,
         "As in Figure 7 of the paper: product of layer norms up to the last activation, mean over training batches. "
         "While training they are estimates; certificates use upper bounds.",
         f"Line chart over epochs, logarithmic. {_last('global bound', whole)} {_last('local bound', local)}",
-        draw,
+        lambda palette: _chart(
+            palette,
+            (("global", whole, palette["global"]), ("local", local, palette["local"])),
+            "Lipschitz bound",
+            plain_logarithm,
+        ),
     )
+
+
+def _chart(
+    palette: Palette, lines: Sequence[tuple[str, Series, str]], quantity: str, scale: Callable[[Axes], None]
+) -> Figure:
+    """Draw (name, values, colour) each over epochs; `scale` dresses the y axis."""
+    figure, (axes,) = canvas(palette)
+    for _, series, colour in lines:
+        line(axes, series, colour)
+    scale(axes)
+    over_epochs(axes, quantity)
+    label_ends(axes, _ends(lines))
+    return figure
 
 
 def _strength(place: int, count: int) -> float:

@@ -15,6 +15,7 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from lipcert.system.errors import first_line
 from lipcert.system.files import damage, write_bytes
 from lipcert.training.processes import is_first_process
 
@@ -70,7 +71,7 @@ def read_state(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, PermissionError, MemoryError, DamagedCheckpointError):
         raise
     except Exception as error:  # unpickling damaged bytes ends in any of them
-        raise DamagedCheckpointError((str(error).splitlines() or [type(error).__name__])[0]) from error
+        raise DamagedCheckpointError(first_line(error)) from error
     if missing:
         raise DamagedCheckpointError(f"it lacks {', '.join(missing)}")
     return checkpoint
