@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lipcert.system.configuration import config_folder
+from lipcert.system.configuration import config_folder, register
 from tests.composed import composed
 
 CONF = Path(config_folder())
@@ -112,6 +112,13 @@ def test_an_experiment_wins_over_the_recipe() -> None:
     assert (config.data.name, config.model.name, config.data.limit_train) == ("fashionmnist", "small", 10_000)
     assert (config.epsilon, config.schedule.epsilon_train) == (0.5, 0.55)
     assert composed("experiment=same_work", "data.limit_train=5").data.limit_train == 5
+
+
+@pytest.mark.parametrize(("value", "expected"), [("a", "first"), ("b", "second"), ("c", "second"), ("d", "none")])
+def test_when_takes_the_first_case_that_fits(value: str, expected: str) -> None:
+    register()
+    config = OmegaConf.create({"value": value, "said": "${when:${value},a,first,[b,c],second,none}"})
+    assert config.said == expected
 
 
 def test_targets_follow_epsilon_and_epochs() -> None:
