@@ -9,20 +9,14 @@ from omegaconf import MISSING
 
 
 @dataclass
-class ImagesConfig:
-    """Where images of any data set come from, and how many of them are used."""
-
+class DataConfig:
+    name: str = MISSING
     root: str | None = None
     limit_train: int | None = None
     limit_test: int | None = None
     validation: int = 0
     crop_padding: int = 0
     on_device: str = "auto"
-
-
-@dataclass
-class DataConfig(ImagesConfig):
-    name: str = MISSING
 
 
 @dataclass
@@ -134,8 +128,14 @@ class BenchmarkConfig:
 
 
 @dataclass
-class CertifyDataConfig(ImagesConfig):
+class CertifyDataConfig:
     name: str | None = None
+    root: str | None = None
+    limit_train: int | None = None
+    limit_test: int | None = None
+    validation: int = 0
+    crop_padding: int = 0
+    on_device: str = "auto"
 
 
 @dataclass
