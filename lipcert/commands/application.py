@@ -9,9 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lipcert.system.errors import EXPECTED_ERRORS, NO_ROOM, Interrupted, sentence_of
+from lipcert.system.help import asks_for_help, usage
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 @contextmanager
@@ -41,23 +45,45 @@ def ending_in_a_sentence(
         sys.exit(1)
 
 
-def run_command(command: Callable[[], Any], name: str | None = None, stopped: str = "Stopped.") -> None:
-    """Run a Hydra application, or show its help; print an expected error as one message and exit with code 1.
+def application(
+    name: str, stopped: str = "Stopped.", reading: Callable[[list[str]], list[str]] = list
+) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Return a decorator that makes a job, a function of the configuration, the entry point of a Hydra application.
+
+    Args:
+        name: of the command's file in `conf/`, which `--help` reads without Hydra.
+        stopped: what to say at Ctrl-C.
+        reading: returns the words of the command line as Hydra takes them.
+    """
+
+    def decorate(job: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        def main() -> None:
+            import hydra
+
+            from lipcert.system.configuration import config_folder, register
+
+            register()
+            sys.argv[1:] = reading(sys.argv[1:])
+            if asks_for_help(sys.argv[1:]):
+                print(usage(Path(config_folder()), name))
+                return
+            run_command(hydra.main(version_base="1.3", config_path=config_folder(), config_name=name)(job), stopped)
+
+        return main
+
+    return decorate
+
+
+def run_command(command: Callable[[], Any], stopped: str = "Stopped.") -> None:
+    """Run a Hydra application; print an expected error as one message and exit with code 1.
 
     Args:
         command: decorated by `hydra.main`.
-        name: of the command's file in `conf/`, which `--help` reads; None for Hydra's own help.
         stopped: what to say at Ctrl-C.
     """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from lipcert.system.configuration import config_folder
-    from lipcert.system.help import asks_for_help, usage
-
-    if name is not None and asks_for_help(sys.argv[1:]):
-        print(usage(Path(config_folder()), name))
-        return
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to here
     try:
         with ending_in_a_sentence(stopped, (HydraException, OmegaConfBaseException, *EXPECTED_ERRORS), _message):

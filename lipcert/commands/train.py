@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import hydra
-
-from lipcert.commands.application import run_command
-from lipcert.system.configuration import config_folder, register
+from lipcert.commands.application import application
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-register()
 
-
-@hydra.main(version_base="1.3", config_path=config_folder(), config_name="train")
-def train(config: DictConfig) -> float:
+@application("train")
+def main(config: DictConfig) -> float:
     """Run one job and return its certified accuracy."""
-    register()  # a launcher's processes know no resolvers
+    from lipcert.system.configuration import register
     from lipcert.training.run import run
     from lipcert.training.sweep.run import is_job_of_sweep, needs_isolation, run_isolated, run_job
 
+    register()  # a launcher's processes know no resolvers
     start = run_isolated if needs_isolation(config) else run
     if is_job_of_sweep():
         return run_job(start, config)
@@ -59,8 +55,3 @@ def write_page() -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     if is_first_process():
         write_report([folder], folder, command=shlex.join(["python", "-m", "lipcert.report", str(folder)]))
-
-
-def main() -> None:
-    """Entry point of `lipcert-train`."""
-    run_command(train, "train")
