@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds.linear_map import LinearMap
+from lipcert.graph import LinearMap
+from lipcert.norms import MapKey
 
 
 def dense_matrix(layer: nn.Module, shape: tuple[int, ...]) -> Tensor:
@@ -29,13 +30,12 @@ def map_matrix(linear_map: LinearMap, batch: int) -> Tensor:
 class ExactNorms:
     """Norms by dense SVD in float64; differentiable."""
 
-    def whole(self, name: str, linear_map: LinearMap, like: Tensor) -> Tensor:
+    def global_norm(self, key: MapKey, linear_map: LinearMap) -> Tensor:
         return torch.linalg.matrix_norm(map_matrix(linear_map, 1), 2)
 
-    def masked(
-        self, name: str, linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None, like: Tensor
-    ) -> Tensor:
-        matrix = map_matrix(linear_map, like.shape[0])
+    def local_norms(self, key: MapKey, linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None) -> Tensor:
+        images = max([linear_map.images, *(len(mask) for mask in (rows, columns) if mask is not None)])
+        matrix = map_matrix(linear_map, images)
         matrix = matrix if rows is None else matrix * rows.flatten(1)[:, :, None]
         matrix = matrix if columns is None else matrix * columns.flatten(1)[:, None, :]
         return torch.linalg.matrix_norm(matrix, 2)

@@ -1,55 +1,29 @@
-"""Bounds: regions, rules, norms, Lipschitz constants and worst margins."""
+"""Bounds: reachable regions, Lipschitz constants and worst margins, by one loop over the nodes of a graph."""
 
-from lipcert.bounds import activation_rules as _activation_rules  # noqa: F401 - registers the rules
-from lipcert.bounds.analysis import (
-    Analysis,
-    analyze,
-    check_epsilon,
-    lipschitz_to_logits,
-    logit_rounding,
-    robust_margin,
-    worst_increase,
-    worst_logits,
-)
-from lipcert.bounds.closing import ActivationBounds, Bound, Closing, Masks, Walk, close
-from lipcert.bounds.economy import Economy
-from lipcert.bounds.errors import NonFiniteBoundError, UnsupportedLayerError
-from lipcert.bounds.lanczos import norm_upper_bound
-from lipcert.bounds.lazy import Lazy
-from lipcert.bounds.operators import Operator
-from lipcert.bounds.power import PowerNorms
+from lipcert.bounds.activation import ActivationBounds, Bound, Plan
+from lipcert.bounds.analysis import RULES, Analysis, analyze, check_epsilon
+from lipcert.bounds.logits import lipschitz_to_logits, logit_rounding, robust_margin, worst_increase, worst_logits
+from lipcert.bounds.plan import measure_plan
 from lipcert.bounds.region import Region
 from lipcert.bounds.rounding import Arithmetic, Rounding
-from lipcert.bounds.rules import apply_rule, register_affine
-from lipcert.bounds.upper import UpperNorms
-from lipcert.bounds.warm_start import WarmStart
+from lipcert.graph.errors import NonFiniteBoundError, UnsupportedLayerError
 
 __all__ = [
+    "RULES",
     "ActivationBounds",
     "Analysis",
     "Arithmetic",
     "Bound",
-    "Closing",
-    "Economy",
-    "Lazy",
-    "Masks",
     "NonFiniteBoundError",
-    "Operator",
-    "PowerNorms",
+    "Plan",
     "Region",
     "Rounding",
     "UnsupportedLayerError",
-    "UpperNorms",
-    "Walk",
-    "WarmStart",
     "analyze",
-    "apply_rule",
     "check_epsilon",
-    "close",
     "lipschitz_to_logits",
     "logit_rounding",
-    "norm_upper_bound",
-    "register_affine",
+    "measure_plan",
     "robust_margin",
     "worst_increase",
     "worst_logits",

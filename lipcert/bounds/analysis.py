@@ -1,23 +1,46 @@
-"""The walk from images to logits: the region behind the model, Lipschitz bounds and worst margins."""
+"""One loop over a graph: the region behind every node, and with it Lipschitz bounds up to the last activation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds.closing import ActivationBounds, Bound, Walk
-from lipcert.bounds.economy import Economy
-from lipcert.bounds.lazy import Lazy
-from lipcert.bounds.linear_map import identity_map
-from lipcert.bounds.margins import support
-from lipcert.bounds.norms import Norms
-from lipcert.bounds.pair_margins import pair_support
-from lipcert.bounds.region import Region, Source, Term, open_region, sum_of
-from lipcert.bounds.rounding import Arithmetic, input_rounding
-from lipcert.bounds.rules import walk_layer
+from lipcert.bounds.activation import ActivationBounds, Bound, Close, Entry, Plan
+from lipcert.bounds.linear_split import close_linear_split
+from lipcert.bounds.liplt import close_global_liplt, close_liplt
+from lipcert.bounds.product import close_global, close_local, close_tight
+from lipcert.bounds.region import Region, Source, Term, added, opened, sum_of, through_affine
+from lipcert.bounds.rounding import Arithmetic, Rounding, after_affine, input_rounding
+from lipcert.graph import Activation, Add, Affine, Box, Graph, Image, Node, Operator, compile_graph, identity_map
+from lipcert.norms.protocol import MapKey, Norms
+
+
+class Rule(NamedTuple):
+    """How a bound closes activations.
+
+    `masks`: it masks norms by what varies, so that it needs boxes. `across`: it keeps linear maps of each image across
+    activations. `both`: maps that do not run across activations bound the logits, too; the smaller counts.
+    """
+
+    close: Close
+    masks: bool
+    across: bool = False
+    both: bool = False
+
+
+RULES = {
+    Bound.GLOBAL: Rule(close_global, masks=False),
+    Bound.LOCAL: Rule(close_local, masks=True),
+    Bound.TIGHT: Rule(close_tight, masks=True),
+    Bound.LINEAR_SPLIT: Rule(close_linear_split, masks=True, across=True),
+    Bound.LIPLT: Rule(close_liplt, masks=True, across=True, both=True),
+    Bound.GLOBAL_LIPLT: Rule(close_global_liplt, masks=False, both=True),
+}
+"""One row a bound."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +48,13 @@ class Analysis:
     """What a bound knows of a batch.
 
     Attributes:
+        graph: of the model.
         region: the open region at the logits.
-        activations: what every activation on the way was found to do, in order.
+        activations: what is known of every activation on the way, in order.
         bound: how it was bounded.
     """
 
+    graph: Graph
     region: Region
     activations: tuple[ActivationBounds, ...]
     bound: Bound
@@ -41,15 +66,16 @@ class Analysis:
 
     @property
     def families(self) -> list[tuple[Term, ...]]:
-        """Sets of terms, each of which alone bounds the logits; more than one where linear runs are merged."""
-        region = self.region
-        separate = self.bound.merges and region.lipschitz_terms is not region.ball_terms
-        return [region.lipschitz_terms, region.ball_terms] if separate else [region.lipschitz_terms]
+        """Sets of terms, each of which alone bounds the logits; the last one starts at the last activations."""
+        terms, merged = tuple(self.region.terms.values()), self.region.merged
+        if merged is None:
+            return [terms]
+        return [tuple(merged.values()), terms] if RULES[self.bound].both else [tuple(merged.values())]
 
     @property
     def global_lipschitz(self) -> Tensor:
-        """The same with unmasked norms throughout, (1,), whatever the bound."""
-        return torch.stack([term.source.product for term in self.region.ball_terms]).amax(dim=0)
+        """Product of global norms up to the last activation, (1,), whatever the bound."""
+        return torch.stack([term.source.product for term in self.region.terms.values()]).amax(dim=0)
 
     @property
     def lipschitz(self) -> Tensor:
@@ -57,8 +83,7 @@ class Analysis:
 
         The largest when the last linear map starts from several activations.
         """
-        terms = self.region.ball_terms if self.bound.merges else self.region.lipschitz_terms
-        constants = [term.source.lipschitz for term in terms]
+        constants = [term.source.lipschitz for term in self.families[-1]]
         return torch.stack(torch.broadcast_tensors(*constants)).amax(dim=0)
 
 
@@ -76,184 +101,157 @@ def check_epsilon(epsilon: float | Tensor) -> None:
         raise ValueError(f"Expected `epsilon` > 0 and finite, got {epsilon}.")
 
 
+@dataclass(frozen=True)
+class Propagation:
+    """Carries regions through a graph; attributes as the arguments of `analyze`, `radius` and `box` of the image."""
+
+    graph: Graph
+    images: Tensor
+    radius: Tensor
+    box: Box | None
+    bound: Bound
+    norms: Norms
+    arithmetic: Arithmetic | None = None
+    plan: Plan = field(default_factory=Plan)
+    box_gradients: bool = True
+    boxes: bool = True
+    output_box: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module | Graph,
+        images: Tensor,
+        epsilon: float | Tensor,
+        bound: Bound | str,
+        norms: Norms,
+        clip_input: bool = False,
+        **settings: Any,
+    ) -> Propagation:
+        """Return the propagation of a batch; arguments as for `analyze`."""
+        graph = model if isinstance(model, Graph) else compile_graph(model, images.shape[1:])
+        graph.check()
+        if isinstance(epsilon, Tensor):
+            radius = epsilon.to(images).reshape(-1)
+        else:
+            radius = torch.full((1,), epsilon, dtype=images.dtype, device=images.device)  # a copy would stop a GPU
+        box = None
+        if clip_input:
+            reach = radius.view(-1, *(1 for _ in images.shape[1:]))
+            box = (images - reach).clamp_min(0), (images + reach).clamp_max(1)
+        return cls(graph, images, radius, box, Bound(bound), norms, **settings)
+
+    @property
+    def every_box(self) -> bool:
+        """Whether boxes are made that no activation asks for."""
+        return self.output_box or self.arithmetic is not None
+
+    @property
+    def any_box(self) -> bool:
+        """Whether boxes are made at all."""
+        return self.boxes or self.every_box or RULES[self.bound].masks
+
+    def run(self) -> Iterator[tuple[Node, Region, ActivationBounds | None]]:
+        """Yield every node with the region behind it, and what is known of it where it is an activation."""
+        graph = self.graph
+        operators = graph.operators()
+        regions: dict[int, Region] = {}
+        for node in graph.nodes:
+            before, bounds = [regions[source] for source in node.sources], None
+            match node:
+                case Image():
+                    region = self._image()
+                case Affine():
+                    region = self._affine(before[0], operators[node.index], node)
+                case Add():
+                    region = self._add(before[0], before[1], node)
+                case Activation():
+                    region, bounds = self._activation(before[0], node)
+            regions[node.index] = region
+            for source in node.sources:
+                if graph.last_use[source] == node.index:
+                    regions.pop(source, None)
+            yield node, region, bounds
+
+    def _image(self) -> Region:
+        images, box = self.images, self.box
+        one = torch.ones(1, dtype=images.dtype, device=images.device)
+        region = Region(images, box, {(0, False): opened(Source(0, images, box, one, one, one))}, None, self.radius)
+        if self.arithmetic is None:
+            return region
+        return replace(region, rounding=input_rounding(region.size(), self.arithmetic))
+
+    def _box_behind(self, node: Node) -> bool:
+        """Return whether the box behind a node is asked for."""
+        return self.any_box and (self.every_box or node.index in self.graph.before_activations)
+
+    def _affine(self, region: Region, operator: Operator, node: Affine) -> Region:
+        skip = node.name in self.plan.boxes
+        behind = through_affine(region, operator, self._box_behind(node), skip, self.box_gradients)
+        if self.arithmetic is None or region.rounding is None:
+            return behind
+        norm = None
+        if operator.products()[0] and not bool((region.rounding.length == 0).all()):
+            key = MapKey(self.graph.key, node.sources[0], node.index, False, node.name)
+            norm = self.norms.global_norm(key, identity_map(region.center).after(operator))
+        rounding = after_affine(region.rounding, operator, region.reach(), norm, self.arithmetic)
+        return behind.widened(rounding, self.arithmetic.analysis, operator)
+
+    def _add(self, branch: Region, shortcut: Region, node: Add) -> Region:
+        total = added(branch, shortcut, self._box_behind(node))
+        if self.arithmetic is None or branch.rounding is None or shortcut.rounding is None:
+            return total
+        size = branch.size() + branch.rounding.entries + shortcut.size() + shortcut.rounding.entries
+        rounding = branch.rounding.plus(shortcut.rounding, size, self.arithmetic)
+        return total.widened(rounding, self.arithmetic.analysis, None)
+
+    def _activation(self, region: Region, node: Activation) -> tuple[Region, ActivationBounds]:
+        box = region.box() if self.any_box else None
+        center = node.function.apply(region.center)
+        entry = Entry(node, region, box, center, self.norms, self.plan, self.graph)
+        closed = RULES[self.bound].close(entry)
+        bounds = ActivationBounds(node, box, sum_of(closed.whole_norms), sum_of(closed.masked_norms), closed.mask)
+        source, rounding = closed.term.source, region.rounding
+        if rounding is not None and box is not None:
+            rounding = Rounding.of(node.function.rounding(rounding.entries, *box), rounding.length)
+        terms = {(source.index, False): closed.term}
+        return Region(center, source.box, terms, closed.merged, region.epsilon, rounding), bounds
+
+
 def analyze(
-    model: nn.Module,
+    model: nn.Module | Graph,
     images: Tensor,
     epsilon: float | Tensor,
     bound: Bound | str,
     norms: Norms,
     clip_input: bool = False,
     arithmetic: Arithmetic | None = None,
-    economy: Economy | None = None,
+    **settings: Any,
 ) -> Analysis:
-    """Bound everything `model` may do when each image moves by at most `epsilon` in l2.
+    """Bound everything a model may do when each image moves by at most `epsilon` in l2.
 
     Args:
-        model: a tree of supported layers.
+        model: its graph; a model is compiled first.
         images: (B, ...), pixels in [0, 1].
         epsilon: radius in pixels, a number or (B,); 0 only makes sense in tests.
         bound: one of `Bound`.
         norms: norm algorithm: estimates to train on, upper bounds to certify with.
         clip_input: intersect the input box with [0, 1].
         arithmetic: also bound how far the model executed in it is from the exact one; None to leave that out.
-        economy: leaves out work that would tell next to nothing new while training; None for all of it.
+        settings: `plan`, work to skip while training (nothing by default); `box_gradients`, False lets no gradient
+            flow through box propagation, see `through_affine`; `boxes`, False makes none where the bound needs none,
+            so that margins are those of balls; `output_box`, True makes the box of the logits, too.
 
     Raises:
-        UnsupportedLayerError: naming a layer that has no sound rule.
+        UnsupportedLayerError: naming a layer that has no sound bound, or was altered since it was compiled.
 
     Source: section 1 of the design; eqs 21-23; Theorem 1.
     """
-    if isinstance(epsilon, Tensor):
-        radius = epsilon.to(images).reshape(-1)
-    else:
-        radius = torch.full((1,), epsilon, dtype=images.dtype, device=images.device)  # a copy would stop a GPU
-    box = None
-    if clip_input:
-        reach = radius.view(-1, *(1 for _ in images.shape[1:]))
-        box = Lazy.of(((images - reach).clamp_min(0), (images + reach).clamp_max(1)))
-    one = torch.ones(1, dtype=images.dtype, device=images.device)
-    source = Source(images, box, one, one)
-    walk = Walk(Bound(bound), norms, arithmetic, economy)
-    opened = open_region(source, source, radius, mask_ball=False)
-    if arithmetic is not None:
-        opened = replace(opened, rounding=input_rounding(opened.size(), arithmetic))
-    region = walk_layer(model, opened, walk, "")
-    return Analysis(region, tuple(walk.activations), walk.bound)
-
-
-def worst_increase(analysis: Analysis, labels: Tensor, box: bool = True, rounds: int = 100) -> Tensor:
-    """Return by how much each logit may gain on the label's logit inside the region, (B, K).
-
-    Entry j is max { (w_j - w_y)·δ } over ball ∩ box (eq. 24), 0 for the label; never below the true maximum.
-
-    Args:
-        analysis: of a model whose output is a flat vector of logits.
-        labels: (B,).
-        box: keep the box; False leaves the ball alone, as GloRo does.
-        rounds: Newton rounds at most, see `support`.
-    """
-    *others, last = analysis.families
-    gains = _increase(last, analysis.region, labels, box, rounds, range(analysis.logits.shape[1]))
-    for terms in others:
-        dear = any(term.map.per_image for term in terms)
-        open_classes = _undecided_classes(analysis, labels, gains) if dear else list(range(gains.shape[1]))
-        if open_classes:
-            refined = _increase(terms, analysis.region, labels, box, rounds, open_classes)
-            gains = gains.index_copy(
-                1,
-                torch.tensor(open_classes, device=gains.device),
-                torch.minimum(gains[:, open_classes], refined),
-            )
-    return gains
-
-
-def _is_label(labels: Tensor, like: Tensor) -> Tensor:
-    """Return which class is the label, bool of the shape of `like`, (B, K)."""
-    return torch.arange(like.shape[1], device=labels.device) == labels.unsqueeze(1)
-
-
-def _undecided_classes(analysis: Analysis, labels: Tensor, gains: Tensor) -> list[int]:
-    """Return the classes that some image of the batch might be taken for; `gains`: (B, K)."""
-    worst = analysis.logits + gains
-    if analysis.region.rounding is not None:
-        worst = worst + logit_rounding(analysis, labels)
-    reaches = ~(worst < analysis.logits.gather(1, labels.unsqueeze(1)))
-    is_label = _is_label(labels, gains)
-    return (reaches & ~is_label).any(dim=0).nonzero()[:, 0].tolist()
-
-
-def _increase(
-    terms: tuple[Term, ...], region: Region, labels: Tensor, box: bool, rounds: int, classes: Sequence[int]
-) -> Tensor:
-    """Return the sum over `terms` of their largest contributions to `classes`, (B, k)."""
-    total = []
-    for term in terms:
-        source = term.source
-        lower = upper = None
-        if box and source.box is not None:
-            lower, upper = ((end - source.center).flatten(1) for end in source.box.value)
-        radius = (region.epsilon * source.lipschitz).expand(labels.shape[0])
-        if term.map.per_image:
-            units = torch.eye(region.center.shape[1], dtype=region.center.dtype, device=region.center.device)
-            rows = (term.map.adjoint(units[each] - units[labels]).flatten(1).unsqueeze(1) for each in classes)
-            gains = torch.cat([support(each, radius, lower, upper, rounds) for each in rows], dim=1)
-        else:
-            matrix = term.map.matrix(region.center)[0]
-            chosen = matrix if len(classes) == len(matrix) else matrix[list(classes)]
-            gains = pair_support(chosen, matrix[labels], radius, lower, upper, rounds)
-        total.append(gains)
-    return sum_of(total)
-
-
-def logit_rounding(analysis: Analysis, labels: Tensor) -> Tensor:
-    """Return how far executed z_j - z_y may be from exact ones, (B, K); 0 for the label.
-
-    Args:
-        analysis: made with an arithmetic.
-        labels: (B,).
-
-    Source: `lipcert.bounds.rounding`; errors that earlier layers bring along reach z_j - z_y through row j minus row y.
-
-    Raises:
-        ValueError: for an analysis made without an arithmetic.
-    """
-    region = analysis.region
-    rounding = region.rounding
-    if rounding is None:
-        raise ValueError("Expected an analysis made with an arithmetic.")
-    pair = rounding.entries + rounding.entries.gather(1, labels.unsqueeze(1))
-    if region.last is not None and rounding.fresh is not None and rounding.inherited is not None:
-        matrix = identity_map(region.last.input_shape).after(region.last).matrix(region.center)[0]
-        lengths = torch.linalg.vector_norm(matrix - matrix[labels].unsqueeze(1), dim=-1)
-        fresh = rounding.fresh + rounding.fresh.gather(1, labels.unsqueeze(1))
-        pair = torch.minimum(pair, fresh + lengths * rounding.inherited.unsqueeze(1))
-    return pair.scatter(1, labels.unsqueeze(1), 0.0)
-
-
-def worst_logits(analysis: Analysis, labels: Tensor, box: bool = True, rounds: int = 100) -> Tensor:
-    """Return worst logits z*_j = z_j + max (w_j - w_y)·δ, z*_y = z_y, shape (B, K) (eq. 24).
-
-    Args:
-        analysis: of a model whose output is a flat vector of logits.
-        labels: (B,).
-        box: keep the box; False leaves the ball alone, as GloRo does.
-        rounds: Newton rounds at most, see `support`.
-    """
-    gains = worst_increase(analysis, labels, box, rounds)
-    is_label = _is_label(labels, gains)
-    return analysis.logits + torch.where(is_label, torch.zeros_like(gains), gains)
-
-
-def robust_margin(worst: Tensor, labels: Tensor) -> Tensor:
-    """Return min over j ≠ y of z_y - z*_j, (B,): certified iff strictly positive. NaN stays NaN.
-
-    Args:
-        worst: worst logits z*, (B, K).
-        labels: (B,).
-    """
-    is_label = _is_label(labels, worst)
-    others = worst.masked_fill(is_label, -torch.inf).amax(dim=1)
-    return worst.gather(1, labels.unsqueeze(1))[:, 0] - others
-
-
-def lipschitz_to_logits(analysis: Analysis, norms: Norms, whole: bool) -> Tensor:
-    """Return a bound on the Lipschitz constant of the whole map to the logits, (B,) or (1,) (appendix A.1).
-
-    Args:
-        analysis: of a batch.
-        norms: norm algorithm; upper bounds where the constant is to be one.
-        whole: the last layer's norm unmasked; otherwise masked by its varying inputs and capped by that norm.
-    """
-    like = analysis.region.center
-    totals = []
-    for family, terms in enumerate(analysis.families):
-        constants = []
-        for index, term in enumerate(terms):
-            name = f"..output..{family}..{index}"  # no module is called so
-            norm = None if term.map.per_image else norms.whole(name, term.map, like)
-            if not whole or norm is None:
-                masked = norms.masked(name, term.map, None, term.source.varying, like)
-                norm = masked if norm is None else torch.minimum(masked, norm)
-            constants.append(term.source.lipschitz * norm)
-        totals.append(sum_of(constants))
-    return totals[0] if len(totals) == 1 else torch.minimum(*totals)
+    propagation = Propagation.of(model, images, epsilon, bound, norms, clip_input, arithmetic=arithmetic, **settings)
+    activations, output = [], None
+    for _, region, bounds in propagation.run():
+        output = region
+        if bounds is not None:
+            activations.append(bounds)
+    assert output is not None  # a graph has at least its image
+    return Analysis(propagation.graph, output, tuple(activations), propagation.bound)

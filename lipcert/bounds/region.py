@@ -1,23 +1,22 @@
 """Reachable sets: a box around a center, and balls that linear maps carry forward.
 
-Between two activations the region is *open*: its terms say by which linear maps, from which closed
-sources, the current layer is reached. An activation closes it (`lipcert.bounds.activation_rules`).
+Between two activations the region is *open*: its terms say by which linear maps, from which sources (the image and the
+outputs of activations), the present layer is reached. An activation closes it (`lipcert.bounds.activation`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lipcert.bounds.economy import FEW
-from lipcert.bounds.lazy import Lazy
-from lipcert.bounds.linear_map import LinearMap, identity_map
-from lipcert.bounds.operators import Operator, scaling
 from lipcert.bounds.rounding import Reach, Rounding
+from lipcert.graph.activations import Box
+from lipcert.graph.linear_map import LinearMap, identity_map
+from lipcert.graph.operators import Operator
 from lipcert.nn.selection import maximum, minimum, sum_to_shape
 
 SMALLEST_SQUARE = 1e-30
@@ -27,59 +26,39 @@ UNDERFLOW = 1e-37
 """The same without a gradient: above what a square may lose to underflow, in float32 as in float64."""
 
 
-Box = tuple[Tensor, Tensor]
-"""Lower and upper ends, (B, *shape) each."""
-
-
-NO_MASK: Lazy[Tensor | None] = Lazy.of(None)
-
-
 @dataclass(frozen=True)
 class Source:
-    """The set at the input or at an activation's output: center, box and Lipschitz constant from the image.
+    """The set at the image or at an activation's output.
 
-    `box`: lower and upper ends, (B, *shape) each, or None where the ball says all. `lipschitz`: (B,) or (1,); the
-    radius of the ball is epsilon times it. `product`: (1,), the same with unmasked norms throughout.
-    `mask`: (B, *shape) with entries 0 or 1, or None where everything varies.
+    Attributes:
+        index: of the node.
+        center: the value at the image itself, (B, *shape).
+        box: lower and upper ends, or None where the ball says all.
+        lipschitz: Lipschitz constant from the image, (B,) or (1,); the ball's radius is epsilon times it.
+        box_lipschitz: the one with which the ball bounds neurons, (B,) or (1,).
+        product: the product of global norms from the image, (1,).
+        varying: 1 for what varies, 0 for what is constant, (B, *shape), which local norms leave out; None for ones.
+        remainder: this is an activation's remainder of the loop transformation, not its output.
     """
 
+    index: int
     center: Tensor
-    box: Lazy[Box] | None
+    box: Box | None
     lipschitz: Tensor
+    box_lipschitz: Tensor
     product: Tensor
-    mask: Lazy[Tensor | None] = NO_MASK
-
-    @property
-    def varying(self) -> Tensor | None:
-        """1 for what varies, 0 for what is constant, (B, *shape); None where everything varies."""
-        return self.mask.value
+    varying: Tensor | None = None
+    remainder: bool = False
 
     @property
     def lower(self) -> Tensor | None:
         """Lower ends of the box, (B, *shape), None where the ball says all."""
-        return None if self.box is None else self.box.value[0]
+        return None if self.box is None else self.box[0]
 
     @property
     def upper(self) -> Tensor | None:
         """Upper ends of the box, (B, *shape), None where the ball says all."""
-        return None if self.box is None else self.box.value[1]
-
-
-@dataclass(frozen=True)
-class Term:
-    """One summand of the open region: `map` applied to the deviation from `source.center`."""
-
-    map: LinearMap
-    source: Source
-
-    def after(self, operator: Operator) -> Term:
-        return replace(self, map=self.map.after(operator))
-
-    def plus(self, other: Term) -> Term:
-        return replace(self, map=self.map.plus(other.map))
-
-
-T = TypeVar("T", bound=Term)
+        return None if self.box is None else self.box[1]
 
 
 @dataclass(frozen=True)
@@ -89,17 +68,14 @@ class RowNorms:
     values: Tensor | None
     orthogonal: bool
 
-    def after(self, operator: Operator, like: Tensor) -> RowNorms | None:
-        """Return the row norms after `operator`, None where they do not follow from these.
-
-        `like` gives the dtype and device.
-        """
+    def after(self, operator: Operator, center: Tensor) -> RowNorms | None:
+        """Return the row norms after `operator`, in the dtype of `center`; None where they do not follow from these."""
         if not (self.orthogonal or operator.elementwise):
             return None
         orthogonal = self.orthogonal and operator.orthogonal_rows
         if self.values is None:
             norms = operator.row_norms()
-            return RowNorms(None if norms is None else norms.to(like), orthogonal)
+            return RowNorms(None if norms is None else norms.to(center), orthogonal)
         squares = operator.squared().apply(self.values.square())
         smallest = SMALLEST_SQUARE if squares.requires_grad else UNDERFLOW
         return RowNorms(squares.clamp_min(smallest).sqrt(), orthogonal)
@@ -112,50 +88,64 @@ class RowNorms:
 
 
 @dataclass(frozen=True)
-class BallTerm(Term):
-    """A term that also bounds each neuron: |z_i - z_i(x)| <= row norm_i * radius (eqs 21-23)."""
+class Term:
+    """One summand of the open region: `map` applied to the deviation from `source.center`.
 
-    rows: RowNorms | None
+    `rows`: norms of its rows, which bound each neuron: |z_i - z_i(x)| <= row norm_i * radius (eqs 21-23); None where
+    they are not known.
+    """
 
-    def after(self, operator: Operator) -> BallTerm:
+    source: Source
+    map: LinearMap
+    rows: RowNorms | None = None
+
+    def after(self, operator: Operator) -> Term:
+        """Return the term behind an affine layer."""
         rows = None if self.rows is None else self.rows.after(operator, self.source.center)
-        return BallTerm(self.map.after(operator), self.source, rows)
+        return Term(self.source, self.map.after(operator), rows)
 
-    def plus(self, other: Term) -> BallTerm:
-        rows = None
-        if isinstance(other, BallTerm) and self.rows is not None and other.rows is not None:
-            rows = self.rows.plus(other.rows)
-        return BallTerm(self.map.plus(other.map), self.source, rows)
+    def plus(self, other: Term) -> Term:
+        """Return the sum of two terms of one source."""
+        rows = None if self.rows is None or other.rows is None else self.rows.plus(other.rows)
+        return Term(self.source, self.map.plus(other.map), rows)
 
     def deviation(self, epsilon: Tensor) -> Tensor:
-        """Return row norms times radius, broadcastable to (B, *shape)."""
+        """Return row norms times radius, broadcastable to (B, *shape).
+
+        Raises:
+            ValueError: where the row norms are not known.
+        """
         if self.rows is None:
             raise ValueError("The row norms of this map are not known.")
-        dimensions = len(self.map.output_shape) + 1
-        radius = per_image(epsilon * self.source.lipschitz, dimensions)
+        radius = per_image(epsilon * self.source.box_lipschitz, len(self.map.output_shape) + 1)
         if self.rows.values is None:
             return radius.expand(-1, *self.map.output_shape)
         return self.rows.values.to(radius) * radius
 
 
+Terms = Mapping[tuple[int, bool], Term]
+"""Terms by source: index of its node, and whether it is a remainder."""
+
+
 @dataclass(frozen=True)
 class Region:
-    """All values the layer before it may take when the image moves by at most epsilon.
+    """All values a layer may take when the image moves by at most epsilon.
 
     Attributes:
         center: (B, *shape), the values at the image itself.
-        intersected: lower and upper ends, (B, *shape) each, or None where the ball of `ball_terms` says all.
-        ball_terms: sources whose radius bounds the neurons.
-        lipschitz_terms: sources whose Lipschitz constants reach the margins; for `global` and `tight` the same.
+        interval: box ∩ ball, or None where the balls of `terms` say all, or boxes are not asked for.
+        terms: linear maps from the last activations; their balls bound the neurons.
+        merged: linear maps that run across activations and reach the margins (`linear_split`, loop transformation);
+            None where there are none.
         epsilon: (B,) or (1,), l2 radius in pixels of [0, 1].
         rounding: how far executed values may be from exact ones; None where nobody asks (training).
         last: the affine layer that `rounding` is just behind, if any.
     """
 
     center: Tensor
-    intersected: Lazy[Box] | None
-    ball_terms: tuple[BallTerm, ...]
-    lipschitz_terms: tuple[Term, ...]
+    interval: Box | None
+    terms: Terms
+    merged: Terms | None
     epsilon: Tensor
     rounding: Rounding | None = None
     last: Operator | None = None
@@ -165,16 +155,30 @@ class Region:
         """Shape without the batch dimension."""
         return tuple(self.center.shape[1:])
 
+    @property
+    def lipschitz_terms(self) -> tuple[Term, ...]:
+        """The terms whose Lipschitz constants reach the margins."""
+        return tuple((self.terms if self.merged is None else self.merged).values())
+
     def box(self) -> Box:
-        """Return lower and upper bounds of every neuron, (B, *shape)."""
-        if self.intersected is not None:
-            return self.intersected.value
+        """Return lower and upper bounds of every neuron, (B, *shape): the balls' where no interval is known."""
+        if self.interval is not None:
+            return self.interval
+        return self.ball_box()
+
+    @property
+    def ball_known(self) -> bool:
+        """Whether the row norms of all terms are known, so that balls bound the neurons."""
+        return all(term.rows is not None for term in self.terms.values())
+
+    def ball_box(self) -> Box:
+        """Return how far the balls alone let each neuron go, (B, *shape)."""
         deviation = self.deviation()
         return self.center - deviation, self.center + deviation
 
     def deviation(self) -> Tensor:
         """Return how far the balls let each neuron be from the center, broadcastable to (B, *shape)."""
-        return sum_of([term.deviation(self.epsilon) for term in self.ball_terms])
+        return sum_of(term.deviation(self.epsilon) for term in self.terms.values())
 
     def size(self) -> Tensor:
         """Return the largest absolute value of every neuron, (B, *shape)."""
@@ -185,15 +189,18 @@ class Region:
         """Return where the values lie, as rounding asks for it."""
         center = self.center.abs()
         radius = None
-        if all(term.map.roundings == (0, 0) for term in self.ball_terms):  # nothing but reshapes since
-            radius = sum_of([self.epsilon * term.source.lipschitz for term in self.ball_terms])
+        if all(term.map.roundings == (0, 0) for term in self.terms.values()):  # nothing but permutations since
+            radius = sum_of(self.epsilon * term.source.box_lipschitz for term in self.terms.values())
         return Reach(center, (self.size() - center).clamp_min(0), radius)
 
-    def rounded(self, rounding: Rounding, share: float) -> Region:
-        """Return the region with this `rounding`, its box wider by the analysis's `share` of it."""
+    def widened(self, rounding: Rounding, share: float, last: Operator | None) -> Region:
+        """Return the region with this `rounding` behind the layer `last`, its box wider by `share` of it.
+
+        `share`: that of the analysis's own arithmetic.
+        """
         lower, upper = self.box()
         slack = share * rounding.entries
-        return replace(self, intersected=Lazy.of((lower - slack, upper + slack)), rounding=rounding, last=None)
+        return replace(self, interval=(lower - slack, upper + slack), rounding=rounding, last=last)
 
 
 def per_image(values: Tensor, dimensions: int) -> Tensor:
@@ -201,29 +208,54 @@ def per_image(values: Tensor, dimensions: int) -> Tensor:
     return values.view(-1, *(1 for _ in range(dimensions - 1)))
 
 
-def sum_of(tensors: list[Tensor]) -> Tensor:
+def sum_of(tensors: Iterable[Tensor]) -> Tensor:
     """Return the sum of at least one tensor."""
-    total = tensors[0]
-    for tensor in tensors[1:]:
-        total = total + tensor
-    return total
+    first, *others = tensors
+    for tensor in others:
+        first = first + tensor
+    return first
 
 
-def open_region(source: Source, ball_source: Source, epsilon: Tensor, mask_ball: bool) -> Region:
-    """Start a region at an image or an activation's output, with identity maps.
+def opened(source: Source, mask_rows: bool = False) -> Term:
+    """Return the term that a source starts: the identity.
 
-    `mask_ball`: let the ball's row norms know which inputs vary (bound `tight`).
+    `mask_rows`: let row norms leave out its constant entries (bound `tight`).
     """
-    identity = identity_map(tuple(source.center.shape[1:]))
-    rows = RowNorms(ball_source.varying if mask_ball else None, orthogonal=True)
-    ball_terms = (BallTerm(identity, ball_source, rows),)
-    lipschitz_terms = ball_terms if source is ball_source else (Term(identity, source),)
-    return Region(source.center, source.box, ball_terms, lipschitz_terms, epsilon)
+    rows = RowNorms(source.varying if mask_rows else None, orthogonal=True)
+    return Term(source, identity_map(source.center), rows)
 
 
-def _box(region: Region, operator: Operator, images: slice = slice(None)) -> Box:
-    """Return what the box of the first so many images becomes: the interval around W mid + b of |W| half."""
-    lower, upper = (bound[images] for bound in region.box())
+def through_affine(
+    region: Region, operator: Operator, box: bool = True, skip: bool = False, box_gradients: bool = True
+) -> Region:
+    """Carry a region through an affine layer: box and ball, intersected (eqs 21-23).
+
+    Args:
+        region: before it.
+        operator: the layer's.
+        box: False where nobody asks for boxes behind the layer.
+        skip: take the ball's box alone where that is sound.
+        box_gradients: False holds fixed by how much the box cuts each interval of the ball, so that no gradient goes
+            through box propagation.
+    """
+    terms = {key: term.after(operator) for key, term in region.terms.items()}
+    merged = None if region.merged is None else {key: term.after(operator) for key, term in region.merged.items()}
+    behind = Region(operator.affine(region.center), None, terms, merged, region.epsilon)
+    if not box:
+        return behind
+    if not behind.ball_known:
+        return replace(behind, interval=_box(region, operator))
+    if region.interval is None:
+        return behind
+    if skip and operator.products()[0] > 0 and not operator.elementwise:
+        return replace(behind, interval=behind.ball_box())
+    intersection = _intersection if box_gradients else _intersection_of_fixed_share
+    return replace(behind, interval=intersection(region, behind, operator))
+
+
+def _box(region: Region, operator: Operator) -> Box:
+    """Return what the box becomes: the interval around W mid + b of |W| half."""
+    lower, upper = region.box()
     middle = operator.affine((upper + lower).mul_(0.5))
     half = operator.absolute().apply((upper - lower).mul_(0.5))
     return middle - half, middle + half
@@ -244,94 +276,41 @@ class _ShareOfBall(torch.autograd.Function):
         return gradient, sum_to_shape(gradient * factor, deviation.shape), None
 
 
-def _intersection(region: Region, ball: Region, operator: Operator) -> Box:
+def _intersection(region: Region, behind: Region, operator: Operator) -> Box:
     """Return box ∩ ball behind an affine layer (eqs 21-22)."""
-    (lower, upper), (ball_lower, ball_upper) = _box(region, operator), ball.box()
+    (lower, upper), (ball_lower, ball_upper) = _box(region, operator), behind.ball_box()
     return maximum(lower, ball_lower), minimum(upper, ball_upper)
 
 
-def _intersection_without_graph(region: Region, ball: Region, operator: Operator) -> Box:
+def _intersection_of_fixed_share(region: Region, behind: Region, operator: Operator) -> Box:
     """Return box ∩ ball behind an affine layer; gradients are those of fixed shares of the ball's deviation."""
-    deviation = ball.deviation()
+    center, deviation = behind.center, behind.deviation()
     with torch.no_grad():
         lower, upper = _box(region, operator)
-        torch.maximum(lower, ball.center - deviation, out=lower)
-        torch.minimum(upper, ball.center + deviation, out=upper)
-    return _ShareOfBall.apply(ball.center, deviation, lower), _ShareOfBall.apply(ball.center, deviation, upper)
+        torch.maximum(lower, center - deviation, out=lower)
+        torch.minimum(upper, center + deviation, out=upper)
+    return _ShareOfBall.apply(center, deviation, lower), _ShareOfBall.apply(center, deviation, upper)
 
 
-def affine(
-    region: Region,
-    operator: Operator,
-    pays: Callable[[Callable[[], Tensor]], bool] = lambda gain: True,
-    box_gradient: bool = True,
-) -> Region:
-    """Carry a region through an affine layer: box and ball, intersected (eqs 21-23).
-
-    `pays` is asked whether the box is worth its products where the ball is known; it is given how to measure by which
-    fraction the box shrinks the intervals of a few images. `box_gradient`: False holds fixed by how much the box cuts
-    each interval of the ball, so that no gradient goes through the box pass.
-    """
-    center = operator.affine(region.center)
-    ball_terms = tuple(term.after(operator) for term in region.ball_terms)
-    lipschitz_terms = (
-        ball_terms
-        if region.lipschitz_terms is region.ball_terms
-        else tuple(term.after(operator) for term in region.lipschitz_terms)
-    )
-    ball = Region(center, None, ball_terms, lipschitz_terms, region.epsilon)
-    ball_known = all(term.rows is not None for term in ball_terms)
-    if not ball_known:
-        return replace(ball, intersected=Lazy(lambda: _box(region, operator)))
-    if region.intersected is None:
-        return ball
-
-    def gain() -> Tensor:
-        inner, outer = _box(region, operator, FEW), [bound[FEW] for bound in ball.box()]
-        shared = minimum(inner[1], outer[1]) - maximum(inner[0], outer[0])
-        return 1 - shared.mean() / (outer[1] - outer[0]).mean()
-
-    def intersected() -> Box:
-        optional = operator.products()[0] > 0 and not operator.elementwise
-        if optional and not pays(gain):
-            return ball.box()
-        return (_intersection if box_gradient else _intersection_without_graph)(region, ball, operator)
-
-    return replace(ball, intersected=Lazy(intersected))
-
-
-def mask_terms(terms: tuple[Term, ...], mask: Tensor) -> tuple[Term, ...]:
-    """Multiply every term's output with `mask` (B, *shape)."""
-    shape = tuple(mask.shape[1:])
-    return tuple(term.after(scaling(shape, mask, per_image=True)) for term in terms)
-
-
-def add(first: Region, second: Region) -> Region:
-    """Return the region of the sum of two values that depend on the same image."""
-
-    def box() -> Box:
+def added(first: Region, second: Region, box: bool = True) -> Region:
+    """Return the region of the sum of two values that depend on the same image; `box`: as in `through_affine`."""
+    interval = None
+    if box:
         (first_lower, first_upper), (second_lower, second_upper) = first.box(), second.box()
-        return first_lower + second_lower, first_upper + second_upper
-
-    ball_terms = _merge(first.ball_terms, second.ball_terms)
-    shared = first.lipschitz_terms is first.ball_terms and second.lipschitz_terms is second.ball_terms
-    lipschitz_terms = ball_terms if shared else _merge(first.lipschitz_terms, second.lipschitz_terms)
-    return Region(
-        first.center + second.center,
-        Lazy(box),
-        ball_terms,
-        lipschitz_terms,
-        first.epsilon,
-    )
+        interval = first_lower + second_lower, first_upper + second_upper
+    merged = None
+    if first.merged is not None or second.merged is not None:
+        merged = _sum_terms(
+            first.terms if first.merged is None else first.merged,
+            second.terms if second.merged is None else second.merged,
+        )
+    terms = _sum_terms(first.terms, second.terms)
+    return Region(first.center + second.center, interval, terms, merged, first.epsilon)
 
 
-def _merge(first: tuple[T, ...], second: tuple[T, ...]) -> tuple[T, ...]:
+def _sum_terms(first: Terms, second: Terms) -> Terms:
     """Add terms of the same source, keep the others side by side."""
-    merged = list(first)
-    for term in second:
-        match = next((i for i, other in enumerate(merged) if other.source is term.source), None)
-        if match is None:
-            merged.append(term)
-        else:
-            merged[match] = merged[match].plus(term)  # type: ignore[assignment]
-    return tuple(merged)
+    total = dict(first)
+    for key, term in second.items():
+        total[key] = total[key].plus(term) if key in total else term
+    return total

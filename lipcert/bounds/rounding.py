@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.margins import l2_norm
-from lipcert.bounds.operators import Operator, Shape
+from lipcert.graph.operators import Operator, Shape
 
 ANALYSIS_OPERATIONS = 2**14
 """Roundings of float64 that the bounds take, at most, where the network takes one of its own.

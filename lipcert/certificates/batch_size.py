@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds.exact import EXACT_SIDE
-from lipcert.bounds.pair_margins import LARGEST_CHUNK
+from lipcert.bounds.margins import LARGEST_CHUNK
+from lipcert.norms.exact import EXACT_SIDE
 from lipcert.system.memory import free_memory
 
 LARGEST_BATCH = {"cpu": 32, "cuda": 256}

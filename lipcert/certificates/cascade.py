@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds import Bound, UpperNorms
+from lipcert.bounds import Bound
 from lipcert.certificates.certificate import EXECUTED, Certificate
 from lipcert.certificates.certifier import FAILURE_PROBABILITY, Certifier, Float64Model
+from lipcert.norms import UpperNorms
 
 CROWN_METHODS = ("crown", "crown-alpha")
 """How records call backward linear bounds, with the closest and with optimised slopes."""
@@ -125,7 +126,7 @@ class Cascade:
 
     def norm_brackets(self) -> dict[str, tuple[float, float]]:
         """Return (lower, upper) bounds of the global norms of the maps between activations, by the later activation."""
-        return {name: ends for name, ends in self._network.norms.brackets().items() if ".." not in name}
+        return self._network.norm_brackets()
 
     def __call__(self, images: Tensor, labels: Tensor, epsilon: float | Tensor) -> Certificate:
         """Certify one batch, images (B, ...) and labels (B,), at `epsilon`, one number or (B,).

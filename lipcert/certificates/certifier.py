@@ -8,17 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds import (
-    Analysis,
-    Arithmetic,
-    Bound,
-    UpperNorms,
-    analyze,
-    check_epsilon,
-    logit_rounding,
-    worst_increase,
-)
-from lipcert.bounds.backward import Ball
+from lipcert.bounds import Analysis, Arithmetic, Bound, analyze, check_epsilon, logit_rounding, worst_increase
 from lipcert.certificates.certificate import EXACT, EXECUTED, Certificate
 from lipcert.certificates.crown_margins import crown_margins
 from lipcert.certificates.radius import bisect
@@ -30,6 +20,9 @@ from lipcert.certificates.validation import (
     executed_dtype,
     ordinary,
 )
+from lipcert.crown import Ball
+from lipcert.graph import Graph, compile_graph
+from lipcert.norms import UpperNorms
 
 FAILURE_PROBABILITY = 1e-9
 """Probability that one norm's upper bound is wrong; certificates carry the union bound over all of them."""
@@ -60,6 +53,24 @@ class Float64Model:
         with torch.inference_mode(False), torch.no_grad():
             self.model = double_copy(model)
         self.norms = UpperNorms(failure_probability=FAILURE_PROBABILITY) if norms is None else norms
+        self._graphs: dict[torch.Size, Graph] = {}
+
+    def graph(self, image_shape: torch.Size) -> Graph:
+        """Return the graph of the copy for images of a shape, compiled once.
+
+        Raises:
+            UnsupportedLayerError: naming a layer without a sound rule.
+        """
+        if image_shape not in self._graphs:
+            self._graphs[image_shape] = compile_graph(self.model, image_shape).frozen()
+        return self._graphs[image_shape]
+
+    def norm_brackets(self) -> dict[str, tuple[float, float]]:
+        """Return (lower, upper) bounds of the global norms of the maps between activations, by the later activation."""
+        brackets: dict[str, tuple[float, float]] = {}
+        for graph in self._graphs.values():
+            brackets |= self.norms.brackets(graph)
+        return brackets
 
     def analyze(
         self,
@@ -78,9 +89,10 @@ class Float64Model:
             lanczos_steps: of a masked norm.
             constant_share: where a smaller share of the units is constant, the global norm serves.
         """
-        self.norms.steps, self.norms.worth = lanczos_steps, constant_share
+        norms = self.norms.with_steps(lanczos_steps, constant_share)
         radius = torch.as_tensor(epsilon, dtype=torch.float64, device=images.device) * (1 + SLACK)
-        return analyze(self.model, images.double(), radius, bound, self.norms, clip_input, arithmetic)
+        graph = self.graph(images.shape[1:])
+        return analyze(graph, images.double(), radius, bound, norms, clip_input, arithmetic)
 
 
 class Margins(NamedTuple):
@@ -195,9 +207,7 @@ class Certifier:
         required = rounding if self.arithmetic == EXECUTED else torch.zeros_like(rounding)
         ball = Ball(images.double(), radii * (1 + SLACK), self.clip_input)
         pairs = undecided.unsqueeze(1) & ~(margins.executed > 0)
-        exact, radius = crown_margins(
-            self.network.model, analysis, ball, labels, pairs, required, self.slope_steps or 0
-        )
+        exact, radius = crown_margins(analysis, ball, labels, pairs, required, self.slope_steps or 0)
         raised = Margins(_larger(margins.exact, exact), _larger(margins.executed, exact - rounding))
         return raised, torch.where(undecided, radius, 0)
 

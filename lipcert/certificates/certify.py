@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds import Bound, UpperNorms, check_epsilon
+from lipcert.bounds import Bound, check_epsilon
 from lipcert.certificates.cascade import STAGES, Cascade
 from lipcert.certificates.certificate import EXECUTED, Certificate
 from lipcert.certificates.certifier import FAILURE_PROBABILITY, LANCZOS_STEPS, Certifier, Float64Model
 from lipcert.certificates.radius import bisect
 from lipcert.certificates.validation import check_pairs
+from lipcert.norms import UpperNorms
 
 BATCH_SIZE = 32
 """Images bounded at a time: small batches of float64 convolutions are the fastest on CPUs."""

@@ -5,26 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lipcert.bounds import Analysis
-from lipcert.bounds.backward import Ball, Rows, bounded, nodes_of, proved_state, refined
-from lipcert.bounds.lazy import Lazy
+from lipcert.crown import Ball, Rows, bounded, network_of, proved_state, refined
 
 LARGEST_REFINED = 4096
 """Neurons of a layer, an image, whose boxes are refined at most."""
 
 
 def crown_margins(
-    model: nn.Module, analysis: Analysis, ball: Ball, labels: Tensor, pairs: Tensor, required: Tensor, steps: int
+    analysis: Analysis, ball: Ball, labels: Tensor, pairs: Tensor, required: Tensor, steps: int
 ) -> tuple[Tensor, Tensor]:
     """Return lower bounds of z_y - z_j of the exact network, (B, K), -infinity outside `pairs`, and proved radii, (B,).
 
     Within its radius an image's label is ahead of all classes in `pairs` by what is `required`.
 
     Args:
-        model: float64, in eval mode; `analysis` has accepted it.
-        analysis: of the images, with its boxes.
+        analysis: of the images, in float64, with its boxes.
         ball: the images and radii.
         labels: (B,).
         pairs: which class j of which image is undecided, (B, K) bool; at least one.
@@ -33,14 +31,14 @@ def crown_margins(
     """
     kept = pairs.any(dim=1).nonzero()[:, 0]
     near = replace(ball, images=ball.images[kept], epsilon=ball.epsilon[kept])
-    nodes = nodes_of(model, ball.images)
-    activations = [replace(each, box=Lazy.of((each.lower[kept], each.upper[kept]))) for each in analysis.activations]
-    state = refined(nodes, proved_state(nodes, activations, near), near, LARGEST_REFINED)
+    network = network_of(analysis.graph, ball.images)
+    activations = [replace(each, box=(each.lower[kept], each.upper[kept])) for each in analysis.activations]
+    state = refined(network, proved_state(network, activations, near), near, LARGEST_REFINED)
     within, other = pairs[kept].nonzero(as_tuple=True)
     image = kept[within]
     classes = torch.eye(pairs.shape[1], dtype=required.dtype, device=required.device)
     rows = Rows.of(classes[labels[image]] - classes[other], within)
-    rows = bounded(nodes, rows, state, near, steps, required[image, other])
+    rows = bounded(network, rows, state, near, steps, required[image, other])
     margins = torch.full_like(required, -torch.inf).index_put((image, other), near.certain(rows))
     radii = ball.epsilon.unsqueeze(1).repeat(1, pairs.shape[1])
     radii = radii.index_put((image, other), near.radius(rows, required[image, other]))

@@ -43,11 +43,11 @@ def local_lipschitz(
     """
     check_epsilon(epsilon)
     check_tensor("images", images)
-    network, masked = Float64Model(model), Bound(bound).masks
+    network = Float64Model(model)
     bounds = []
     for batch in images.split(batch_size):
         analysis = network.analyze(batch, epsilon, bound, LANCZOS_STEPS, arithmetic=FLOAT64)
-        bounds.append(lipschitz_to_logits(analysis, network.norms, whole=not masked).expand(len(batch)))
+        bounds.append(lipschitz_to_logits(analysis, network.norms).expand(len(batch)))
     return torch.cat(bounds)
 
 

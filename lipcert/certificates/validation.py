@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import remove_parametrizations
 
-from lipcert.bounds.bracket import SMALLEST_NORM
-from lipcert.bounds.rules import parametrizations, refuse_altered
+from lipcert.graph import parametrizations, refuse_altered
+from lipcert.norms.bracket import SMALLEST_NORM
 
 
 def check_tensor(name: str, value: object) -> None:

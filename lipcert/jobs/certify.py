@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from lipcert.bounds import RULES
 from lipcert.certificates import CROWN_STAGES, STAGES, Cascade, Stage
 from lipcert.data.progress import progress
 from lipcert.jobs.certify_batch import certify_batch
@@ -119,7 +120,7 @@ def make_job(config: DictConfig, stages: Sequence[Stage]) -> Job:
         model=describe_model(subject.network),
         arithmetic=describe_arithmetic(subject.model),
         cascade=Cascade(subject.model, stages, config.failure_probability, config.clip_input),
-        batch_size=subject.batch_size(config, separate=any(stage.bound.splits for stage in stages)),
+        batch_size=subject.batch_size(config, separate=any(RULES[stage.bound].across for stage in stages)),
         failure_probability=config.failure_probability,
         clip_input=config.clip_input,
     )

@@ -16,7 +16,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from lipcert.attacks.growing_radii import Attacked, attack_at_growing_radii, refutations
-from lipcert.bounds import Bound, UpperNorms
+from lipcert.bounds import RULES, Bound
 from lipcert.certificates import Certifier, Float64Model
 from lipcert.jobs.power_iterations import convergence_counts
 from lipcert.jobs.preparation import Subject, prepare
@@ -30,6 +30,7 @@ from lipcert.jobs.settings import (
     make_folder,
 )
 from lipcert.jobs.tables import print_measurement
+from lipcert.norms import UpperNorms
 from lipcert.records import FailureProbability
 from lipcert.records.measurement import Attack, Convergence, ConvergenceRow, Header, ImageRow
 from lipcert.records.measurement_files import write_measurement
@@ -89,7 +90,7 @@ def make_job(config: DictConfig) -> Job:
     bounds = tuple(Bound(name) for name in config.bounds)
     check_choice("bounds", [str(bound) for bound in bounds], Bound)
     subject = prepare(config)
-    size = subject.batch_size(config, separate=any(bound.splits for bound in bounds))
+    size = subject.batch_size(config, separate=any(RULES[bound].across for bound in bounds))
     return Job(subject, *subject.tensors(), bounds, grid(subject.epsilon, config.reach, config.points), size, config)
 
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds import Bound, UpperNorms, analyze
-from lipcert.bounds.krylov import inverse, lengths_of
-from lipcert.bounds.linear_map import LinearMap
+from lipcert.bounds import Bound, analyze
 from lipcert.certificates.validation import double_copy
+from lipcert.graph import LinearMap, compile_graph
+from lipcert.norms import MapKey, UpperNorms
+from lipcert.norms.krylov import inverse, lengths_of
 from lipcert.records.measurement import NOT_CONVERGED
 
 
@@ -68,27 +69,27 @@ def iterations_to_converge(
 
 @dataclass
 class CountingNorms:
-    """Upper bounds of norms for a walk; counts what power iteration would take for each masked map.
+    """Upper bounds of norms; counts what power iteration would take for each masked map.
 
-    `counts`: how many images took so many iterations, by layer.
+    `counts`: how many images took so many iterations, by layer. `images`: in the present batch.
     """
 
     norms: UpperNorms
     tolerance: float
     largest: int
     generator: torch.Generator
+    images: int = 1
     counts: dict[str, Counter[int]] = field(default_factory=dict)
 
-    def whole(self, name: str, linear_map: LinearMap, like: Tensor) -> Tensor:
-        return self.norms.whole(name, linear_map, like)
+    def global_norm(self, key: MapKey, linear_map: LinearMap) -> Tensor:
+        return self.norms.global_norm(key, linear_map)
 
-    def masked(
-        self, name: str, linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None, like: Tensor
-    ) -> Tensor:
-        start = torch.randn(like.shape[0], *linear_map.input_shape, generator=self.generator, dtype=like.dtype)
-        taken = iterations_to_converge(linear_map, start.to(like.device), rows, columns, self.tolerance, self.largest)
-        self.counts.setdefault(name, Counter()).update(taken.tolist())
-        return self.norms.masked(name, linear_map, rows, columns, like)
+    def local_norms(self, key: MapKey, linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None) -> Tensor:
+        origin, shape = linear_map.origin, linear_map.input_shape
+        start = torch.randn(self.images, *shape, generator=self.generator, dtype=origin.dtype).to(origin.device)
+        taken = iterations_to_converge(linear_map, start, rows, columns, self.tolerance, self.largest)
+        self.counts.setdefault(key.name, Counter()).update(taken.tolist())
+        return self.norms.local_norms(key, linear_map, rows, columns)
 
 
 @torch.no_grad()
@@ -113,9 +114,10 @@ def convergence_counts(
         seed: of the random start vectors.
         advance: called after each batch.
     """
-    double = double_copy(model)
+    graph = compile_graph(double_copy(model), images.shape[1:]).frozen()
     norms = CountingNorms(UpperNorms(), tolerance, largest, torch.Generator().manual_seed(seed))
     for batch in images.double().split(batch_size):
-        analyze(double, batch, epsilon, Bound.LOCAL, norms)
+        norms.images = len(batch)
+        analyze(graph, batch, epsilon, Bound.LOCAL, norms)
         advance()
     return norms.counts

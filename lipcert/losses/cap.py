@@ -6,16 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipcert.bounds import UnsupportedLayerError
-from lipcert.bounds.backward import Ball, Interval, Rows, State, clamps, dual_boxes, nodes_of, substitute
+from lipcert.crown import Ball, Interval, Rows, State, dual_boxes, network_of, substitute
+from lipcert.graph import Clamp, Graph, UnsupportedLayerError, compile_graph
 from lipcert.losses.objective import Objective, Setting
 from lipcert.losses.options import check_whole
 from lipcert.losses.standard import after_warm_up
-from lipcert.nn import MaxMin
 
 
 def cap_logits(
-    model: nn.Module,
+    model: nn.Module | Graph,
     images: Tensor,
     labels: Tensor,
     epsilon: float,
@@ -28,7 +27,7 @@ def cap_logits(
     Differentiable.
 
     Args:
-        model: of plain ReLUs.
+        model: of plain ReLUs, or its graph.
         images: (B, ...), pixels in [0, 1].
         labels: (B,).
         epsilon: l2 radius in pixels.
@@ -39,22 +38,21 @@ def cap_logits(
     Raises:
         UnsupportedLayerError: for clipped activations, and for MaxMin.
     """
-    for name, layer in model.named_modules():
-        if isinstance(layer, MaxMin):
-            raise UnsupportedLayerError(f"Layer {name!r}: the dual network is that of ReLUs, not of MaxMin.")
-    nodes = nodes_of(model, images)
-    for clamp in clamps(nodes):
-        if not (bool((clamp.low == 0).all()) and bool(clamp.high.isinf().all())):
+    graph = model if isinstance(model, Graph) else compile_graph(model, images.shape[1:])
+    for node in graph.activations:
+        if not (isinstance(node.function, Clamp) and node.function.low == 0 and node.function.high is None):
             raise UnsupportedLayerError(
-                f"Layer {clamp.activation!r}: the dual network is that of ReLUs without thresholds."
+                f"Layer {node.name!r}: the dual network is that of ReLUs without thresholds, "
+                f"not of {type(node.layer).__name__}."
             )
+    network = network_of(graph, images)
     ball = Ball(images, torch.full((len(images),), epsilon, dtype=images.dtype, device=images.device), clip_input)
-    state = State(dual_boxes(nodes, ball, projections), otherwise=Interval.parallel)
+    state = State(dual_boxes(network, ball, projections), otherwise=Interval.parallel)
     image = torch.arange(len(images), device=images.device).repeat_interleave(num_classes - 1)
     offsets = torch.arange(1, num_classes, device=images.device).repeat(len(images))
     other = (labels[image] + offsets) % num_classes
     units = torch.eye(num_classes, dtype=images.dtype, device=images.device)
-    rows = substitute(nodes, Rows.of(units[labels[image]] - units[other], image), state)
+    rows = substitute(network, Rows.of(units[labels[image]] - units[other], image), state)
     return images.new_zeros(len(images), num_classes).index_put((image, other), -ball.least(rows))
 
 
@@ -79,6 +77,12 @@ class CAP:
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
         logits = model(images)
         worst = cap_logits(
-            model, images, labels, setting.epsilon, logits.shape[1], self.projections, setting.clip_input
+            setting.graph or model,
+            images,
+            labels,
+            setting.epsilon,
+            logits.shape[1],
+            self.projections,
+            setting.clip_input,
         )
         return Objective(F.cross_entropy(worst, labels), logits)

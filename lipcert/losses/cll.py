@@ -78,7 +78,7 @@ class CLL:
 
     @after_warm_up
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
-        analysis = setting.analyze(model, images)
+        analysis = setting.analyze(model, images, self.box)
         slopes = pair_slopes(analysis, labels, self.box)
         radii = pair_radii(margins(analysis.logits, labels), slopes.detach() if self.detach else slopes)
         logits = cll_logits(radii, labels, self.offset * setting.epsilon, self.width)

@@ -61,7 +61,7 @@ class CRM:
 
     @after_warm_up
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
-        analysis = setting.analyze(model, images)
+        analysis = setting.analyze(model, images, self.box)
         radii = pair_radii(margins(analysis.logits, labels), pair_slopes(analysis, labels, self.box))
         penalty = crm_penalty(radii, labels, self.temperature, self.threshold)
         loss = F.cross_entropy(analysis.logits, labels) + self.weight * penalty

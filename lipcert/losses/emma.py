@@ -59,7 +59,7 @@ class EMMA:
 
     @after_warm_up
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
-        analysis = setting.analyze(model, images)
+        analysis = setting.analyze(model, images, self.box)
         increase = worst_increase(analysis, labels, self.box, MARGIN_ROUNDS)
         loss = F.cross_entropy(emma_logits(analysis.logits, increase, labels, self.floor), labels)
         return Objective(loss + setting.sparsity(analysis), analysis.logits, analysis)

@@ -68,7 +68,7 @@ class GloRo:
 
     @after_warm_up
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
-        analysis = setting.analyze(model, images)
+        analysis = setting.analyze(model, images, self.box)
         excluded = labels if self.exclude == "label" else analysis.logits.argmax(dim=1)
         worst = worst_logits(analysis, excluded, self.box, MARGIN_ROUNDS)
         loss = gloro_loss(gloro_logits(analysis.logits, worst, excluded), labels, self.weight)

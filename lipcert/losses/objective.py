@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor, nn
 
-from lipcert.bounds import Analysis, Bound, Economy, analyze
-from lipcert.bounds.norms import Norms
+from lipcert.bounds import Analysis, Bound, Plan, analyze
+from lipcert.graph import Graph
 from lipcert.losses.sparsity import Sparsity
+from lipcert.norms import Norms
 
 MARGIN_ROUNDS = 5
 """Newton rounds for margins in training; the value is an upper bound at any number, exact at most images."""
@@ -26,7 +27,10 @@ class Setting:
         norms: estimates of norms.
         sparsity: weights of the sparsity loss.
         clip_input: whether the input box is intersected with [0, 1].
-        economy: leaves out work that tells next to nothing new, None for all of it.
+        plan: work to skip; nothing by default.
+        box_gradients: whether gradients flow through box propagation.
+        graph: of the model, compiled once; the model is compiled at each call when None.
+        measured: make boxes even where the method needs none, for logs.
     """
 
     epsilon: float
@@ -35,11 +39,27 @@ class Setting:
     norms: Norms
     sparsity: Sparsity
     clip_input: bool = False
-    economy: Economy | None = None
+    plan: Plan = field(default_factory=Plan)
+    box_gradients: bool = True
+    graph: Graph | None = None
+    measured: bool = False
 
-    def analyze(self, model: nn.Module, images: Tensor) -> Analysis:
-        """Return what the bound knows of `model` on a batch, images (B, ...), at the present epsilon."""
-        return analyze(model, images, self.epsilon, self.bound, self.norms, self.clip_input, economy=self.economy)
+    def analyze(self, model: nn.Module, images: Tensor, boxes: bool = True) -> Analysis:
+        """Return what the bound knows of `model` on a batch, images (B, ...), at the present epsilon.
+
+        `boxes`: whether the method needs them.
+        """
+        return analyze(
+            model if self.graph is None else self.graph,
+            images,
+            self.epsilon,
+            self.bound,
+            self.norms,
+            self.clip_input,
+            plan=self.plan,
+            box_gradients=self.box_gradients,
+            boxes=boxes or self.measured or self.sparsity.weight > 0,
+        )
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def _hinge(bounds: ActivationBounds, threshold_weight: float) -> Tensor | None:
     if isinstance(layer, ClippedReLU):
         return clipped_relu_hinge(bounds.lower, bounds.upper, layer.threshold, threshold_weight)
     if isinstance(layer, ClippedMaxMin):
-        return clipped_max_min_hinge(*bounds.output_box.value, layer.max, layer.min, threshold_weight)
+        return clipped_max_min_hinge(*bounds.output_box(), layer.max, layer.min, threshold_weight)
     return None
 
 

@@ -17,7 +17,10 @@ TITLES = {"num_test": "images", "epsilon": "ε"}
 COVERED = ("data.name", "model.name", "model.activation", "method._target_", "bound.name", "epsilon", "data.limit_test")
 """Settings that the words say."""
 
-LAST_RESORT = ("evaluation.", "trainer.", "warm_start.", "bound.economy", "bound.precision")
+LAST_RESORT = (
+    *("evaluation.", "trainer.", "warm_start.", "bound.precision"),
+    *("bound.economy", "bound.skip_every", "bound.box_gradients"),
+)
 """Settings that name groups only where no other does."""
 
 

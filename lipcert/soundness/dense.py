@@ -12,8 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lipcert.bounds.linear_map import LinearMap
-from lipcert.bounds.operators import operator
+from lipcert.graph import LinearMap, is_affine
 
 Matrix = NDArray[np.float64]
 
@@ -97,7 +96,7 @@ def segments(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, Segmen
     pending: list[nn.Module] = []
     shape = image_shape
     for name, layer in layers:
-        if operator.dispatch(type(layer)) is operator.dispatch(object):  # not affine
+        if not is_affine(type(layer)):
             found[name] = of_layers(pending, shape)
             shape, pending = found[name].output_shape, []
         else:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds import Bound, UpperNorms, analyze
-from lipcert.bounds.linear_map import LinearMap
+from lipcert.bounds import Bound, analyze
 from lipcert.certificates import STAGES
 from lipcert.certificates.validation import double_copy
+from lipcert.graph import LinearMap, compile_graph
+from lipcert.norms import MapKey, UpperNorms
 
 FACTORS = (0.25, 0.5, 1.0, 2.0)
 """Multiples of epsilon at which masks are collected."""
@@ -33,27 +34,25 @@ class Masked:
 
 
 class NotedNorms:
-    """Upper bounds for a walk, each of which is noted; `inner` computes them."""
+    """Upper bounds of norms by `inner`; each is noted with its map and masks, by the name of the map."""
 
     def __init__(self, inner: UpperNorms) -> None:
         self.inner = inner
         self.noted: dict[str, list[Masked]] = defaultdict(list)
-        self._whole: set[str] = set()
+        self._global: set[MapKey] = set()
 
-    def whole(self, name: str, linear_map: LinearMap, like: Tensor) -> Tensor:
-        upper = self.inner.whole(name, linear_map, like)
-        if name not in self._whole and not name.endswith("..layer"):  # those carry rounding through single layers
-            self._whole.add(name)
-            self.noted[name].append(Masked(name, linear_map, None, None, upper[0].item()))
+    def global_norm(self, key: MapKey, linear_map: LinearMap) -> Tensor:
+        upper = self.inner.global_norm(key, linear_map)
+        if key not in self._global:
+            self._global.add(key)
+            self.noted[key.name].append(Masked(key.name, linear_map, None, None, upper[0].item()))
         return upper
 
-    def masked(
-        self, name: str, linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None, like: Tensor
-    ) -> Tensor:
-        uppers = self.inner.masked(name, linear_map, rows, columns, like)
-        for row, upper in enumerate(uppers.expand(like.shape[0]).tolist()):
+    def local_norms(self, key: MapKey, linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None) -> Tensor:
+        uppers = self.inner.local_norms(key, linear_map, rows, columns)
+        for row, upper in enumerate(uppers.tolist()):
             own = [None if mask is None else mask[row % len(mask)][None] for mask in (rows, columns)]
-            self.noted[name].append(Masked(name, linear_map, own[0], own[1], upper))
+            self.noted[key.name].append(Masked(key.name, linear_map, own[0], own[1], upper))
         return uppers
 
 
@@ -66,14 +65,14 @@ def masked_layers(model: nn.Module, images: Tensor, epsilon: float, count: int) 
         epsilon: l2 radius; masks are those at several multiples of it.
         count: norms wanted.
     """
-    double = double_copy(model)
+    graph = compile_graph(double_copy(model), images.shape[1:]).frozen()
     steps = sorted({stage.lanczos_steps for stage in STAGES})
     norms = NotedNorms(UpperNorms())
     for number, batch in enumerate(images.double().split(IMAGES_AT_A_TIME)):
         if sum(map(len, norms.noted.values())) >= count:
             break
-        norms.inner.steps = steps[number % len(steps)]
+        norms.inner = norms.inner.with_steps(steps[number % len(steps)])
         for factor in FACTORS:
             for bound in BOUNDS:
-                analyze(double, batch, factor * epsilon, bound, norms)
+                analyze(graph, batch, factor * epsilon, bound, norms)
     return norms.inner, [each for layer in norms.noted.values() for each in layer]

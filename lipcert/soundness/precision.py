@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds import UpperNorms
 from lipcert.certificates import STAGES, Certifier, Float64Model, Stage, certify_batches
+from lipcert.norms import UpperNorms
 from lipcert.soundness.attacked import Certified
 
 

@@ -33,7 +33,8 @@ class BoundConfig:
     iterations: int = 2
     precision: str = "auto"
     clip_input: bool = False
-    economy: int = 20
+    skip_every: int = 20
+    box_gradients: bool = False
 
 
 @dataclass
@@ -121,7 +122,7 @@ class BenchmarkConfig:
     rounds: int = MISSING
     threads: int = MISSING
     growth: list[str] = MISSING
-    economy: bool = MISSING
+    skip: bool = MISSING
     channels_last: bool = MISSING
     device: str = MISSING
     output: str = MISSING

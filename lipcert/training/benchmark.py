@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping
@@ -14,15 +15,20 @@ import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from lipcert.bounds import Bound, Economy, PowerNorms
+from lipcert.bounds import Bound, Plan, measure_plan
 from lipcert.checkpoints import load_network, read_checkpoint
 from lipcert.data import ImageDataModule
+from lipcert.graph import compile_graph
 from lipcert.losses import BCP, Setting, Sparsity
 from lipcert.nn import ClippedMaxMin, ClippedReLU, build
+from lipcert.norms import PowerNorms
 from lipcert.system.files import write_json
 from lipcert.system.memory import host_peak_mb
 
 PLAIN = "plain"
+
+SKIP_EVERY = 20
+"""Steps between two measurements of what is skipped, as in training."""
 
 K = TypeVar("K", bound=Hashable)
 
@@ -51,12 +57,15 @@ def training_steps(
 
     def robust(bound: str) -> Callable[[], None]:
         norms = PowerNorms(config.iterations, config.precision).to(images.device)
-        economy = Economy() if config.economy else None
-        setting = Setting(config.epsilon, 0.5, Bound(bound), norms, Sparsity(), economy=economy)
-        method = BCP()
+        graph, method, plan = compile_graph(model, images.shape[1:]), BCP(), Plan()
+        steps = itertools.count()
 
         def step() -> None:
+            nonlocal plan
             model.zero_grad(set_to_none=True)
+            if config.skip and next(steps) % SKIP_EVERY == 0:
+                plan = measure_plan(graph, images, config.epsilon, bound, norms)
+            setting = Setting(config.epsilon, 0.5, Bound(bound), norms, Sparsity(), False, plan, not config.skip, graph)
             method(model, images, labels, setting).loss.backward()
 
         return step

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.attacks import auto_attack_robust, pgd_robust
-from lipcert.bounds import Bound
+from lipcert.bounds import RULES, Bound
 from lipcert.certificates import Certificate, Certifier, Float64Model, certify_batches
 from lipcert.certificates.certificate import EXACT
 from lipcert.data import Split
@@ -128,7 +128,7 @@ def lipschitz_counts(
     network: Float64Model, images: Tensor, epsilon: float, bound: Bound, settings: EvaluationSettings
 ) -> Counts:
     """Return sums of Lipschitz bounds up to the last activation; `local` stands in for bounds without masks."""
-    masked = bound if bound.masks else Bound.LOCAL
+    masked = bound if RULES[bound].masks else Bound.LOCAL
     counts = Counts()
     for batch in images.split(settings.batch_size):
         analysis = network.analyze(batch, epsilon, masked, min(MEANS_STEPS, settings.lanczos_steps))

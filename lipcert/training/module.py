@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from lipcert.bounds import Analysis, Bound, Economy, PowerNorms, analyze
+from lipcert.bounds import Analysis, Bound, Plan, analyze
 from lipcert.data.batches import GlobalBatches, Share
+from lipcert.graph import compile_graph
 from lipcert.losses import Objective, Setting, Sparsity
 from lipcert.losses.objective import Method
+from lipcert.norms import PowerNorms
 from lipcert.training.metrics import CertifiedAccuracy
 from lipcert.training.resume.checkpoints import check_resumable
 from lipcert.training.schedules import Schedule
@@ -43,14 +45,16 @@ class BoundSettings:
         iterations: power steps of each norm estimate.
         precision: of the power steps, see `PowerNorms`.
         clip_input: whether the adversary is confined to pixels in [0, 1].
-        economy: steps between two measurements of which box passes and masked norms pay; 0 for all at every step.
+        skip_every: steps between two measurements of which work gains next to nothing and is skipped; 0 never skips.
+        box_gradients: whether gradients flow through box propagation.
     """
 
     name: Bound = Bound.LOCAL
     iterations: int = 2
     precision: str = "auto"
     clip_input: bool = False
-    economy: int = 0
+    skip_every: int = 0
+    box_gradients: bool = True
 
 
 class RobustClassifier(pl.LightningModule):
@@ -92,11 +96,12 @@ class RobustClassifier(pl.LightningModule):
         self.sparsity = sparsity or Sparsity()
         self.description = dict(description or {})
         self.norms = PowerNorms(self.bound.iterations, self.bound.precision)
-        self.economy = Economy(self.bound.economy) if self.bound.economy else None
+        self.graph = compile_graph(model, image_shape)
+        self.plan = Plan()
         self.current_epsilon = 0.0
         self.current_mixing = 0.0
         with torch.no_grad():  # unsupported layers are refused here, and singular vectors exist to be loaded
-            logits = analyze(model, torch.zeros(1, *image_shape), 1.0, self.bound.name, self.norms).logits
+            logits = analyze(self.graph, torch.zeros(1, *image_shape), 1.0, self.bound.name, self.norms).logits
         self.clean_accuracy = MulticlassAccuracy(logits.shape[1], average="micro")
         self.certified_accuracy = CertifiedAccuracy(model, epsilon, self.bound.name)
 
@@ -104,8 +109,11 @@ class RobustClassifier(pl.LightningModule):
         """Return clean logits, (B, K)."""
         return self.model(images)
 
-    def objective(self, images: Tensor, labels: Tensor) -> Objective:
-        """Return the loss of a batch under the schedules' present values: images (B, ...), labels (B,)."""
+    def objective(self, images: Tensor, labels: Tensor, measured: bool = False) -> Objective:
+        """Return the loss of a batch under the schedules' present values: images (B, ...), labels (B,).
+
+        `measured`: make boxes for the logs even where the method needs none.
+        """
         setting = Setting(
             self.current_epsilon,
             self.current_mixing,
@@ -113,7 +121,10 @@ class RobustClassifier(pl.LightningModule):
             self.norms,
             self.sparsity,
             self.bound.clip_input,
-            self.economy,
+            self.plan,
+            self.bound.box_gradients,
+            self.graph,
+            measured,
         )
         return self.method(self.model, images, labels, setting)
 
@@ -121,10 +132,11 @@ class RobustClassifier(pl.LightningModule):
         """Return this process's part of the loss: averaged over processes, it is the mean over the global batch."""
         images, labels = batch
         share = self.share(batch_index)
-        objective = self.objective(images, labels)
+        measured = batch_index % self.statistics_every == 0
+        objective = self.objective(images, labels, measured)
         loss = objective.loss
         self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=share.log_weight, sync_dist=True)
-        if batch_index % self.statistics_every == 0:
+        if measured:
             self._log_bounds(objective.analysis, images, share)
         return loss if share.ranks == 1 else loss * share.weight
 
@@ -140,7 +152,7 @@ class RobustClassifier(pl.LightningModule):
         """Log what the bound sees; methods that need none are measured at the target epsilon."""
         if analysis is None:
             epsilon = self.schedule.epsilon_train
-            analysis = analyze(self.model, images, epsilon, Bound.LOCAL, self.norms, self.bound.clip_input)
+            analysis = analyze(self.graph, images, epsilon, Bound.LOCAL, self.norms, self.bound.clip_input)
         statistics = bound_statistics(analysis)
         self.log_dict(statistics, on_step=False, on_epoch=True, batch_size=share.log_weight, sync_dist=True)
 
@@ -157,12 +169,9 @@ class RobustClassifier(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["lipcert"] = self.description
-        checkpoint["economy"] = {} if self.economy is None else self.economy.state_dict()
         checkpoint["grams"] = self.norms.grams.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another architecture with a sentence; take over what pays."""
         check_resumable(checkpoint, self.description)
-        if self.economy is not None:
-            self.economy.load_state_dict(checkpoint.get("economy", {}))
         self.norms.grams.load(checkpoint.get("grams", {}))

@@ -5,19 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds import Economy, PowerNorms, analyze
-from lipcert.bounds.lazy import Lazy
-from lipcert.bounds.operators import operator
-from lipcert.bounds.region import Region, Source, affine, open_region
+from lipcert.bounds import Region, analyze
+from lipcert.bounds.region import Source, opened, through_affine
+from lipcert.graph import operator
 from lipcert.nn import ClippedReLU
+from lipcert.norms import PowerNorms
 
 
-def _behind_a_clip(layer: nn.Linear, center: Tensor, lipschitz: Tensor, half: Tensor) -> tuple[Region, Region]:
-    """Return a closed box of half width `half` inside a ball, before and behind a layer, without a graph of the box."""
-    box = Lazy.of((center - half, center + half))
-    source = Source(center, box, lipschitz, lipschitz)
-    opened = open_region(source, source, torch.ones(1, dtype=center.dtype), mask_ball=False)
-    return opened, affine(opened, operator(layer, (center.shape[1],)), box_gradient=False)
+def _behind_a_clip(layer: nn.Linear, center: Tensor, lipschitz: Tensor, half: Tensor) -> Region:
+    """Return what a layer makes of a box of half width `half` inside a ball of radius `lipschitz`."""
+    box, one = (center - half, center + half), torch.ones(1, dtype=center.dtype)
+    term = opened(Source(0, center, box, lipschitz, lipschitz, one))
+    region = Region(center, box, {(0, False): term}, None, one)
+    return through_affine(region, operator(layer, (center.shape[1],)), box_gradients=False)
 
 
 def test_gradient_is_that_of_fixed_shares() -> None:
@@ -26,7 +26,7 @@ def test_gradient_is_that_of_fixed_shares() -> None:
     center, half = torch.randn(3, 6).double(), torch.rand(3, 6).double()
     half[:, 3:] *= 0.01  # clipping left little of these
     lipschitz = torch.tensor([0.4], dtype=torch.float64, requires_grad=True)
-    _, region = _behind_a_clip(layer, center, lipschitz, half)
+    region = _behind_a_clip(layer, center, lipschitz, half)
     values = layer(center)
     deviation = layer.weight.norm(dim=1) * lipschitz
     reach = half @ layer.weight.abs().T
@@ -48,7 +48,7 @@ def test_gradient_is_that_of_fixed_shares() -> None:
 def test_thresholds_still_learn_from_boxes() -> None:
     """A threshold that cuts a box moves the box of its own activation."""
     model = nn.Sequential(nn.Linear(4, 4), ClippedReLU((4,), 0.1), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).double()
-    analysis = analyze(model, torch.rand(5, 4).double(), 2.0, "local", PowerNorms(2), economy=Economy(worth=-torch.inf))
+    analysis = analyze(model, torch.rand(5, 4).double(), 2.0, "local", PowerNorms(2), box_gradients=False)
     analysis.activations[0].output_upper.sum().backward()
     gradient = model[1].threshold.grad
     assert gradient is not None

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 
-from lipcert.bounds import Bound, Economy, PowerNorms
+from lipcert.bounds import Bound, measure_plan
+from lipcert.graph import compile_graph
 from lipcert.losses import BCP, Setting, Sparsity
+from lipcert.norms import PowerNorms
 from tests.networks import images, network
+from tests.pairwise import pairwise
 
 
 @pytest.fixture(name="cycles")
@@ -25,15 +29,24 @@ def fixture_cycles() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("cycles")
-@pytest.mark.parametrize("economy", [0, 20])
-@pytest.mark.parametrize("bound", Bound)
-@pytest.mark.parametrize("kind", ["clipped_relu", "maxmin", "clipped_maxmin"])
-@pytest.mark.parametrize("name", ["plain", "residual"])
-def test_a_step_leaves_no_tensors_in_cycles(name: str, kind: str, bound: Bound, economy: int) -> None:
-    model, batch = network(name, kind), images(4)
+@pairwise(
+    name=["plain", "residual"],
+    kind=["clipped_relu", "maxmin", "clipped_maxmin"],
+    bound=Bound,
+    planned=[False, True],
+    box_gradients=[False, True],
+)
+def test_a_step_leaves_no_tensors_in_cycles(
+    name: str, kind: str, bound: Bound, planned: bool, box_gradients: bool
+) -> None:
+    model, batch, norms = network(name, kind), images(4), PowerNorms(1)
     labels = torch.zeros(len(batch), dtype=torch.long)
-    setting = Setting(0.1, 0.5, bound, PowerNorms(1), Sparsity(), False, Economy(economy) if economy else None)
+    setting = Setting(0.1, 0.5, bound, norms, Sparsity(), box_gradients=box_gradients)
+    if planned:
+        graph = compile_graph(model, batch.shape[1:])
+        setting = replace(setting, graph=graph, plan=measure_plan(graph, batch, 0.1, bound, norms, threshold=2.0))
     BCP()(model, batch, labels, setting).loss.backward()
+    del setting
     gc.set_debug(gc.DEBUG_SAVEALL)
     gc.collect()
     left = [each for each in gc.garbage if isinstance(each, torch.Tensor)]

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipcert.bounds import Analysis, UpperNorms, analyze, robust_margin, worst_increase, worst_logits
+from lipcert.bounds import Analysis, analyze, robust_margin, worst_increase, worst_logits
 from lipcert.losses import bcp_loss, gloro_logits
 from lipcert.nn import ClippedMaxMin, ClippedReLU
+from lipcert.norms import UpperNorms
 from tests.oracles import ExactNorms
 
 FOLDER = Path(__file__).parent.parent / "golden"

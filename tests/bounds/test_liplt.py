@@ -110,9 +110,9 @@ def test_points_of_the_ball_stay_inside(seed: int, epsilon: float, bound: str) -
     with torch.no_grad():
         logits = model(inputs)
         labels = logits.argmax(dim=1)
-        analysis = analyze(model, inputs, epsilon, bound, norms)
+        analysis = analyze(model, inputs, epsilon, bound, norms, output_box=True)
         gains = [worst_increase(analysis, labels, box=box) for box in (True, False)]
-        lipschitz = lipschitz_to_logits(analysis, norms, whole=False)
+        lipschitz = lipschitz_to_logits(analysis, norms)
         lower, upper = analysis.region.box()
     attacked = torch.stack([_ascended(model, inputs, labels, target, epsilon) for target in range(3)])
     for points in torch.cat((points_in_ball(inputs, epsilon, 60, seed), attacked)):
@@ -129,7 +129,7 @@ def test_slopes_that_cancel_halve_the_bound() -> None:
     with torch.no_grad():
         constants = {
             bound: lipschitz_to_logits(
-                analyze(model, torch.zeros(1, 1, dtype=torch.float64), 0.1, bound, norms), norms, False
+                analyze(model, torch.zeros(1, 1, dtype=torch.float64), 0.1, bound, norms), norms
             ).item()
             for bound in ("tight", "liplt", "global_liplt")
         }
@@ -206,7 +206,7 @@ def test_the_global_one_equals_a_dense_computation(seed: int) -> None:
     model, norms, inputs = _dense([each.tolist() for each in weights]), ExactNorms(), torch.rand(2, 5).double()
     with torch.no_grad():
         analysis = analyze(model, inputs, 0.1, "global_liplt", norms)
-        to_logits = lipschitz_to_logits(analysis, norms, whole=True)
+        to_logits = lipschitz_to_logits(analysis, norms)
         product = analyze(model, inputs, 0.1, "global", norms).lipschitz
     expected, expected_to_logits = _global_reference(weights)
     assert analysis.lipschitz.tolist() == pytest.approx([expected])
@@ -225,7 +225,7 @@ def test_equals_a_dense_computation_of_the_formula(seed: int) -> None:
     model = _dense([each.tolist() for each in weights], [each.tolist() for each in biases])
     with torch.no_grad():
         analysis = analyze(model, torch.from_numpy(image)[None], epsilon, "liplt", norms)
-        to_logits = lipschitz_to_logits(analysis, norms, whole=False)
+        to_logits = lipschitz_to_logits(analysis, norms)
     expected, expected_to_logits = _reference(weights, biases, image, epsilon)
     assert analysis.lipschitz.item() == pytest.approx(expected, rel=1e-9)
     assert to_logits.item() == pytest.approx(expected_to_logits, rel=1e-9)

@@ -23,7 +23,7 @@ def _draw(seed: int, size: int, scale: float) -> tuple[Tensor, Tensor, Tensor, T
     return directions, torch.where(fixed, 0.0, lower), torch.where(fixed, 0.0, upper), torch.tensor([0.7]).double()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**31), size=st.integers(1, 7), scale=st.sampled_from([0.05, 0.3, 1.0, 10.0]))
 def test_equals_a_convex_solver(seed: int, size: int, scale: float) -> None:
     directions, lower, upper, radius = _draw(seed, size, scale)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipcert.bounds import pair_margins
-from lipcert.bounds.pair_margins import pair_support
+from lipcert.bounds import margins
+from lipcert.bounds.margins import pair_support
 
 
 def _draw(classes: int, images: int, size: int, scale: float = 0.2) -> tuple[Tensor, ...]:
@@ -43,7 +43,7 @@ def test_two_hundred_classes_equal_a_bisection_for_each_pair() -> None:
 @pytest.mark.parametrize("chunk", [1, 2**20])
 def test_gradients(box: bool, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows and label rows are told apart, so that no pair has a difference of zero, where a length has no slope."""
-    monkeypatch.setattr(pair_margins, "LARGEST_CHUNK", {"cpu": chunk})
+    monkeypatch.setattr(margins, "LARGEST_CHUNK", {"cpu": chunk})
     rows, label_rows, *rest = _draw(classes=3, images=2, size=3)
     arguments = [each.clone().requires_grad_() for each in (rows, label_rows + 0.1, *rest)]
     if box:

@@ -13,8 +13,8 @@ from torch.nn.utils import parametrize
 
 import lipcert
 from lipcert.bounds import UnsupportedLayerError
-from lipcert.bounds.lanczos import Tridiagonal, _exceeds
 from lipcert.nn import ClippedReLU, Normalize, Residual
+from lipcert.norms.lanczos import Tridiagonal, _exceeds
 
 BOUNDS = ("global", "tight", "liplt", "global_liplt", None)
 DOUBLE = torch.float64

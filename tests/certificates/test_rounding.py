@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import lipcert
-from lipcert.bounds import Arithmetic, UpperNorms, analyze, logit_rounding
+from lipcert.bounds import Arithmetic, analyze, logit_rounding
 from lipcert.certificates import Certifier, Float64Model
 from lipcert.nn import ClippedReLU, MaxMin, Normalize, Residual
+from lipcert.norms import UpperNorms
 from tests.networks import images, network
 from tests.oracles import points_in_ball
 from tests.pairwise import pairwise

@@ -14,9 +14,9 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
-from lipcert.bounds import UpperNorms
 from lipcert.certificates import Cascade
 from lipcert.commands.soundness import main
+from lipcert.norms import UpperNorms
 from lipcert.soundness import rounding as soundness_rounding
 from lipcert.soundness.attacked import ATTACKS
 from tests.running import contents, python

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lipcert.bounds import Bound, analyze
-from lipcert.bounds.linear_map import LinearMap, identity_map
-from lipcert.bounds.operators import operator
+from lipcert.graph import LinearMap, identity_map, operator
 from lipcert.jobs import power_iterations
 from lipcert.jobs.power_iterations import convergence_counts, iterations_to_converge
+from lipcert.norms import MapKey
 from lipcert.records.measurement import NOT_CONVERGED
 from tests.networks import images, network
 from tests.oracles import ExactNorms, map_matrix
@@ -46,7 +46,9 @@ def _dense(linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None, b
 @pytest.mark.parametrize("masked", [True, False])
 def test_counts_are_those_of_dense_matrices(masked: bool, stopped: bool) -> None:
     torch.manual_seed(0)
-    linear_map = identity_map((2, 6, 6)).after(operator(nn.Conv2d(2, 3, 3, 2, 1).double(), (2, 6, 6)))
+    linear_map = identity_map(torch.zeros(1, 2, 6, 6, dtype=torch.float64)).after(
+        operator(nn.Conv2d(2, 3, 3, 2, 1).double(), (2, 6, 6))
+    )
     generator = torch.Generator().manual_seed(1)
     start = torch.randn(7, *linear_map.input_shape, generator=generator, dtype=torch.float64)
     rows = columns = None
@@ -82,15 +84,15 @@ def test_counts_of_a_network_use_the_masks_of_the_local_bound(monkeypatch: pytes
     met: dict[str, Counter[int]] = {}
 
     class Dense(ExactNorms):
-        def masked(
-            self, name: str, linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None, like: Tensor
+        def local_norms(
+            self, key: MapKey, linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None
         ) -> Tensor:
             start = starts[str(len(met))]
             inside = start if columns is None else start * columns
-            matrices = _dense(linear_map, rows, columns, len(like))
+            matrices = _dense(linear_map, rows, columns, len(batch))
             vectors = inside.flatten(1).numpy()
-            met[name] = Counter(_dense_count(*pair, 300) for pair in zip(matrices, vectors, strict=True))
-            return super().masked(name, linear_map, rows, columns, like)
+            met[key.name] = Counter(_dense_count(*pair, 300) for pair in zip(matrices, vectors, strict=True))
+            return super().local_norms(key, linear_map, rows, columns)
 
     with torch.no_grad():
         analyze(model, batch, epsilon, Bound.LOCAL, Dense())

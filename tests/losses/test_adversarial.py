@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipcert.bounds import Bound, PowerNorms
+from lipcert.bounds import Bound
 from lipcert.losses import TRADES, Adversarial, ReLUStability, Setting, Sparsity, trades_loss
 from lipcert.losses.inner import Ascent, misleading_images
 from lipcert.losses.objective import Method
 from lipcert.losses.trades import divergence
+from lipcert.norms import PowerNorms
 from tests.attacks.test_model_state import same, state
 from tests.networks import images, network
 

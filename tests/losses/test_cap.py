@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from lipcert.bounds.backward import Ball, Clamp, Interval, Rows, State, bounded, clamps, dual_boxes, nodes_of
+from lipcert.bounds.backward.nodes import Box
 from torch import Tensor, nn
 
 from lipcert.bounds import Bound, UnsupportedLayerError
-from lipcert.bounds.backward import Ball, Clamp, Interval, Rows, State, bounded, clamps, dual_boxes, nodes_of
-from lipcert.bounds.backward.nodes import Box
 from lipcert.losses import CAP, Setting, Sparsity, cap_logits
 from tests.bounds.backward.relaxed import Program, least_in_ball, relax, tiny
 from tests.networks import images, network

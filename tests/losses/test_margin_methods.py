@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lipcert.bounds import Bound, PowerNorms, analyze, worst_logits
+from lipcert.bounds import Bound, analyze, worst_logits
 from lipcert.losses import CLL, CRM, EMMA, Objective, Setting, Sparsity, sparsity_loss
 from lipcert.losses.objective import Method
 from lipcert.losses.radii import margins, pair_radii, pair_slopes
 from lipcert.nn import ClippedMaxMin, ClippedReLU
+from lipcert.norms import PowerNorms
 from tests.losses.dense import dense, pixels, setting
 from tests.networks import images, network
 from tests.oracles import ExactNorms

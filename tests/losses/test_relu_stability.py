@@ -9,9 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lipcert.bounds import Bound, PowerNorms, analyze
+from lipcert.bounds import Bound, analyze
 from lipcert.losses import ReLUStability, Setting, Sparsity, relu_stability_loss
 from lipcert.losses.relu_stability import instability
+from lipcert.norms import PowerNorms
 from tests.networks import images, network
 from tests.oracles import ExactNorms
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lipcert.bounds.errors import UnsupportedLayerError
 from torch import nn
 from torch.nn.functional import conv2d
 
-from lipcert.bounds import PowerNorms, analyze
-from lipcert.bounds.errors import UnsupportedLayerError
+from lipcert.bounds import analyze
 from lipcert.certificates.validation import double_copy
 from lipcert.nn import build
 from lipcert.nn.almost_orthogonal import almost_orthogonal, parametrize_almost_orthogonal
+from lipcert.norms import PowerNorms
 
 
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5), (1, 4)])

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 import lipcert
 from lipcert.attacks import margins, pgd, random_search, unbounded
-from lipcert.bounds import UpperNorms
-from lipcert.bounds.linear_map import LinearMap, identity_map
-from lipcert.bounds.operators import operator
+from lipcert.graph import operator
+from lipcert.graph.linear_map import LinearMap, identity_map
 from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin, Residual
+from lipcert.norms import MapKey, UpperNorms
 from tests.oracles import map_matrix
 from tests.pairwise import pairwise
 
@@ -45,8 +45,13 @@ def _matrix(kind: str, outputs: int, inputs: int, seed: int = 0) -> Tensor:
     return left @ torch.diag(SPECTRA[kind](size).double()) @ right.T
 
 
+KEY = MapKey(None, 0, 1, False, "layer")
+
+
 def _map(layer: nn.Module, shape: tuple[int, ...]) -> LinearMap:
-    return identity_map(shape).after(operator(layer.double().requires_grad_(False), shape))
+    return identity_map(torch.zeros(1, *shape, dtype=torch.float64)).after(
+        operator(layer.double().requires_grad_(False), shape)
+    )
 
 
 def _dense(matrix: Tensor) -> LinearMap:
@@ -77,14 +82,13 @@ def _exact_norms(linear_map: LinearMap, rows: Tensor, columns: Tensor) -> Tensor
 
 def _assert_above(linear_map: LinearMap) -> None:
     rows, columns = _masks(linear_map, 6)
-    like = torch.zeros(6, 1, dtype=torch.float64)
     exact = _exact_norms(linear_map, rows, columns)
     for steps in (1, 5, 40):
-        norms = UpperNorms(steps, whole_steps=steps)
-        upper = norms.masked("layer", linear_map, rows, columns, like)
+        norms = UpperNorms(steps, global_steps=steps)
+        upper = norms.local_norms(KEY, linear_map, rows, columns)
         assert (upper >= exact).all()
         assert upper.isfinite().all()
-        assert norms.whole("layer", linear_map, like).item() >= exact[1]
+        assert norms.global_norm(KEY, linear_map).item() >= exact[1]
 
 
 @pairwise(shape=[(20, 30), (140, 150)], kind=SPECTRA, scale=[1e-20, 1.0, 1e20])

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from lipcert.bounds import UpperNorms
 from lipcert.certificates import certify
+from lipcert.norms import UpperNorms
 from lipcert.soundness.attacked import ATTACKS, Certified, attack_certified, reach, usable_attacks
 from lipcert.soundness.recorder import Recorder
 from tests.networks import images, network
@@ -55,7 +55,7 @@ def test_margins_that_are_too_large_are_refuted(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["pgd", "apgd-ce", "apgd-t"])
 def test_images_certified_by_norms_that_are_too_small(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    for kind in ("masked", "whole"):
+    for kind in ("local_norms", "global_norm"):
         correct = getattr(UpperNorms, kind)
         monkeypatch.setattr(UpperNorms, kind, lambda *arguments, correct=correct: correct(*arguments) * 0.3)
     model, (inputs, labels), epsilon = trained("clipped_relu"), digits(60), 1.5

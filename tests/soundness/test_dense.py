@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lipcert.bounds import Bound, UpperNorms, analyze
+from lipcert.bounds import Bound, analyze
+from lipcert.norms import UpperNorms
 from lipcert.soundness.dense import of_map, segments
 from lipcert.soundness.masked import NotedNorms, masked_layers
 from lipcert.soundness.submasks import submasks

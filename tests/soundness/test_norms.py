@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds import UpperNorms, exact
+from lipcert.norms import UpperNorms, exact
 from lipcert.soundness import parts
 from lipcert.soundness.norms import NormsOutcome, compare_norms
 from tests.networks import images, network
@@ -65,7 +65,7 @@ def test_none_wanted() -> None:
 
 
 @pytest.mark.parametrize("factor", [0.5, 1 - 1e-7])
-@pytest.mark.parametrize("kind", ["masked", "whole"])
+@pytest.mark.parametrize("kind", ["local_norms", "global_norm"])
 def test_bounds_that_are_too_small(monkeypatch: pytest.MonkeyPatch, kind: str, factor: float) -> None:
     correct = getattr(UpperNorms, kind)
     monkeypatch.setattr(UpperNorms, kind, lambda *arguments: correct(*arguments) * factor)
@@ -76,6 +76,6 @@ def test_bounds_that_are_too_small(monkeypatch: pytest.MonkeyPatch, kind: str, f
 
 
 def test_a_bound_that_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
-    correct = UpperNorms.masked
-    monkeypatch.setattr(UpperNorms, "masked", lambda *arguments: torch.full_like(correct(*arguments), torch.nan))
+    correct = UpperNorms.local_norms
+    monkeypatch.setattr(UpperNorms, "local_norms", lambda *arguments: torch.full_like(correct(*arguments), torch.nan))
     assert len(_compared(trained("clipped_relu"), digits(4)[0], 20).refutations) == 3

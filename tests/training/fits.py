@@ -43,7 +43,7 @@ def classifier(
         "schedule": Schedule(EPOCHS, 0.5, 2.5, 1.5, learning_rate, learning_rate / 10, 0.4),
         "image_shape": (1, 8, 8),
         "epsilon": 0.3,
-        "bound": BoundSettings(economy=3),
+        "bound": BoundSettings(skip_every=3, box_gradients=False),
         "description": {"model": "small", "activation": activation},
         **arguments,
     }

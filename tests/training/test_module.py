@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipcert.bounds import PowerNorms
-from lipcert.bounds.linear_map import LinearMap
+from lipcert.graph.linear_map import LinearMap
 from lipcert.losses import BCP
 from lipcert.nn import build
+from lipcert.norms import PowerNorms
 from lipcert.training.module import BoundSettings, RobustClassifier
 from lipcert.training.schedules import Schedule
 from tests.training.fits import classifier, digits

@@ -12,18 +12,22 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from lipcert.bounds import Bound, Economy, PowerNorms
+from lipcert.bounds import Bound, Plan
 from lipcert.data.augmentation import crop_and_flip, draw
 from lipcert.losses import BCP, CLL, CRM, EMMA, GloRo, Setting, Sparsity
 from lipcert.losses.objective import Method
 from lipcert.nn import build
+from lipcert.norms import PowerNorms
 from tests.waiting import Watch
 
 SHAPE, CLASSES = (1, 8, 8), 10
 
 
-def _setting(bound: str, economy: Economy | None = None) -> Setting:
-    return Setting(0.3, 0.5, Bound(bound), PowerNorms(2, "float32"), Sparsity(0.1), economy=economy)
+def _setting(bound: str, plan: Plan | None = None) -> Setting:
+    gradients = plan is None
+    return Setting(
+        0.3, 0.5, Bound(bound), PowerNorms(2, "float32"), Sparsity(0.1), plan=plan or Plan(), box_gradients=gradients
+    )
 
 
 METHODS: dict[str, Callable[[], Method]] = {
@@ -57,9 +61,12 @@ def test_forward_pass_and_loss(name: str, bound: str, activation: str) -> None:
 
 
 @pytest.mark.parametrize("bound", ["global", "local", "tight"])
-def test_backward_pass_with_economy(bound: str) -> None:
-    """Between two measurements of what pays; a measurement itself asks for its numbers."""
-    model, setting = build("small", SHAPE, CLASSES, "clipped_relu"), _setting(bound, Economy(20))
+def test_backward_pass_with_a_plan(bound: str) -> None:
+    """Between two measurements of what to skip; a measurement itself asks for its numbers."""
+    model, setting = (
+        build("small", SHAPE, CLASSES, "clipped_relu"),
+        _setting(bound, Plan(boxes=frozenset("2"), masks=frozenset("1"))),
+    )
     images, labels = torch.rand(4, *SHAPE), torch.randint(CLASSES, (4,))
     BCP()(model, images, labels, setting)
     with Watch() as watch:

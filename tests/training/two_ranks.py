@@ -58,7 +58,7 @@ def fit(method: str, count: int, devices: int) -> dict[str, Any]:
         optimizer=partial(torch.optim.SGD, lr=0.1),
         schedule=Schedule(2, 0, 0, 2, 0.1, 0.1, 0.05),
         epsilon=0.05,
-        bound=BoundSettings(precision="float32", economy=3),
+        bound=BoundSettings(precision="float32", skip_every=3, box_gradients=False),
     )
     module.statistics_every = 2
     trainer = pl.Trainer(

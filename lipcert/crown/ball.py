@@ -1,0 +1,71 @@
+"""The least value of a linear bound over the images within epsilon."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lipcert.bounds.margins import l2_norm, support
+from lipcert.bounds.region import per_image
+from lipcert.crown.substitution import SAFETY, UNDERFLOW, Rows, rounding_share
+
+NORM_SLACK = 1e-9
+"""Relative room for the arithmetic of norms and of maxima over ball and box."""
+
+
+@dataclass(frozen=True)
+class Ball:
+    """Images x' with |x' - x| <= epsilon in l2, pixels in [0, 1] too if `clip_input`.
+
+    `images`: (B, ...), x; `epsilon`: (B,).
+    """
+
+    images: Tensor
+    epsilon: Tensor
+    clip_input: bool = False
+
+    @property
+    def size(self) -> Tensor:
+        """Largest absolute pixels, (B, ...)."""
+        return self.images.abs() + per_image(self.epsilon, self.images.dim())
+
+    def least(self, rows: Rows) -> Tensor:
+        """Return the least value of each row over the ball, (R,), rounding not taken off."""
+        return _at_images(self, rows) - self._fall(rows)
+
+    def certain(self, rows: Rows) -> Tensor:
+        """Return lower bounds of the least values, (R,): rounding taken off."""
+        at_images, slack = _at_images(self, rows), _slack(self, rows)
+        return at_images - slack - self._fall(rows) * (1 + NORM_SLACK)
+
+    def radius(self, rows: Rows, required: Tensor) -> Tensor:
+        """Return a radius, at most epsilon, within which each row stays above `required` (R,); 0 for none."""
+        above = _at_images(self, rows) - _slack(self, rows) - required
+        norms = l2_norm(rows.coefficients.flatten(1)) * (1 + NORM_SLACK)
+        epsilon = self.epsilon[rows.image]
+        reach = torch.where(above >= epsilon * norms, epsilon, above / norms * (1 - NORM_SLACK))
+        return torch.where(above > 0, reach, 0)
+
+    def _fall(self, rows: Rows) -> Tensor:
+        """Return by how much each row may fall below its value at the image, (R,)."""
+        directions = -rows.coefficients.flatten(1).unsqueeze(1)
+        lower = upper = None
+        if self.clip_input:
+            images = self.images.flatten(1)
+            epsilon = self.epsilon.unsqueeze(1)
+            lower = ((images - epsilon).clamp_min(0) - images)[rows.image]
+            upper = ((images + epsilon).clamp_max(1) - images)[rows.image]
+        return support(directions, self.epsilon[rows.image], lower, upper)[:, 0]
+
+
+def _at_images(ball: Ball, rows: Rows) -> Tensor:
+    return (rows.coefficients * ball.images[rows.image]).flatten(1).sum(dim=1) + rows.constant
+
+
+def _slack(ball: Ball, rows: Rows) -> Tensor:
+    """Return all rounding of a row, its value at the image included."""
+    sizes = ((rows.coefficients.abs() + UNDERFLOW) * ball.size[rows.image]).flatten(1).sum(dim=1)
+    share = rounding_share(ball.images[0].numel() + SAFETY, rows.constant)
+    return rows.slack + share * (sizes + rows.constant.abs())

@@ -1,0 +1,38 @@
+"""A model becomes a graph of affine, activation and sum nodes once; every bound runs over it."""
+
+from lipcert.graph.activations import Box, Clamp, Nonlinearity, PairSort, register_activation
+from lipcert.graph.checks import parametrizations, refuse_altered
+from lipcert.graph.compile import compile_graph
+from lipcert.graph.errors import NonFiniteBoundError, UnsupportedLayerError
+from lipcert.graph.layers import is_affine, operator, register_affine
+from lipcert.graph.linear_map import LinearMap, identity_map
+from lipcert.graph.nodes import Activation, Add, Affine, Graph, Image, Node
+from lipcert.graph.operators import Operator, Permutation, Shape, scaling
+
+__all__ = [
+    "Activation",
+    "Add",
+    "Affine",
+    "Box",
+    "Clamp",
+    "Graph",
+    "Image",
+    "LinearMap",
+    "Node",
+    "NonFiniteBoundError",
+    "Nonlinearity",
+    "Operator",
+    "PairSort",
+    "Permutation",
+    "Shape",
+    "UnsupportedLayerError",
+    "compile_graph",
+    "identity_map",
+    "is_affine",
+    "operator",
+    "parametrizations",
+    "refuse_altered",
+    "register_activation",
+    "register_affine",
+    "scaling",
+]

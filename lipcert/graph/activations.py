@@ -1,0 +1,259 @@
+"""The table of activations: what bounds ask of each, forward and backward.
+
+A `Nonlinearity` is 1-Lipschitz in l2, keeps the shape and selects among exact numbers, so that it adds no rounding.
+Most are a `Clamp`, elementwise min(max(z, low), high); MaxMin sorts pairs of channels. `register_activation` adds a
+row, which serves forward bounds, backward bounds and training alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lipcert.graph.errors import UnsupportedLayerError
+from lipcert.graph.operators import Shape
+from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin
+from lipcert.nn.activations import clipped_max_min, clipped_relu, max_min, split_pairs
+
+Box = tuple[Tensor, Tensor]
+"""Lower and upper ends, (B, *shape) each."""
+
+
+class Nonlinearity:
+    """What bounds ask of an activation; the box `lower`, `upper` is that of its input, (B, *shape) each.
+
+    Raises:
+        NotImplementedError: by `apply` and `clamps` where a subclass leaves them out.
+    """
+
+    slopes: tuple[float, float] | None = None
+    """Smallest and largest slope of an elementwise activation; None for one that is not elementwise."""
+
+    def apply(self, inputs: Tensor) -> Tensor:
+        """Return the activation's output for `inputs`, (B, *shape).
+
+        Raises:
+            NotImplementedError: where a subclass leaves it out.
+        """
+        raise NotImplementedError
+
+    def range(self, lower: Tensor, upper: Tensor) -> Box:
+        """Return a box of the output: its values at the ends, where the activation is monotone in every entry."""
+        return self.apply(lower), self.apply(upper)
+
+    def varying(self, lower: Tensor, upper: Tensor) -> Tensor | None:
+        """Return 1 for outputs that vary over the box, 0 for constant ones, NaN counts as varying; None for ones."""
+        return None
+
+    def needed(self, lower: Tensor, upper: Tensor) -> Tensor | None:
+        """Return 1 for inputs that any varying output depends on, 0 for others; None for ones."""
+        return None
+
+    def linear(self, lower: Tensor, upper: Tensor) -> Tensor | None:
+        """Return 1 for neurons that equal their input all over the box, 0 for others; None where no slope is known."""
+        return None
+
+    def remainder(self, center: Tensor, lower: Tensor, upper: Tensor) -> Box | None:
+        """Return the range of σ(z') - σ(z) - (z' - z)/2 over the box, z the `center`; None where none is known."""
+        return None
+
+    def rounding(self, entries: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        """Return bounds on executed minus exact outputs, (B, *shape), from those of the inputs, `entries`."""
+        return entries
+
+    def clamps(self, shape: Shape) -> Sequence[Clamp | PairSort]:
+        """Return the steps that backward bounds follow on (B, *shape), clamps and sorts of pairs, the first one first.
+
+        Raises:
+            NotImplementedError: where a subclass leaves it out.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class Clamp(Nonlinearity):
+    """min(max(z, low), high), elementwise; either may be missing, `high` wins where they cross.
+
+    `low`, `high`: numbers or tensors (1, *shape).
+    """
+
+    low: Tensor | float | None = None
+    high: Tensor | float | None = None
+    slopes = (0.0, 1.0)
+
+    def apply(self, inputs: Tensor) -> Tensor:
+        raised = inputs if self.low is None else inputs.clamp_min(self.low)
+        return raised if self.high is None else raised.clamp_max(self.high)
+
+    @torch.no_grad()
+    def varying(self, lower: Tensor, upper: Tensor) -> Tensor:
+        # Comparisons write numbers at once: truth values and their conversion take twice as long.
+        constant = torch.zeros_like(upper) if self.low is None else _compared(torch.le, upper, self.low)
+        if self.high is not None:
+            constant += _compared(torch.ge, lower, self._reached_high())
+        return torch.lt(constant, 1, out=constant)
+
+    def _reached_high(self) -> Tensor | float:
+        """Return the input from which on the output is `high`, infinite where there is none: any where low >= high."""
+        if self.high is None:
+            return torch.inf
+        if self.low is None:
+            return self.high
+        if isinstance(self.low, Tensor) or isinstance(self.high, Tensor):
+            low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
+            return torch.where(high > low.to(high), high, -torch.inf)
+        return self.high if self.high > self.low else -torch.inf
+
+    def needed(self, lower: Tensor, upper: Tensor) -> Tensor:
+        return self.varying(lower, upper)
+
+    def linear(self, lower: Tensor, upper: Tensor) -> Tensor:
+        inside = torch.ones_like(lower, dtype=torch.bool)
+        inside = inside if self.low is None else inside & (lower >= self.low)
+        inside = inside if self.high is None else inside & (upper <= self.high)
+        return inside.to(lower.dtype)
+
+    def remainder(self, center: Tensor, lower: Tensor, upper: Tensor) -> Box:
+        # The function is piecewise linear: its extremes are at the ends of the box or at the kinks inside.
+        kinks = [torch.as_tensor(kink).to(upper).expand_as(upper) for kink in (self.low, self.high) if kink is not None]
+        points = [each.clamp(lower, upper) for each in (lower, upper, *kinks)]
+        bent = torch.stack([self.apply(each) - each / 2 for each in points]) - (self.apply(center) - center / 2)
+        return bent.amin(dim=0), bent.amax(dim=0)
+
+    def rounding(self, entries: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        # None where the executed input, too, stays where the output is constant.
+        clipped = torch.zeros_like(entries, dtype=torch.bool)
+        clipped = clipped if self.low is None else clipped | (upper + entries <= self.low)
+        clipped = clipped if self.high is None else clipped | (lower - entries >= self._reached_high())
+        return torch.where(clipped, 0, entries)
+
+    def clamps(self, shape: Shape) -> Sequence[Clamp | PairSort]:
+        return (self,)
+
+
+class Positive(Clamp):
+    """Clamp between 0 and an optional threshold: ReLU and the clipped ReLU; fast, with gradients of the threshold."""
+
+    def __init__(self, threshold: Tensor | None = None) -> None:
+        super().__init__(0.0, threshold)
+
+    def apply(self, inputs: Tensor) -> Tensor:
+        return torch.relu(inputs) if self.high is None else clipped_relu(inputs, self.high)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, eq=False)
+class PairSort(Nonlinearity):
+    """(a, b) -> (max(a, b), min(a, b)) over the two halves of the channels, clipped to `high` and `low` if given.
+
+    `high`, `low`: thresholds of the larger and of the smaller half, (1, C/2, ...).
+    """
+
+    high: Tensor | None = None
+    low: Tensor | None = None
+
+    def apply(self, inputs: Tensor) -> Tensor:
+        if self.high is None or self.low is None:
+            return max_min(inputs)
+        return clipped_max_min(inputs, self.high, self.low)
+
+    def _vary(self, lower: Tensor, upper: Tensor) -> Box:
+        """Return where the larger and the smaller outputs vary, bool."""
+        (first_lower, second_lower), (first_upper, second_upper) = split_pairs(lower), split_pairs(upper)
+        larger = ~(torch.maximum(first_lower, second_lower) >= self.high)  # type: ignore[operator]
+        smaller = ~(torch.minimum(first_upper, second_upper) <= self.low)  # type: ignore[operator]
+        return larger, smaller
+
+    def varying(self, lower: Tensor, upper: Tensor) -> Tensor | None:
+        if self.high is None or self.low is None:
+            return None
+        return torch.cat(self._vary(lower, upper), dim=1).to(upper.dtype)
+
+    def needed(self, lower: Tensor, upper: Tensor) -> Tensor | None:
+        # A pair matters while one of its outputs varies; where its order is decided, each input alone.
+        if self.high is None or self.low is None:
+            return None
+        larger, smaller = self._vary(lower, upper)
+        (first_lower, second_lower), (first_upper, second_upper) = split_pairs(lower), split_pairs(upper)
+        first_leads, second_leads = first_lower >= second_upper, second_lower >= first_upper
+        either = larger | smaller
+        first = torch.where(first_leads, larger, torch.where(second_leads, smaller, either))
+        second = torch.where(first_leads, smaller, torch.where(second_leads, larger, either))
+        return torch.cat((first, second), dim=1).to(upper.dtype)
+
+    def rounding(self, entries: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        larger = torch.maximum(*split_pairs(entries))  # an output's error is at most the larger of its pair
+        return torch.cat((larger, larger), dim=1)
+
+    def clamps(self, shape: Shape) -> Sequence[Clamp | PairSort]:
+        if self.high is None or self.low is None:
+            return (self,)
+        low, high = (each.expand(1, shape[0] // 2, *shape[1:]) for each in (self.low, self.high))
+        free = torch.full_like(high, torch.inf)
+        return PairSort(), Clamp(torch.cat((-free, low), dim=1), torch.cat((high, free), dim=1))
+
+
+_MAKERS: dict[type[nn.Module], Callable[[Any, Shape], Nonlinearity]] = {}
+
+
+def register_activation(kind: type[nn.Module], make: Callable[[Any, Shape], Nonlinearity]) -> None:
+    """Add an activation of your own to the layers that have bounds: forward, backward and in training.
+
+    Args:
+        kind: the layer's class.
+        make: takes the layer and its input's shape without the batch, returns what it does. Everything that is
+            certified rests on it; docs/extending/activation.md shows one, and how to test it.
+    """
+    _MAKERS[kind] = make
+
+
+def activation_types() -> tuple[type[nn.Module], ...]:
+    """Return the classes of layers that are activations with bounds."""
+    return tuple(_MAKERS)
+
+
+def nonlinearity(layer: nn.Module, shape: Shape) -> Nonlinearity:
+    """Return what bounds ask of an activation, `layer` of a registered class, on inputs (B, *shape).
+
+    Raises:
+        UnsupportedLayerError: for thresholds or channels that do not fit.
+    """
+    kind = next(each for each in type(layer).__mro__ if each in _MAKERS)
+    return _MAKERS[kind](layer, shape)
+
+
+def _check_thresholds(layer: nn.Module, thresholds: Tensor, shape: Shape) -> None:
+    own = tuple(thresholds.shape[1:])
+    if len(own) != len(shape) or any(mine not in (1, theirs) for mine, theirs in zip(own, shape, strict=True)):
+        raise UnsupportedLayerError(
+            f"this {type(layer).__name__} has thresholds of shape {own}, what reaches it needs {shape}."
+        )
+
+
+def _clipped_relu(layer: ClippedReLU, shape: Shape) -> Nonlinearity:
+    _check_thresholds(layer, layer.threshold, shape)
+    return Positive(layer.threshold)
+
+
+def _pairs(layer: MaxMin | ClippedMaxMin, shape: Shape) -> Nonlinearity:
+    if shape[0] % 2:
+        raise UnsupportedLayerError(f"a {type(layer).__name__} pairs channels, of which {shape} has an odd number.")
+    if isinstance(layer, MaxMin):
+        return PairSort()
+    for thresholds in (layer.max, layer.min):
+        _check_thresholds(layer, thresholds, (shape[0] // 2, *shape[1:]))
+    return PairSort(layer.max, layer.min)
+
+
+register_activation(nn.ReLU, lambda layer, shape: Positive())
+register_activation(ClippedReLU, _clipped_relu)
+register_activation(MaxMin, _pairs)
+register_activation(ClippedMaxMin, _pairs)
+
+
+def _compared(compare: Callable[..., Tensor], values: Tensor, limit: Tensor | float | None) -> Tensor:
+    """Return 1 where the comparison holds, else 0, in the dtype of `values`."""
+    return compare(values, limit, out=torch.empty_like(values))

@@ -1,0 +1,95 @@
+"""From a model to a graph: every layer is accepted or refused here, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from lipcert.graph.activations import activation_types, nonlinearity
+from lipcert.graph.checks import refuse_altered, unsupported
+from lipcert.graph.errors import UnsupportedLayerError
+from lipcert.graph.layers import is_affine, operator
+from lipcert.graph.nodes import Activation, Add, Affine, Graph, Image, Node, probe
+from lipcert.graph.operators import Shape
+from lipcert.nn import Residual
+
+
+def compile_graph(model: nn.Module, image_shape: Sequence[int]) -> Graph:
+    """Return the graph of a tree of supported layers.
+
+    Args:
+        model: `Sequential` and `Residual` containers of layers in the tables of affine layers and of activations.
+        image_shape: of one image, without the batch.
+
+    Raises:
+        UnsupportedLayerError: naming a layer that has no sound bound, or does not fit the shape that reaches it.
+    """
+    compiler = _Compiler(tuple(image_shape))
+    with torch.no_grad():
+        compiler.extend(model, 0, "")
+    return Graph(tuple(compiler.nodes), tuple(compiler.modules))
+
+
+def joined_name(name: str, child: str) -> str:
+    """Return the name of a child in the model."""
+    return f"{name}.{child}" if name else child
+
+
+class _Compiler:
+    """Collects nodes: `extend` appends those of a layer applied to node `source` and returns the last one's index."""
+
+    def __init__(self, image_shape: Shape) -> None:
+        self.nodes: list[Node] = [Image(image_shape)]
+        self.modules: list[tuple[str, nn.Module, tuple[nn.Module | None, ...]]] = []
+
+    def extend(self, layer: nn.Module, source: int, name: str) -> int:
+        refuse_altered(layer, name)
+        self.modules.append((name, layer, tuple(layer._modules.values())))
+        if isinstance(layer, nn.Sequential):
+            for child_name, child in layer._modules.items():  # named_children() would skip a layer used a second time
+                if child is not None:
+                    source = self.extend(child, source, joined_name(name, child_name))
+            return source
+        if isinstance(layer, Residual):
+            return self._residual(layer, source, name)
+        shape, index = self.nodes[source].shape, len(self.nodes)
+        try:
+            if is_affine(type(layer)):
+                output = operator(layer, shape).output_shape
+                self.nodes.append(Affine(index, (source,), name, layer, shape, output))
+                return index
+            if isinstance(layer, activation_types()):
+                self.nodes.append(self._activation(layer, source, name))
+                return index
+        except UnsupportedLayerError as error:
+            raise UnsupportedLayerError(f"Layer {name!r}: {error}") from None
+        raise unsupported(layer, name)
+
+    def _activation(self, layer: nn.Module, source: int, name: str) -> Activation:
+        shape = self.nodes[source].shape
+        function = nonlinearity(layer, shape)
+        output = tuple(function.apply(probe(layer, shape)).shape[1:])
+        if output != shape:
+            raise UnsupportedLayerError(
+                f"a {type(layer).__name__} for another shape broadcasts {shape} to {output}; "
+                "its shape must be that of its input."
+            )
+        return Activation(len(self.nodes), (source,), name, layer, shape, function)
+
+    def _residual(self, layer: Residual, source: int, name: str) -> int:
+        if any(getattr(module, "inplace", False) for module in layer.modules()):
+            raise UnsupportedLayerError(
+                f"Layer {name!r}: an activation inside a Residual works in place and may overwrite what the "
+                "shortcut reads; build it with inplace=False."
+            )
+        branch = self.extend(layer.branch, source, joined_name(name, "branch"))
+        shortcut = self.extend(layer.shortcut, source, joined_name(name, "shortcut"))
+        first, second = self.nodes[branch].shape, self.nodes[shortcut].shape
+        if first != second:
+            raise UnsupportedLayerError(
+                f"Layer {name!r}: branch and shortcut yield shapes {first} and {second}; they must agree."
+            )
+        self.nodes.append(Add(len(self.nodes), (branch, shortcut), name, first))
+        return len(self.nodes) - 1

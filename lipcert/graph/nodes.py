@@ -1,0 +1,168 @@
+"""The graph that a model becomes: affine, activation and sum nodes in the order in which they are executed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import count
+
+import torch
+from torch import Tensor, nn
+
+from lipcert.graph.activations import Nonlinearity
+from lipcert.graph.checks import refuse_any_altered
+from lipcert.graph.errors import UnsupportedLayerError
+from lipcert.graph.layers import operator
+from lipcert.graph.operators import Operator, Shape
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """The image itself: node 0. `shape`: without the batch."""
+
+    shape: Shape
+    index: int = 0
+    name: str = ""
+    sources: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """An affine layer.
+
+    Attributes:
+        index: of the node; `sources`: that of the node it is applied to.
+        name: of the layer in the model.
+        layer: of a class in the table of affine layers.
+        input_shape, shape: of its input and of its output, without the batch.
+    """
+
+    index: int
+    sources: tuple[int, ...]
+    name: str
+    layer: nn.Module
+    input_shape: Shape
+    shape: Shape
+
+    def operator(self) -> Operator:
+        """Return the layer's operator with its present weights.
+
+        Raises:
+            UnsupportedLayerError: for a layer that is not affine in its present mode.
+        """
+        try:
+            return operator(self.layer, self.input_shape)
+        except UnsupportedLayerError as error:
+            raise UnsupportedLayerError(f"Layer {self.name!r}: {error}") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Activation:
+    """An activation layer: `function` says what bounds ask of it. Other attributes as of `Affine`."""
+
+    index: int
+    sources: tuple[int, ...]
+    name: str
+    layer: nn.Module
+    shape: Shape
+    function: Nonlinearity
+
+
+@dataclass(frozen=True, eq=False)
+class Add:
+    """The sum of two nodes; `name`: of the residual block."""
+
+    index: int
+    sources: tuple[int, int]
+    name: str
+    shape: Shape
+
+
+Node = Image | Affine | Activation | Add
+
+_KEYS = count()
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A model as nodes; the last one is the output.
+
+    Weights are those of the model at each use; what must not change after compilation are its layers and hooks, which
+    `check` makes sure of.
+
+    Attributes:
+        nodes: in the order of execution, each behind its sources.
+        modules: every layer of the model that was followed, containers too, by name, with its children of then.
+        key: tells graphs apart whose weights nobody else holds, so that norms may be kept; None for others.
+    """
+
+    nodes: tuple[Node, ...]
+    modules: tuple[tuple[str, nn.Module, tuple[nn.Module | None, ...]], ...]
+    key: int | None = field(default=None)
+
+    @property
+    def image_shape(self) -> Shape:
+        """Shape of an image, without the batch."""
+        return self.nodes[0].shape
+
+    @property
+    def activations(self) -> Iterator[Activation]:
+        """The activations, in order."""
+        return (node for node in self.nodes if isinstance(node, Activation))
+
+    def check(self) -> None:
+        """Refuse a model whose layers were replaced, patched or hooked since it was compiled.
+
+        Raises:
+            UnsupportedLayerError: naming the layer.
+        """
+        refuse_any_altered((name, layer) for name, layer, _ in self.modules)
+        for name, layer, children in self.modules:
+            if tuple(layer._modules.values()) != children:
+                raise UnsupportedLayerError(
+                    f"Layer {name or 'model'!r} has other layers than when it was compiled; compile it anew."
+                )
+
+    def operators(self) -> dict[int, Operator]:
+        """Return the operator of every affine node, by index, with present weights.
+
+        Raises:
+            UnsupportedLayerError: for a layer that is not affine in its present mode.
+        """
+        return {node.index: node.operator() for node in self.nodes if isinstance(node, Affine)}
+
+    @cached_property
+    def before_activations(self) -> frozenset[int]:
+        """Nodes from which an activation is reached by affine and sum nodes alone: those whose boxes masks rest on."""
+        found: set[int] = set()
+        for node in reversed(self.nodes):
+            if isinstance(node, Activation) or node.index in found:
+                found.update(node.sources)
+        return frozenset(found)
+
+    @cached_property
+    def followers(self) -> dict[int, tuple[str, ...]]:
+        """Names of the activations that each node reaches by affine and sum nodes alone, by index."""
+        found: dict[int, tuple[str, ...]] = {node.index: () for node in self.nodes}
+        for node in reversed(self.nodes):
+            reached = (node.name,) if isinstance(node, Activation) else found[node.index]
+            for source in node.sources:
+                found[source] = tuple(dict.fromkeys((*found[source], *reached)))
+        return found
+
+    @cached_property
+    def last_use(self) -> dict[int, int]:
+        """The last node that is applied to each node, by index."""
+        return {source: node.index for node in self.nodes for source in node.sources}
+
+    def frozen(self) -> Graph:
+        """Return the graph with a key of its own: to be called where nobody else holds the weights."""
+        return replace(self, key=next(_KEYS))
+
+
+def probe(layer: nn.Module, shape: Shape) -> Tensor:
+    """Return zeros (1, *shape) of the dtype and on the device of a layer's weights."""
+    tensors = (*layer.parameters(), *layer.buffers())
+    found = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(()))
+    return torch.zeros(1, *shape, dtype=found.dtype, device=found.device)

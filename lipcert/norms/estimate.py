@@ -1,0 +1,204 @@
+"""Power iteration and its acceleration: lower *estimates* of spectral norms, to train on, never to certify with."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lipcert.graph.linear_map import LinearMap
+from lipcert.norms.bracket import images_of
+from lipcert.norms.gram import Grams
+from lipcert.norms.krylov import (
+    ALIVE,
+    inverse,
+    krylov_iteration,
+    leading_vector,
+    lengths_of,
+    per_image,
+    power_iteration,
+    power_iteration_from_right,
+    shared_right_vector,
+)
+from lipcert.norms.protocol import MapKey
+
+START_STEPS = 30
+"""Power steps that bring a new global singular vector near its limit, so that radii start out honest."""
+
+DENSE_STEPS = 3
+"""Krylov steps of a dense map for each power step of a convolution: cheap there, and needed."""
+
+MEMORY = 0.9
+"""What the typical vector of a dense map keeps of itself when another image's is added."""
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+class _Length(torch.autograd.Function):
+    """Lengths of the rows that a mask leaves, (B,), and the masked vectors themselves, which get no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+        left = image if rows is None else image * rows
+        lengths = lengths_of(left)
+        ctx.save_for_backward(left, lengths)
+        ctx.shape = image.shape
+        ctx.mark_non_differentiable(left)
+        return lengths, left
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None]:
+        left, lengths = ctx.saved_tensors
+        scale = per_image(gradient, left.dim()) * inverse(lengths, left.dim())
+        return (left * scale.to(left)).sum_to_size(ctx.shape), None
+
+
+class Estimate(NamedTuple):
+    """A lower *estimate* of a norm, (B,), and the left vectors M u it was found with, (B, *output_shape)."""
+
+    norm: Tensor
+    left: Tensor
+
+
+def estimate_norm(linear_map: LinearMap, vector: Tensor, rows: Tensor | None = None) -> Estimate:
+    """Return a lower *estimate* ||diag(rows) M u|| / ||u||, with the norm's gradient v u^T at (u, v).
+
+    `vector`: u, (B, *input_shape), a constant inside the column mask; `rows`: (B, *output_shape), entries 0 or 1, or
+    None. B may be 1 for either, for all images alike.
+    """
+    lengths, left = _Length.apply(linear_map.apply(vector), rows)
+    return Estimate(lengths * inverse(lengths_of(vector), 1), left)
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether bfloat16 convolutions run on hardware units here."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return torch.backends.mkldnn.is_available() and bool(capabilities.get("avx512_bf16", False))
+
+
+def _buffer_name(name: str) -> str:
+    """Return a layer's name as a buffer's, which cannot have dots."""
+    return name.replace("%", "%25").replace(".", "%2E")
+
+
+class PowerNorms(nn.Module):
+    """Norm *estimates* with warm-started left singular vectors of each linear map, masked for every image.
+
+    One is that of the map itself. Masks take part of a dense map away, and its singular vectors then have little in
+    common with the map's own, but much with each other: there images start from a typical one, an average over the
+    first images of recent batches.
+
+    Args:
+        iterations: power steps a call. The vectors are buffers: they follow the checkpoint.
+        precision: of the products M u and M^T v an image: "float32", "bfloat16", or "auto": the latter where the
+            processor has it. Lengths are accumulated in float32; global norms are always in the model's precision.
+
+    Raises:
+        ValueError: for parameters out of range.
+    """
+
+    def __init__(self, iterations: int = 2, precision: str = "auto") -> None:
+        super().__init__()
+        if iterations < 1:
+            raise ValueError(f"Expected `iterations` >= 1, got {iterations}.")
+        if precision not in PRECISIONS:
+            raise ValueError(f"Expected `precision` to be one of {list(PRECISIONS)}, got {precision!r}.")
+        self.iterations = iterations
+        self.grams = Grams()
+        self.low_precision = precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16())
+
+    def _vector(self, name: str, linear_map: LinearMap) -> tuple[str, Tensor]:
+        """Return the stored left singular vector (1, *output_shape), computed at the first call."""
+        key = "vector_" + _buffer_name(name)
+        if not hasattr(self, key):
+            origin = linear_map.origin
+            start = torch.randn(1, *linear_map.output_shape, dtype=origin.dtype, device=origin.device)
+            with torch.no_grad():
+                image = linear_map.apply(power_iteration(linear_map, start, START_STEPS))
+            self.register_buffer(key, self._unit(image, start))
+        return key, getattr(self, key)
+
+    def _typical(self, name: str, linear_map: LinearMap) -> tuple[str, Tensor]:
+        """Return where the images' local estimates of a dense map start, (1, n)."""
+        key = "typical_" + _buffer_name(name)
+        if not hasattr(self, key):
+            self.register_buffer(key, self._vector(name, linear_map)[1].clone())
+        return key, getattr(self, key)
+
+    @torch.no_grad()
+    def _average(self, key: str, typical: Tensor, left: Tensor) -> None:
+        """Add an image's left vector, (1, n), to the typical one; broadcasting makes it the first rank's everywhere."""
+        unit = self._unit(left.to(typical), typical)
+        sign = torch.where((unit * typical).sum() < 0, -1.0, 1.0)
+        setattr(self, key, self._unit(MEMORY * typical + (1 - MEMORY) * sign * unit, typical))
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """Take checkpoints that know of no typical vectors, which are computed anew, or of vectors not in use yet."""
+        for key, value in self._buffers.items():
+            if key.startswith("typical_"):
+                state_dict.setdefault(prefix + key, value)
+        device = next((value.device for value in self.buffers()), None)
+        for key in (each.removeprefix(prefix) for each in state_dict if each.startswith(prefix)):
+            if key.startswith(("vector_", "typical_")) and key not in self._buffers:
+                self.register_buffer(key, torch.empty_like(state_dict[prefix + key], device=device))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    @staticmethod
+    def _unit(vector: Tensor, fallback: Tensor) -> Tensor:
+        """Scale (1, *shape) to length 1; keep `fallback` where it died."""
+        lengths = lengths_of(vector)
+        alive = per_image(lengths > 0, vector.dim())
+        return torch.where(alive, vector * inverse(lengths, vector.dim()), fallback)
+
+    def global_norm(self, key: MapKey, linear_map: LinearMap) -> Tensor:
+        """Return an *estimate* of the norm of the map itself, from below, (1,); arguments as in `Norms.global_norm`."""
+        buffer, vector = self._vector(key.name, linear_map)
+        estimate = estimate_norm(linear_map, power_iteration(linear_map, vector, self.iterations))
+        if self.training:
+            setattr(self, buffer, self._unit(estimate.left, vector))
+        return estimate.norm
+
+    def local_norms(self, key: MapKey, linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None) -> Tensor:
+        """Return *estimates* of local norms, from below, (B,); arguments as in `Norms.local_norms`."""
+        origin, typical = linear_map.origin, None
+        if linear_map.per_image:
+            vector = torch.ones(1, *linear_map.output_shape, dtype=origin.dtype, device=origin.device)
+        elif len(linear_map.output_shape) == 1:
+            typical, vector = self._typical(key.name, linear_map)
+        else:
+            _, vector = self._vector(key.name, linear_map)
+        shared = vector + ALIVE * vector.numel() ** -0.5
+        low = self.low_precision and origin.dtype == torch.float32
+        dtype = torch.bfloat16 if low else origin.dtype
+        rows, columns = (None if mask is None else mask.to(dtype) for mask in (rows, columns))
+        with torch.autocast(origin.device.type, torch.bfloat16, enabled=low):
+            right = self._right_vectors(key.name, linear_map, shared, rows, columns).to(dtype)
+            estimate = estimate_norm(linear_map, right, rows)
+        if self.training and typical is not None and torch.is_grad_enabled():
+            self._average(typical, vector, estimate.left[:1])
+        return estimate.norm.to(origin.dtype)
+
+    @torch.no_grad()
+    def _right_vectors(
+        self, name: str, linear_map: LinearMap, shared: Tensor, rows: Tensor | None, columns: Tensor | None
+    ) -> Tensor:
+        """Return right vectors inside the column mask, (B or 1, *input_shape), to estimate norms with.
+
+        Krylov steps for dense maps, on M M^T where that serves; power steps for others; in bfloat16 where that is
+        faster: a relative error of 2^-8 in the vector changes the norm it yields by its square, and errors of single
+        products average out. `shared`: (1, *output_shape), where all images start.
+        """
+        masked = linear_map.restricted(rows, columns)
+        if len(linear_map.output_shape) != 1:
+            right = shared_right_vector(linear_map, shared)
+            right = right if columns is None else right.to(columns) * columns
+            return power_iteration_from_right(masked, right, self.iterations)
+        left = shared.expand(images_of(linear_map, rows, columns), *linear_map.output_shape)
+        left = left if rows is None else left.to(rows) * rows
+        gram = self.grams.of(name, linear_map, keep=self.training)
+        if gram is None:
+            return krylov_iteration(masked, left, DENSE_STEPS * self.iterations)
+        return power_iteration(masked, leading_vector(gram, rows, left, DENSE_STEPS * self.iterations), 1)

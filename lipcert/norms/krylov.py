@@ -1,0 +1,158 @@
+"""Power iteration and Krylov spaces for singular vectors of many masked maps at once; no gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lipcert.graph.linear_map import LinearMap
+
+FEW_STEPS = 8
+"""Up to so many Krylov directions are made orthogonal to the others once; more need it twice, or rounding loses it."""
+
+EXHAUSTED = 1e-2
+"""A Krylov direction this much shorter than before orthogonalisation adds nothing (also in bfloat16)."""
+
+
+ALIVE = 1e-3
+"""Share of a constant in a shared start vector, so that no mask leaves it zero."""
+
+
+def per_image(values: Tensor, dimensions: int) -> Tensor:
+    """Reshape (B,) so that it broadcasts against a tensor of `dimensions` dimensions."""
+    return values.view(-1, *(1 for _ in range(dimensions - 1)))
+
+
+def lengths_of(vectors: Tensor) -> Tensor:
+    """Return l2 lengths of a batch, (B,), accumulated in float32 at least."""
+    accumulated = torch.promote_types(vectors.dtype, torch.float32)
+    return torch.linalg.vector_norm(vectors, dim=tuple(range(1, vectors.dim())), dtype=accumulated)
+
+
+def inverse(lengths: Tensor, dimensions: int) -> Tensor:
+    """Return 1 / length, shaped to broadcast against (B, *shape); 0 for a dead vector, whose length is 0 or NaN."""
+    return per_image(lengths.reciprocal().nan_to_num(0.0, 0.0, 0.0), dimensions)
+
+
+@torch.no_grad()
+def power_iteration(linear_map: LinearMap, start: Tensor, steps: int) -> Tensor:
+    """Return vectors u = M^T v near the first right singular vectors, (B, *input_shape), after `steps` steps.
+
+    A step is one M^T and one M; the last M is left to the estimate of the norm. Lengths are arbitrary: what gets
+    scaled is M u, on the side that a strided convolution makes small.
+
+    Args:
+        linear_map: M, masks included.
+        start: (B, *output_shape), near a left singular vector and inside the row mask.
+        steps: >= 1.
+    """
+    right = linear_map.adjoint(start)
+    for _ in range(steps - 1):
+        left = linear_map.apply(right)
+        right = linear_map.adjoint(left * inverse(lengths_of(left), left.dim()).to(left))
+    return right
+
+
+@torch.no_grad()
+def shared_right_vector(linear_map: LinearMap, left: Tensor) -> Tensor:
+    """Return u = M^T v with a share of a constant, (1, *input_shape), scaled so that M u is about as long as v.
+
+    `left`: v, (1, *output_shape), near a left singular vector.
+    """
+    right = linear_map.adjoint(left)
+    lengths = lengths_of(right)
+    right = right + ALIVE * per_image(lengths, right.dim()).to(right) * right[0].numel() ** -0.5
+    return right * inverse(lengths.square() / lengths_of(left), right.dim()).to(right)
+
+
+@torch.no_grad()
+def power_iteration_from_right(linear_map: LinearMap, right: Tensor, steps: int) -> Tensor:
+    """Return right vectors, (B or 1, *input_shape), after `steps` - 1 steps of one M and one M^T.
+
+    With the last M, left to the estimate of the norm, these are one product fewer than from a left vector.
+
+    Args:
+        linear_map: M, masks included.
+        right: (B or 1, *input_shape), inside the column mask, of a length by which M u is near 1: the first left
+            vectors are not scaled.
+        steps: >= 1.
+    """
+    for step in range(steps - 1):
+        left = linear_map.apply(right)
+        right = linear_map.adjoint(left * inverse(lengths_of(left), left.dim()).to(left) if step else left)
+    return right
+
+
+def _krylov_basis(start: Tensor, steps: int, advance: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return orthonormal bases of the Krylov spaces of `start`, (B, steps, n); exhausted directions are 0.
+
+    `advance` maps unit vectors to the next ones, (B, n) both; it is not called on the last.
+    """
+    basis = start.new_zeros(start.shape[0], steps, start.shape[1])
+    for step in range(steps):
+        before = length = lengths_of(start)
+        found = basis[:, :step]
+        for _ in range(min(step, 1 if steps <= FEW_STEPS else 2)):
+            start = start - ((found @ start.unsqueeze(-1)).mT @ found)[:, 0]
+        if step:
+            length = lengths_of(start)
+        # What orthogonalisation leaves of a vector inside the space already spanned is rounding: drop it.
+        basis[:, step] = start * per_image(torch.where(length <= EXHAUSTED * before, 0, length.reciprocal()), 2)
+        if step < steps - 1:
+            start = advance(basis[:, step])
+    return basis
+
+
+def _best_combination(symmetric: Tensor, vectors: Tensor) -> Tensor:
+    """Return `vectors`, (B, k, n), combined by the leading eigenvector of `symmetric`, (B, k, k), as (B, n)."""
+    coefficients = torch.linalg.eigh(torch.nan_to_num(symmetric)).eigenvectors[..., -1:]
+    return (coefficients.mT @ vectors)[:, 0]
+
+
+@torch.no_grad()
+def krylov_iteration(linear_map: LinearMap, start: Tensor, steps: int) -> Tensor:
+    """Return the best vectors u = M^T v, (B, *input_shape), with v in the Krylov space of `start`.
+
+    Costs what as many power steps do, and `steps` vectors an image on either side; for fully connected layers,
+    whose leading singular values lie close together after training. Arguments as for `power_iteration`.
+    """
+    working = torch.promote_types(start.dtype, torch.float32)
+    rights: list[Tensor] = []
+
+    def to_right(left: Tensor) -> None:
+        rights.append(linear_map.adjoint(left.view(-1, *linear_map.output_shape)).flatten(1).to(working))
+
+    def advance(left: Tensor) -> Tensor:
+        to_right(left)
+        return linear_map.apply(rights[-1].view(-1, *linear_map.input_shape)).flatten(1).to(working)
+
+    lefts = _krylov_basis(start.flatten(1).to(working), steps, advance)
+    to_right(lefts[:, -1])
+    basis = torch.stack(rights, dim=1)
+    with torch.autocast(basis.device.type, enabled=False):
+        return _best_combination(basis @ basis.mT, basis).view(-1, *linear_map.input_shape)
+
+
+@torch.no_grad()
+def leading_vector(gram: Tensor, rows: Tensor | None, start: Tensor, steps: int) -> Tensor:
+    """Return the best vectors v, (B, n), for diag(rows) G diag(rows) in the Krylov space of `start`.
+
+    Args:
+        gram: G, (n, n), symmetric and positive semidefinite.
+        rows: (B, n), entries 0 or 1; None for ones.
+        start: (B, n), inside the mask.
+        steps: dimension of the space, >= 1.
+    """
+    images: list[Tensor] = []
+
+    def advance(left: Tensor) -> Tensor:
+        images.append(left @ gram if rows is None else left @ gram * rows.to(gram))
+        return images[-1]
+
+    with torch.autocast(gram.device.type, enabled=False):
+        basis = _krylov_basis(start.to(gram), steps, advance)
+        advance(basis[:, -1])
+        symmetric = basis @ torch.stack(images, dim=1).mT
+        return _best_combination((symmetric + symmetric.mT) / 2, basis).to(start)

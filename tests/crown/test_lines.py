@@ -1,0 +1,84 @@
+"""Lines around clamps, against the clamp at many points."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lipcert.crown.lines import Interval, Lines, Shares
+
+NUMBER = st.floats(-3, 3, width=32)
+
+
+def _one(value: float) -> Tensor:
+    return torch.tensor([value], dtype=torch.float64)
+
+
+def _interval(lower: float, upper: float, low: float, high: float) -> Interval:
+    return Interval.of(_one(lower), _one(upper), _one(low), _one(high))
+
+
+def _clamp(value: float, low: float, high: float) -> float:
+    return min(max(value, low), high)
+
+
+@given(
+    ends=st.tuples(NUMBER, NUMBER).map(sorted),
+    low=st.one_of(NUMBER, st.just(-math.inf)),
+    width=st.one_of(st.floats(0, 3), st.just(math.inf)),
+    shares=st.tuples(st.floats(-1, 2), st.floats(-1, 2)),
+)
+@settings(max_examples=100, deadline=None)
+def test_any_slope_gives_lines_on_either_side(ends, low, width, shares) -> None:  # type: ignore[no-untyped-def]
+    lower, upper = ends
+    high = width if low == -math.inf else low + width
+    interval = _interval(lower, upper, low, high)
+    for lines in (interval.lines(Shares(_one(shares[0]), _one(shares[1]))), interval.lines(interval.closest())):
+        for step in range(41):
+            z = lower + (upper - lower) * step / 40
+            value = _clamp(z, low, high)
+            assert lines.lower_slope.item() * z + lines.lower_intercept.item() <= value + 1e-9
+            assert lines.upper_slope.item() * z + lines.upper_intercept.item() >= value - 1e-9
+
+
+def _numbers(lines: Lines) -> list[float]:
+    return [
+        each.item() for each in (lines.lower_slope, lines.lower_intercept, lines.upper_slope, lines.upper_intercept)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ((-1, 3, 0, math.inf), [1, 0, 3 / 4, 3 / 4]),  # ReLU, steep: u > -l
+        ((-3, 1, 0, math.inf), [0, 0, 1 / 4, 3 / 4]),
+        ((1, 2, 0, math.inf), [1, 0, 1, 0]),
+        ((-2, -1, 0, math.inf), [0, 0, 0, 0]),
+        ((-1, 4, 0, 2), [1 / 2, 0, 2 / 3, 2 / 3]),  # both kinks: free lines through them, touching the far end
+        ((1, 5, 0, 2), [1 / 4, 3 / 4, 0, 2]),  # bends down alone
+        ((3, 5, 0, 2), [0, 2, 0, 2]),
+        ((1, 1, 0, 2), [1, 0, 1, 0]),  # a point
+        ((3, 3, 0, 2), [0, 2, 0, 2]),
+    ],
+)
+def test_closest_lines_by_hand(case: tuple[float, ...], expected: list[float]) -> None:
+    interval = _interval(*case)
+    assert _numbers(interval.lines(interval.closest())) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("point", "slope"), [(1, 1), (-1, 0), (3, 0)])
+def test_the_chord_of_a_point_is_the_slope_there(point: float, slope: float) -> None:
+    assert _interval(point, point, 0, 2).chord().item() == slope
+
+
+@pytest.mark.parametrize("case", [(math.nan, 1, 0, 1), (-1, math.nan, 0, 1), (-1, 1, 0, math.nan)])
+def test_nan_stays_nan(case: tuple[float, ...]) -> None:
+    interval = _interval(*case)
+    lines = interval.lines(interval.closest())
+    assert lines.lower_intercept.isnan().all()
+    assert lines.upper_intercept.isnan().all()

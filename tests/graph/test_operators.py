@@ -1,0 +1,121 @@
+"""Operators against the dense matrix of the layer they stand for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lipcert.graph import UnsupportedLayerError, operator
+from lipcert.nn import Normalize
+from tests.oracles import dense_matrix
+
+
+def _batch_norm() -> nn.Module:
+    layer = nn.BatchNorm2d(4)
+    layer.running_mean.uniform_(-1, 1)  # type: ignore[union-attr]
+    layer.running_var.uniform_(0.2, 3)  # type: ignore[union-attr]
+    nn.init.uniform_(layer.weight, -2, 2)
+    return layer.eval()
+
+
+IMAGE = (4, 7, 6)
+LAYERS = {
+    "linear": (lambda: nn.Linear(9, 5), (9,)),
+    "linear without bias": (lambda: nn.Linear(4, 7, bias=False), (4,)),
+    "convolution": (lambda: nn.Conv2d(4, 3, 3), IMAGE),
+    "padding": (lambda: nn.Conv2d(4, 3, 3, padding=2), IMAGE),
+    "stride leaves a rest": (lambda: nn.Conv2d(4, 3, 3, stride=3, padding=1), IMAGE),
+    "uneven": (lambda: nn.Conv2d(4, 3, (2, 3), stride=(2, 1), padding=(0, 2), dilation=(3, 1)), IMAGE),
+    "groups": (lambda: nn.Conv2d(4, 6, 3, padding=1, groups=2), IMAGE),
+    "depthwise": (lambda: nn.Conv2d(4, 4, 4, stride=2, padding=1, groups=4, bias=False), IMAGE),
+    "same, odd total": (lambda: nn.Conv2d(4, 2, 4, padding="same"), IMAGE),
+    "same, dilated": (lambda: nn.Conv2d(4, 2, 3, padding="same", dilation=2), IMAGE),
+    "valid": (lambda: nn.Conv2d(4, 2, 3, padding="valid", stride=2), IMAGE),
+    "flatten": (lambda: nn.Flatten(), IMAGE),
+    "identity": (lambda: nn.Identity(), IMAGE),
+    "pooling": (lambda: nn.AvgPool2d(2), IMAGE),
+    "overlapping pooling": (lambda: nn.AvgPool2d(3, 2, 1), IMAGE),
+    "pooling, padding not counted": (lambda: nn.AvgPool2d(3, 2, 1, count_include_pad=False), IMAGE),
+    "pooling, ceil mode": (lambda: nn.AvgPool2d((3, 2), 2, ceil_mode=True), IMAGE),
+    "pooling, own divisor": (lambda: nn.AvgPool2d(2, divisor_override=3), IMAGE),
+    "batch norm": (_batch_norm, IMAGE),
+    "batch norm without weights": (lambda: nn.BatchNorm1d(6, affine=False).eval(), (6,)),
+    "normalize": (lambda: Normalize([0.1, 0.2, 0.3, 0.4], [1.0, 0.5, 2.0, 0.1]), IMAGE),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+class TestOperator:
+    @pytest.fixture
+    def case(self, name: str):  # type: ignore[no-untyped-def]
+        torch.manual_seed(0)
+        build, shape = LAYERS[name]
+        layer = build().double()
+        return layer, operator(layer, shape), dense_matrix(layer, shape)
+
+    def test_affine_is_the_layer(self, case) -> None:  # type: ignore[no-untyped-def]
+        layer, op, _ = case
+        inputs = torch.randn(3, *op.input_shape, dtype=torch.float64)
+        torch.testing.assert_close(op.affine(inputs), layer(inputs))
+        assert layer(inputs).shape[1:] == op.output_shape
+
+    def test_apply_is_the_matrix(self, case) -> None:  # type: ignore[no-untyped-def]
+        _, op, matrix = case
+        inputs = torch.randn(3, *op.input_shape, dtype=torch.float64)
+        torch.testing.assert_close(op.apply(inputs).flatten(1), inputs.flatten(1) @ matrix.T)
+
+    def test_adjoint_is_the_transpose(self, case) -> None:  # type: ignore[no-untyped-def]
+        _, op, matrix = case
+        outputs = torch.randn(3, *op.output_shape, dtype=torch.float64)
+        adjoint = op.adjoint(outputs)
+        assert adjoint.shape[1:] == op.input_shape
+        torch.testing.assert_close(adjoint.flatten(1), outputs.flatten(1) @ matrix)
+
+    def test_absolute_and_squared_are_entrywise(self, case) -> None:  # type: ignore[no-untyped-def]
+        _, op, matrix = case
+        inputs = torch.rand(2, *op.input_shape, dtype=torch.float64)
+        torch.testing.assert_close(op.absolute().apply(inputs).flatten(1), inputs.flatten(1) @ matrix.abs().T)
+        torch.testing.assert_close(op.squared().apply(inputs).flatten(1), inputs.flatten(1) @ matrix.square().T)
+
+    def test_row_norms_are_upper_bounds(self, case) -> None:  # type: ignore[no-untyped-def]
+        _, op, matrix = case
+        exact = matrix.norm(dim=1).view(1, *op.output_shape)
+        norms = torch.ones_like(exact) if op.row_norms() is None else op.row_norms()
+        assert norms.shape == exact.shape
+        assert (norms >= exact * (1 - 1e-12)).all()
+        if not isinstance(case[0], nn.Conv2d):
+            torch.testing.assert_close(norms.double(), exact)
+
+    def test_orthogonal_rows_are_orthogonal(self, case) -> None:  # type: ignore[no-untyped-def]
+        _, op, matrix = case
+        gram = matrix @ matrix.T
+        off_diagonal = (gram - torch.diag(gram.diagonal())).abs().max()
+        assert (off_diagonal < 1e-12) >= op.orthogonal_rows
+
+    def test_elementwise_rows_have_one_entry(self, case) -> None:  # type: ignore[no-untyped-def]
+        _, op, matrix = case
+        assert ((matrix != 0).sum(dim=1).max() <= 1) >= op.elementwise
+
+
+def test_convolution_row_norms_are_exact_inside() -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 4, 3, padding=1).double()
+    exact = dense_matrix(layer, (3, 6, 6)).norm(dim=1).view(4, 6, 6)
+    norms = operator(layer, (3, 6, 6)).row_norms()[0]  # type: ignore[index]
+    torch.testing.assert_close(norms[:, 1:-1, 1:-1], exact[:, 1:-1, 1:-1])
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"), "padding_mode"),
+        (nn.Flatten(0), "Flatten"),
+        (nn.BatchNorm2d(2), "eval"),
+        (nn.BatchNorm2d(2, track_running_stats=False).eval(), "eval"),
+        (nn.Softplus(), "Softplus"),
+    ],
+)
+def test_what_is_not_affine_is_refused(layer: nn.Module, words: str) -> None:
+    with pytest.raises(UnsupportedLayerError, match=words):
+        operator(layer, (2, 5, 5))
