@@ -103,10 +103,10 @@ class Clamp(Nonlinearity):
             return torch.inf
         if self.low is None:
             return self.high
-        if isinstance(self.low, Tensor) or isinstance(self.high, Tensor):
-            low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
-            return torch.where(high > low.to(high), high, -torch.inf)
-        return self.high if self.high > self.low else -torch.inf
+        apart = self.high > self.low
+        if isinstance(apart, Tensor):
+            return torch.where(apart, self.high, -torch.inf)
+        return self.high if apart else -torch.inf
 
     def needed(self, lower: Tensor, upper: Tensor) -> Tensor:
         return self.varying(lower, upper)
