@@ -8,11 +8,13 @@ from lipcert.version import __version__
 
 if TYPE_CHECKING:
     from lipcert.certificates import Certificate, certified_radius, certify, global_lipschitz, local_lipschitz
+    from lipcert.graph import UnsupportedLayerError
 
 _CERTIFICATES = ("Certificate", "certified_radius", "certify", "global_lipschitz", "local_lipschitz")
 
 __all__ = [
     "Certificate",
+    "UnsupportedLayerError",
     "__version__",
     "certified_radius",
     "certify",
@@ -27,4 +29,8 @@ def __getattr__(name: str) -> Any:
         from lipcert import certificates
 
         return getattr(certificates, name)
+    if name == "UnsupportedLayerError":
+        from lipcert.graph import UnsupportedLayerError
+
+        return UnsupportedLayerError
     raise AttributeError(f"module 'lipcert' has no attribute {name!r}")

@@ -42,7 +42,7 @@ def measure_plan(
             if propagation.bound is Bound.TIGHT:
                 mask = bounds.mask
                 gains["rows", node.name] = images.new_zeros(()) if mask is None else 1 - mask.mean()
-        elif isinstance(node, Affine) and region.interval is not None and region.ball_known:
+        elif isinstance(node, Affine) and node.operator().mixes and region.interval is not None and region.ball_known:
             gains["boxes", node.name] = 1 - _width(region.interval) / _width(region.ball_box())
     small = [key for key, gain in _means(gains).items() if gain < threshold]
     skipped = {work: frozenset(name for kind, name in small if kind == work) for work in ("boxes", "masks", "rows")}

@@ -247,7 +247,7 @@ def through_affine(
         return replace(behind, interval=_box(region, operator))
     if region.interval is None:
         return behind
-    if skip and operator.products()[0] > 0 and not operator.elementwise:
+    if skip and operator.mixes:
         return replace(behind, interval=behind.ball_box())
     intersection = _intersection if box_gradients else _intersection_of_fixed_share
     return replace(behind, interval=intersection(region, behind, operator))

@@ -106,6 +106,11 @@ class Operator:
         """Number of images that A differs between: B where `per_image`, else 1."""
         return 1
 
+    @property
+    def mixes(self) -> bool:
+        """Whether rows of A have several entries, so that its box costs products of its own."""
+        return not self.elementwise and self.products()[0] > 0
+
     def row_norms(self) -> Tensor | None:
         """Return an upper bound on the l2 norm of every row of A, shape (1, *output_shape), or None for ones.
 
