@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from lipcert.bounds.backward import Ball, Clamp, Interval, Rows, State, bounded, clamps, dual_boxes, nodes_of
-from lipcert.bounds.backward.nodes import Box
 from torch import Tensor, nn
 
 from lipcert.bounds import Bound, UnsupportedLayerError
+from lipcert.crown import Ball, Interval, Network, Rows, State, dual_boxes, network_of, substitute
+from lipcert.graph import Box, compile_graph
 from lipcert.losses import CAP, Setting, Sparsity, cap_logits
-from tests.bounds.backward.relaxed import Program, least_in_ball, relax, tiny
+from tests.crown.relaxed import Program, least_in_ball, relax, tiny
 from tests.networks import images, network
 from tests.oracles import ExactNorms, points_in_ball
 
@@ -24,22 +24,24 @@ def _ball(inputs: Tensor, epsilon: float = EPSILON) -> Ball:
     return Ball(inputs, torch.full((len(inputs),), epsilon, dtype=inputs.dtype))
 
 
-def _by_backward_passes(model: nn.Module, ball: Ball) -> dict[Clamp, Box]:
+def _network(model: nn.Module, inputs: Tensor) -> Network:
+    return network_of(compile_graph(model, inputs.shape[1:]), inputs)
+
+
+def _by_backward_passes(model: nn.Module, ball: Ball) -> dict[int, Box]:
     """Return the same boxes neuron by neuron, by backward passes with parallel lines."""
-    nodes, boxes = nodes_of(model, ball.images), {}
-    for clamp in clamps(nodes):
-        size = int(np.prod(clamp.shape))
-        count = len(ball.images)
-        units = (
-            torch.eye(size, dtype=ball.images.dtype).view(size, *clamp.shape).repeat(count, *(1 for _ in clamp.shape))
-        )
+    network, boxes = _network(model, ball.images), {}
+    for bend in network.bends:
+        size, count = int(np.prod(bend.shape)), len(ball.images)
+        units = torch.eye(size, dtype=ball.images.dtype).view(size, *bend.shape)
+        units = units.repeat(count, *(1 for _ in bend.shape))
         image = torch.arange(count).repeat_interleave(size)
         state = State(boxes, otherwise=Interval.parallel)
         ends = [
-            ball.least(bounded(clamp.before, Rows.of(sign * units, image), state, ball)).view(count, *clamp.shape)
+            ball.least(substitute(network, Rows.of(sign * units, image), state, bend.source)).view(count, *bend.shape)
             for sign in (1, -1)
         ]
-        boxes[clamp] = (ends[0], -ends[1])
+        boxes[bend.index] = (ends[0], -ends[1])
     return boxes
 
 
@@ -47,15 +49,15 @@ def _by_backward_passes(model: nn.Module, ball: Ball) -> dict[Clamp, Box]:
 def test_boxes_are_those_of_backward_passes(name: str) -> None:
     model, inputs = network(name, "relu", scale=1.2).requires_grad_(False), images(2)
     ball = _ball(inputs)
-    found, expected = dual_boxes(nodes_of(model, inputs), ball), _by_backward_passes(model, ball)
+    found, expected = dual_boxes(_network(model, inputs), ball), _by_backward_passes(model, ball)
     for first, second in zip(found.values(), expected.values(), strict=True):
         torch.testing.assert_close(first, second)
 
 
 def test_boxes_hold_what_the_network_computes() -> None:
     model, inputs = network("residual", "relu", scale=1.2).requires_grad_(False), images(2)
-    nodes = nodes_of(model, inputs)
-    boxes = dual_boxes(nodes, _ball(inputs))
+    steps = _network(model, inputs)
+    boxes = dual_boxes(steps, _ball(inputs))
     met: dict[str, list[Tensor]] = {}
     for name, layer in model.named_modules():
         if isinstance(layer, nn.ReLU):
@@ -63,8 +65,9 @@ def test_boxes_hold_what_the_network_computes() -> None:
     for point in points_in_ball(inputs, EPSILON, 200):
         model(point)
     assert len(met) == len(boxes)
-    for clamp, (lower, upper) in boxes.items():
-        for values in met[clamp.activation]:
+    for bend in steps.bends:
+        lower, upper = boxes[bend.index]
+        for values in met[bend.activation.name]:
             assert (lower - 1e-9 <= values).all()
             assert (values <= upper + 1e-9).all()
 
@@ -87,7 +90,7 @@ def _dead_patches() -> tuple[nn.Module, Tensor]:
 @pytest.mark.parametrize("epsilon", [0.1, 0.3])
 def test_constant_positive_neurons_keep_their_value(epsilon: float) -> None:
     model, inputs = _dead_patches()
-    boxes = list(dual_boxes(nodes_of(model, inputs), _ball(inputs, epsilon)).values())
+    boxes = list(dual_boxes(_network(model, inputs), _ball(inputs, epsilon)).values())
     assert any(((lower == upper) & (lower > 0)).any() for lower, upper in boxes)
     worst = cap_logits(model, inputs, torch.tensor([1]), epsilon, 3)
     for point in points_in_ball(inputs, epsilon, 200):
@@ -104,7 +107,7 @@ def test_worst_logits_against_the_linear_program(seed: int) -> None:
     """Never tighter than the relaxation's optimum over the same boxes, nor far from it."""
     model, epsilon, label = tiny("relu", seed), 0.3, 0
     worst = cap_logits(model, CENTER, torch.tensor([label]), epsilon, 3)[0]
-    boxes = dual_boxes(nodes_of(model, CENTER), _ball(CENTER, epsilon))
+    boxes = dual_boxes(_network(model, CENTER), _ball(CENTER, epsilon))
     center = CENTER[0].numpy()
     for j in (1, 2):
         program = Program()
@@ -132,11 +135,11 @@ def test_no_point_of_the_ball_is_worse() -> None:
 def test_projections_estimate_exact_boxes() -> None:
     torch.manual_seed(0)
     model, inputs = network("plain", "relu", scale=1.2).requires_grad_(False), images(2)
-    nodes = nodes_of(model, inputs)
-    exact = dual_boxes(nodes, _ball(inputs))
+    steps = _network(model, inputs)
+    exact = dual_boxes(steps, _ball(inputs))
     errors = []
     for count in (10, 70):
-        found = dual_boxes(nodes, _ball(inputs), count)
+        found = dual_boxes(steps, _ball(inputs), count)
         widths = [
             ((upper - lower) / (exact_upper - exact_lower) - 1).abs().mean().item()
             for (lower, upper), (exact_lower, exact_upper) in zip(found.values(), exact.values(), strict=True)
@@ -144,8 +147,8 @@ def test_projections_estimate_exact_boxes() -> None:
         errors.append(widths)
     assert max(errors[0]) > max(errors[1]) > 0
     assert max(errors[1]) < 0.2
-    assert dual_boxes(nodes, _ball(inputs), 1000).keys() == exact.keys()
-    for first, second in zip(dual_boxes(nodes, _ball(inputs), 1000).values(), exact.values(), strict=True):
+    assert dual_boxes(steps, _ball(inputs), 1000).keys() == exact.keys()
+    for first, second in zip(dual_boxes(steps, _ball(inputs), 1000).values(), exact.values(), strict=True):
         torch.testing.assert_close(first, second)
 
 
