@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lipcert.bounds.errors import UnsupportedLayerError
 from torch import nn
 from torch.nn.functional import conv2d
 
-from lipcert.bounds import analyze
+from lipcert.bounds import UnsupportedLayerError, analyze
 from lipcert.certificates.validation import double_copy
 from lipcert.nn import build
 from lipcert.nn.almost_orthogonal import almost_orthogonal, parametrize_almost_orthogonal
