@@ -6,9 +6,9 @@ import copy
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import remove_parametrizations
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
-from lipcert.graph import parametrizations, refuse_altered
+from lipcert.graph.checks import parametrizations, refuse_any_altered
 from lipcert.norms.bracket import SMALLEST_NORM
 
 
@@ -91,12 +91,12 @@ def double_copy(model: nn.Module) -> nn.Module:
             raise ValueError(f"`{name}` has NaN or infinite entries; nothing can be certified with it.")
         if tensor.is_floating_point() and bool(((tensor != 0) & (tensor.abs() < SMALLEST_NORM)).any()):
             raise ValueError(f"`{name}` has entries below {SMALLEST_NORM}, whose squares vanish; set them to 0.")
-    for name, module in model.named_modules():
-        refuse_altered(module, name)
+    refuse_any_altered(model.named_modules())
     executed = copy.deepcopy(model)
-    for module in executed.modules():
-        if parametrizations(module):
+    for module in filter(is_parametrized, executed.modules()):
+        names = parametrizations(module)
+        if names:
             _own_class(module)
-        for name in parametrizations(module):
+        for name in names:
             remove_parametrizations(module, name, leave_parametrized=True)
     return executed.double().requires_grad_(False)
