@@ -103,7 +103,7 @@ def test_nothing_certified(home: Path, soundness: Command) -> None:
 
 
 def _half_norms(patches: pytest.MonkeyPatch) -> None:
-    for kind in ("masked", "whole"):
+    for kind in ("local_norms", "global_norm"):
         correct = getattr(UpperNorms, kind)
         patches.setattr(UpperNorms, kind, lambda *arguments, correct=correct: correct(*arguments) * 0.5)
 
