@@ -1,6 +1,8 @@
 """What the process imports that `tests.forks` forks: all that the commands import, and nothing that they may lack."""
 
 # ruff: noqa: F401
+import gc
+
 import foolbox
 import sklearn.datasets
 from hydra.core.plugins import Plugins
@@ -12,3 +14,4 @@ import lipcert.training.run
 import tests.train_each
 
 Plugins.instance()  # looks for launchers and sweepers, and imports them
+gc.freeze()  # the garbage collector need not look at it in every fork
