@@ -24,15 +24,18 @@ def compose(name: str, words: list[str]) -> None:
         overrides[place : place + 2] = [f"hydra.searchpath=[file://{folder}]"]
     overrides = [each for each in overrides if each != "-m"]
     parsed = OverridesParser.create().parse_overrides(overrides)
-    for position in (0, -1):
-        job = [
+    jobs = [
+        tuple(
             f"{each.get_key_element()}={list(each.sweep_string_iterator())[position]}"
             if each.is_sweep_override()
             else str(each.input_line)
             for each in parsed
-        ]
+        )
+        for position in (0, -1)
+    ]
+    for job in dict.fromkeys(jobs):  # the first is the last where nothing is swept
         with initialize_config_dir(config_folder(), version_base="1.3"):
-            check_job(name, hydra_compose(name, overrides=job))
+            check_job(name, hydra_compose(name, overrides=list(job)))
 
 
 def check_job(name: str, config: Any) -> None:

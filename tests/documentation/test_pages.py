@@ -3,49 +3,55 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.documentation.pages import PAGES, ROOT, Block, blocks, commands
+from tests.documentation.pages import PAGES, Block, blocks, commands
 from tests.documentation.processes import CommandError
-from tests.documentation.rules import Place, execute
+from tests.documentation.rules import TINY, Place, execute
+from tests.running import forked, train
 
 WITH_CODE = [page for page in PAGES if any(each.language in ("python", "bash") for each in blocks(page))]
 LONGEST_EXAMPLE = 40
 """Lines of a file that a page shows."""
 
 
-@pytest.fixture(scope="module", name="play")
-def fixture_play() -> Iterator[Callable[[str], list[str]]]:
-    """A function that plays a page and returns what did not work."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.documentation.worker"]
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as worker:
-        assert worker.stdin is not None
-        assert worker.stdout is not None
+OWN_NETWORK = """import torch
+from torch import nn
 
-        def play(page: str) -> list[str]:
-            worker.stdin.write(f"{page}\n")
-            worker.stdin.flush()
-            answer = worker.stdout.readline()
-            assert answer, "the worker died; its standard error says why"
-            return json.loads(answer)
 
-        yield play
-        worker.stdin.close()
-        assert worker.wait(30) == 0
+def build():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+
+
+if __name__ == "__main__":
+    torch.save(build().state_dict(), "mine.pt")
+"""
+"""What README.md calls my_module."""
+
+
+@pytest.fixture(scope="module", name="prepared")
+def fixture_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What pages take for granted: a trained run called RUN, a network of one's own."""
+    folder = tmp_path_factory.mktemp("prepared")
+    (folder / "my_module.py").write_text(OWN_NETWORK)
+    for done in (
+        train("hydra.run.dir=RUN", *TINY, "method=bcp", cwd=folder),
+        forked("-m", "my_module", cwd=folder),
+    ):
+        assert done.returncode == 0, done.stderr
+    return folder
 
 
 @pytest.mark.parametrize("page", WITH_CODE)
-def test_page_works(page: str, play: Callable[[str], list[str]]) -> None:
-    assert play(page) == []
+def test_page_works(page: str, prepared: Path, tmp_path: Path) -> None:
+    folder, outcome = tmp_path / "work", tmp_path / "outcome"
+    shutil.copytree(prepared, folder)
+    done = forked("-m", "tests.documentation.worker", page, str(outcome), cwd=folder, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(outcome.read_text()) == []
 
 
 def test_an_unknown_command_fails(tmp_path: Path) -> None:

@@ -1,49 +1,18 @@
-"""Plays pages from top to bottom, each in a fork of one process that has imported everything once.
-
-Reads pages from standard input, one a line; answers with one line of JSON: what did not work, or nothing.
-"""
+"""Plays a page from top to bottom, in the folder where it is started."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
-import tempfile
 import traceback
 from pathlib import Path
 
 from tests.documentation.pages import Block, blocks, commands
-from tests.documentation.processes import run_module
-from tests.documentation.rules import TINY, Place, execute
-
-PRELOADED = ("lipcert.training.run", "lipcert.jobs.certify", "lipcert.jobs.soundness", "lipcert.recheck")
-
-OWN_NETWORK = """import torch
-from torch import nn
-
-
-def build():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
-
-
-if __name__ == "__main__":
-    torch.save(build().state_dict(), "mine.pt")
-"""
-"""What README.md calls my_module."""
-
-
-def prepare(folder: Path) -> None:
-    """Make what pages take for granted: a trained run called RUN, a network of one's own."""
-    os.chdir(folder)
-    run_module(["python", "-m", "lipcert.train", "hydra.run.dir=RUN", *TINY, "method=bcp"])
-    (folder / "my_module.py").write_text(OWN_NETWORK)
-    run_module(["python", "-m", "my_module"])
+from tests.documentation.rules import Place, execute
 
 
 def play(page: str, folder: Path) -> list[str]:
     """Write the files of a page, run its Python and its commands; return what did not work."""
-    os.chdir(folder)
     sys.path.insert(0, str(folder))
     namespace: dict[str, object] = {"__name__": "page"}
     failures: list[str] = []
@@ -81,32 +50,10 @@ def run_command(command: str, line: int, place: Place) -> list[str]:
     return []
 
 
-def in_a_fork(page: str, prepared: Path) -> list[str]:
-    """Play a page in a folder of its own, in a process of its own."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder, outcome = Path(scratch) / "work", Path(scratch) / "outcome"
-        shutil.copytree(prepared, folder)
-        child = os.fork()
-        if child == 0:
-            os.dup2(2, 1)  # standard output is for answers
-            try:
-                outcome.write_text(json.dumps(play(page, folder)))
-            finally:
-                os._exit(0)
-        os.waitpid(child, 0)
-        return json.loads(outcome.read_text()) if outcome.exists() else [f"{page}: the process died"]
-
-
 def main() -> None:
-    """Answer until standard input ends."""
-    for name in PRELOADED:
-        __import__(name)
-    with tempfile.TemporaryDirectory() as scratch:
-        prepare(Path(scratch))
-        for line in sys.stdin:
-            sys.stdout.write(json.dumps(in_a_fork(line.strip(), Path(scratch))) + "\n")
-            sys.stdout.flush()
-        os.chdir("/")
+    """Play the page that the first argument names, here; write what did not work to the file that the second names."""
+    page, outcome = sys.argv[1:]
+    Path(outcome).write_text(json.dumps(play(page, Path.cwd())))
 
 
 if __name__ == "__main__":
