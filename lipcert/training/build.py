@@ -15,6 +15,7 @@ from lipcert.bounds import Bound
 from lipcert.data import ImageDataModule
 from lipcert.losses import Sparsity
 from lipcert.nn import build
+from lipcert.training.callbacks import SkipPlan
 from lipcert.training.evaluation import EvaluationSettings
 from lipcert.training.logging.loggers import build_loggers
 from lipcert.training.module import BoundSettings, RobustClassifier
@@ -61,7 +62,13 @@ def build_module(config: DictConfig, data: ImageDataModule) -> RobustClassifier:
         schedule=Schedule(**OmegaConf.to_container(config.schedule, resolve=True)),  # type: ignore[arg-type]
         image_shape=data.image_shape,
         epsilon=config.epsilon,
-        bound=BoundSettings(**{**config.bound, "name": Bound(config.bound.name)}),
+        bound=BoundSettings(
+            Bound(config.bound.name),
+            config.bound.iterations,
+            config.bound.precision,
+            config.bound.clip_input,
+            config.bound.box_gradients,
+        ),
         sparsity=Sparsity(**config.sparsity),
         description=describe_training(config),
     )
@@ -73,7 +80,7 @@ def build_trainer(config: DictConfig, *bookkeeping: pl.Callback) -> pl.Trainer:
     return pl.Trainer(
         **OmegaConf.to_container(config.trainer, resolve=True),  # type: ignore[arg-type]
         max_epochs=config.schedule.epochs,
-        callbacks=[*bookkeeping, *callbacks],
+        callbacks=[*bookkeeping, *callbacks, SkipPlan(config.bound.skip_every)],
         plugins=[AtomicCheckpoints(), *environment_plugins()],
         logger=build_loggers(config),
         enable_progress_bar=any(isinstance(each, ProgressBar) for each in callbacks),

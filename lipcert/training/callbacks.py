@@ -1,11 +1,13 @@
-"""Callbacks that act on the module at every step: schedules, projections."""
+"""Callbacks that act on the module at every step: schedules, projections, what is skipped."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytorch_lightning as pl
 
+from lipcert.bounds import Plan
 from lipcert.nn.architectures import project_thresholds
 from lipcert.training.module import RobustClassifier
 
@@ -44,6 +46,46 @@ class ProjectThresholds(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         project_thresholds(_robust(pl_module).model)
+
+
+class SkipPlan(pl.Callback):
+    """Measures which boxes and masked norms gain next to nothing, and lets the module skip them until the next time.
+
+    The first plan is made at the first step with epsilon > 0. All processes measure, and agree on the mean of their
+    gains; a resumed run goes on with the plan of its checkpoint. It belongs behind `ScheduleCallback`.
+
+    Args:
+        every: training steps between two measurements; 0 skips nothing at any step.
+
+    Raises:
+        ValueError: if `every` is below 0.
+    """
+
+    def __init__(self, every: int = 20) -> None:
+        if every < 0:
+            raise ValueError(f"Expected `bound.skip_every` >= 0, got {every}.")
+        self.every = every
+        self.plan = Plan()
+        self._steps_left = 0
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        module = _robust(pl_module)
+        if self.every == 0 or module.current_epsilon <= 0:
+            return
+        if self._steps_left == 0:
+            self.plan, self._steps_left = module.measure_plan(batch[0]), self.every
+        module.plan = self.plan
+        self._steps_left -= 1
+
+    def state_dict(self) -> dict[str, Any]:
+        skipped = {work: sorted(names) for work, names in asdict(self.plan).items()}
+        return {"skipped": skipped, "steps_left": self._steps_left}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.plan = Plan(**{work: frozenset(names) for work, names in state_dict["skipped"].items()})
+        self._steps_left = int(state_dict["steps_left"])
 
 
 def _robust(module: pl.LightningModule) -> RobustClassifier:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from lipcert.bounds import Analysis, Bound, Plan, analyze
+from lipcert.bounds import Analysis, Bound, Plan, analyze, measure_plan
 from lipcert.data.batches import GlobalBatches, Share
 from lipcert.graph import compile_graph
 from lipcert.losses import Objective, Setting, Sparsity
@@ -45,7 +45,6 @@ class BoundSettings:
         iterations: power steps of each norm estimate.
         precision: of the power steps, see `PowerNorms`.
         clip_input: whether the adversary is confined to pixels in [0, 1].
-        skip_every: steps between two measurements of which work gains next to nothing and is skipped; 0 never skips.
         box_gradients: whether gradients flow through box propagation.
     """
 
@@ -53,7 +52,6 @@ class BoundSettings:
     iterations: int = 2
     precision: str = "auto"
     clip_input: bool = False
-    skip_every: int = 0
     box_gradients: bool = True
 
 
@@ -128,6 +126,13 @@ class RobustClassifier(pl.LightningModule):
         )
         return self.method(self.model, images, labels, setting)
 
+    def measure_plan(self, images: Tensor) -> Plan:
+        """Return what may be skipped at the present epsilon, measured on a batch, (B, ...)."""
+        bound = self.bound
+        return measure_plan(
+            self.graph, images, self.current_epsilon, bound.name, self.norms, clip_input=bound.clip_input
+        )
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         """Return this process's part of the loss: averaged over processes, it is the mean over the global batch."""
         images, labels = batch
@@ -172,6 +177,6 @@ class RobustClassifier(pl.LightningModule):
         checkpoint["grams"] = self.norms.grams.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another architecture with a sentence; take over what pays."""
+        """Refuse a checkpoint of another architecture with a sentence; take over the Gram matrices."""
         check_resumable(checkpoint, self.description)
         self.norms.grams.load(checkpoint.get("grams", {}))

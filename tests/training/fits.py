@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from lipcert.data import ImageDataModule
 from lipcert.losses import GloRo
 from lipcert.nn import build
-from lipcert.training.callbacks import ProjectThresholds, ScheduleCallback
+from lipcert.training.callbacks import ProjectThresholds, ScheduleCallback, SkipPlan
 from lipcert.training.module import BoundSettings, RobustClassifier
 from lipcert.training.resume.checkpoints import RandomState
 from lipcert.training.schedules import Schedule
@@ -43,7 +43,7 @@ def classifier(
         "schedule": Schedule(EPOCHS, 0.5, 2.5, 1.5, learning_rate, learning_rate / 10, 0.4),
         "image_shape": (1, 8, 8),
         "epsilon": 0.3,
-        "bound": BoundSettings(skip_every=3, box_gradients=False),
+        "bound": BoundSettings(box_gradients=False),
         "description": {"model": "small", "activation": activation},
         **arguments,
     }
@@ -59,6 +59,7 @@ def trainer(folder: Path, *callbacks: pl.Callback, project: bool = True) -> pl.T
             *callbacks,
             ScheduleCallback(),
             *([ProjectThresholds()] if project else []),
+            SkipPlan(3),
             RandomState(),
             ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False),
         ],

@@ -242,6 +242,16 @@ def test_a_setting_that_only_an_earlier_version_knew(run: Path) -> None:
         find_state(run, _config(), DESCRIPTION)
 
 
+@pytest.mark.parametrize(("economy", "gradients"), [(20, False), (0, True)])
+def test_what_was_left_out_by_an_earlier_version(run: Path, economy: int, gradients: bool) -> None:
+    """`bound.economy` said how often gains were measured; 0 left nothing out, gradients through boxes included."""
+    OmegaConf.save(_config(bound={"economy": economy}), run / ".hydra" / "config.yaml")
+    state = Resumable(run / "checkpoints" / "last.ckpt", 3)
+    assert find_state(run, _config(bound={"skip_every": economy, "box_gradients": gradients}), DESCRIPTION) == state
+    with pytest.raises(ValueError, match=rf"bound.box_gradients \({gradients} there, {not gradients} here\)"):
+        find_state(run, _config(bound={"skip_every": economy, "box_gradients": not gradients}), DESCRIPTION)
+
+
 @pytest.mark.parametrize("text", [None, "a: [", "a: ${nowhere}"])
 def test_no_configuration_to_compare_with(run: Path, text: str | None) -> None:
     path = run / ".hydra" / "config.yaml"

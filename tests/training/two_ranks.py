@@ -15,7 +15,7 @@ from lipcert.bounds import Bound
 from lipcert.data import load_images
 from lipcert.losses import BCP, GloRo
 from lipcert.nn import build
-from lipcert.training.callbacks import ScheduleCallback
+from lipcert.training.callbacks import ScheduleCallback, SkipPlan
 from lipcert.training.evaluation import EvaluationSettings, evaluate
 from lipcert.training.module import BoundSettings
 from lipcert.training.schedules import Schedule
@@ -58,7 +58,7 @@ def fit(method: str, count: int, devices: int) -> dict[str, Any]:
         optimizer=partial(torch.optim.SGD, lr=0.1),
         schedule=Schedule(2, 0, 0, 2, 0.1, 0.1, 0.05),
         epsilon=0.05,
-        bound=BoundSettings(precision="float32", skip_every=3, box_gradients=False),
+        bound=BoundSettings(precision="float32", box_gradients=False),
     )
     module.statistics_every = 2
     trainer = pl.Trainer(
@@ -67,7 +67,7 @@ def fit(method: str, count: int, devices: int) -> dict[str, Any]:
         strategy="ddp" if devices > 1 else "auto",
         max_epochs=2,
         check_val_every_n_epoch=2,
-        callbacks=[ScheduleCallback(), observed],
+        callbacks=[ScheduleCallback(), SkipPlan(3), observed],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -55,7 +55,7 @@ def check_same_run(folder: Path, config: DictConfig) -> None:
             f"with resume={folder / 'checkpoints' / 'last.ckpt'}."
         ) from error
     here = _leaves(config)
-    written = {key: value for key, value in _leaves(earlier).items() if key in here or GONE.get(key) != value}
+    written = _translated(_leaves(earlier))
     there = {**_defaults(), **written}
     absent = "absent"
     differing = [
@@ -68,6 +68,15 @@ def check_same_run(folder: Path, config: DictConfig) -> None:
             f"{folder} holds a run with other settings: {', '.join(differing)}. "
             "Set them as they were, or choose another hydra.run.dir (hydra.sweep.dir)."
         )
+
+
+def _translated(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of an earlier version in the words of this one."""
+    today = {key: value for key, value in settings.items() if GONE.get(key) != value}
+    economy = today.pop("bound.economy", None)  # steps between measurements; 0 also let gradients flow through boxes
+    if economy is not None:
+        today |= {"bound.skip_every": economy, "bound.box_gradients": economy == 0}
+    return today
 
 
 def _defaults() -> dict[str, Any]:
