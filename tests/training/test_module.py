@@ -12,7 +12,7 @@ from torch import Tensor
 from lipcert.graph.linear_map import LinearMap
 from lipcert.losses import BCP
 from lipcert.nn import build
-from lipcert.norms import PowerNorms
+from lipcert.norms import MapKey, PowerNorms
 from lipcert.training.module import BoundSettings, RobustClassifier
 from lipcert.training.schedules import Schedule
 from tests.training.fits import classifier, digits
@@ -25,17 +25,10 @@ class Asked(PowerNorms):
         super().__init__(iterations, precision)
         self.sides: dict[str, tuple[bool, bool]] = {}
 
-    def masked(
-        self,
-        name: str,
-        linear_map: LinearMap,
-        rows: Tensor | None,
-        columns: Tensor | None,
-        like: Tensor,
-        *others: Any,
-    ) -> Tensor:
-        self.sides[name] = rows is not None and rows.shape[0] == 2, columns is not None and columns.shape[0] == 2
-        return super().masked(name, linear_map, rows, columns, like, *others)
+    def local_norms(self, key: MapKey, linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None) -> Tensor:
+        sides = rows is not None and rows.shape[0] == 2, columns is not None and columns.shape[0] == 2
+        self.sides[key.name] = sides
+        return super().local_norms(key, linear_map, rows, columns)
 
 
 def test_tiny_imagenet_is_local_in_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
