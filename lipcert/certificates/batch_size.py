@@ -25,7 +25,7 @@ DOUBLE = 8
 """Bytes of a number; bounds are computed in float64."""
 
 RETAINED = 8
-"""Tensors of a layer's size that a walk keeps for each layer: boxes before and after, center, masks."""
+"""Tensors of a layer's size that an analysis keeps for each layer: boxes before and after, center, masks."""
 
 TRANSIENT = 8
 """Tensors of the largest layer's size that Lanczos holds at a time."""

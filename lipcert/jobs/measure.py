@@ -161,7 +161,7 @@ def measure_radii(job: Job, advance: Callable[[], object]) -> tuple[list[Radii],
 
 
 def attack(job: Job, advance: Callable[[], object]) -> Attacked:
-    """Return what PGD found of all images."""
+    """Return the outcome of PGD on all images."""
     config = job.config
     return attack_at_growing_radii(
         job.subject.model,

@@ -1,4 +1,4 @@
-"""What a soundness run found, and how it is written."""
+"""The findings of a soundness run, and how they are written."""
 
 from __future__ import annotations
 

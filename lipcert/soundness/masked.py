@@ -1,4 +1,4 @@
-"""The masked layers that a network's test images meet, with the norm bounds they were given."""
+"""The masked layers of a network on its test images, with the upper bounds of their norms."""
 
 from __future__ import annotations
 

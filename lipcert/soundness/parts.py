@@ -16,7 +16,7 @@ LARGEST_MATRIX = 4 * 10**7
 """Entries of a layer's matrix that is kept; of larger ones only parts are computed."""
 
 LARGEST_WORK = 2 * 10**10
-"""Rows times columns times the smaller of both, of a matrix that is decomposed whole: seconds each."""
+"""Rows times columns times the smaller of both, of a matrix that is decomposed as one: seconds each."""
 
 PARTS = 12
 """Random parts of a layer that is too large, in turn for its masked norms."""
