@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def offline_runs(folder: Path) -> list[OfflineRun]:
     return [_read(file) for file in sorted((folder / "wandb").glob("offline-run-*/*.wandb"))]
 
 
+@cache
 def _read(file: Path) -> OfflineRun:
     run = OfflineRun(file)
     shown = subprocess.run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +98,17 @@ def test_resumed_training_is_bit_identical(tmp_path: Path, activation: str) -> N
     assert all(map(_identical, *states))
 
 
-def test_checkpoint_of_another_architecture(tmp_path: Path) -> None:
-    _fit(tmp_path, "clipped_relu", 0, StopAfter(0))
+@pytest.fixture(scope="module", name="stopped")
+def fixture_stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pl.LightningModule]:
+    """The checkpoint of a run that ended after an epoch, to be read or copied, and what it trained."""
+    folder = tmp_path_factory.mktemp("stopped")
+    _, module = _fit(folder, "clipped_relu", 0, StopAfter(0))
+    return folder / "last.ckpt", module.eval()
+
+
+def test_checkpoint_of_another_architecture(stopped: tuple[Path, pl.LightningModule], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"checkpoint holds .*'clipped_relu'.*this run trains .*'clipped_maxmin'"):
-        _fit(tmp_path / "other", "clipped_maxmin", 0, resume=tmp_path / "last.ckpt")
+        _fit(tmp_path, "clipped_maxmin", 0, resume=stopped[0])
 
 
 def _of_earlier_version(path: Path, starts: dict[str, Any]) -> None:
@@ -110,10 +118,9 @@ def _of_earlier_version(path: Path, starts: dict[str, Any]) -> None:
     torch.save({**content, "warm_start": starts, "economy": {"box 2": (False, 3), "norm 3": (True, 1)}}, path)
 
 
-def test_checkpoints_of_earlier_versions(tmp_path: Path) -> None:
+def test_checkpoints_of_earlier_versions(stopped: tuple[Path, pl.LightningModule], tmp_path: Path) -> None:
     """Whose estimates started from vectors for all images, as they do now, or from vectors of each image."""
-    _, trained = _fit(tmp_path, "clipped_relu", 0, StopAfter(0))
-    path = tmp_path / "last.ckpt"
+    path = Path(shutil.copy(stopped[0], tmp_path))
     _of_earlier_version(path, {"name": "shared", "vectors": {}})
     resumed, _ = _fit(tmp_path / "rest", "clipped_relu", 0, resume=path)
     assert resumed.global_step == EPOCHS * BATCHES
@@ -122,13 +129,13 @@ def test_checkpoints_of_earlier_versions(tmp_path: Path) -> None:
         _fit(tmp_path / "other", "clipped_relu", 0, resume=path)
     loaded = load_network(path, (1, 8, 8), 10).model
     images = digits().test.images[:20]
-    assert torch.equal(loaded(images), trained.eval()(images)), "other commands load a network alone"
+    assert torch.equal(loaded(images), stopped[1](images)), "other commands load a network alone"
 
 
-def test_evaluation_loads_every_weight(tmp_path: Path) -> None:
+def test_evaluation_loads_every_weight(stopped: tuple[Path, pl.LightningModule]) -> None:
     """The checkpoint of a run restores a fresh module completely."""
-    _, module = _fit(tmp_path, "clipped_relu", 0, StopAfter(0))
+    checkpoint, module = stopped
     fresh = classifier(seed=5)
-    fresh.load_state_dict(torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"])
+    fresh.load_state_dict(torch.load(checkpoint, weights_only=True)["state_dict"])
     images = digits().test.images[:20]
     assert torch.equal(fresh(images), module(images))
