@@ -19,6 +19,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
+from lightning_fabric.utilities.rank_zero import _get_rank, rank_zero_only
+
 PATIENCE = 900
 """Seconds after which a process that hangs is ended."""
 
@@ -106,6 +108,7 @@ def _execute(
     sys.stdin = io.StringIO(stdin)
     os.environ.clear()
     os.environ.update(environment)
+    vars(rank_zero_only)["rank"] = _get_rank() or 0  # Lightning reads it when it is imported
     os.chdir(cwd)
     warnings.simplefilter("ignore")
     sys.path[:0] = [cwd, *environment.get("PYTHONPATH", "").split(os.pathsep)]

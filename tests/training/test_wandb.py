@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from lipcert.dashboard.panels import SECTIONS, X_AXIS, Bars, Curves, Rows
 from lipcert.training.logging.wandb import earlier_id, finished
-from tests.running import QUICK, contents, forked, python, train, train_each
+from tests.running import QUICK, contents, forked, train, train_each
 from tests.training.offline_runs import OfflineRun, offline_runs
 
 LAYERS = ("1", "3", "6")
@@ -253,7 +253,7 @@ def test_only_rank_zero_logs(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     fonts = str(tmp_path / "fonts")
-    done = python("-c", script, cwd=folder, LOCAL_RANK="1", HOME=str(folder), MPLCONFIGDIR=fonts)
+    done = forked("-c", script, cwd=folder, LOCAL_RANK="1", HOME=str(folder), MPLCONFIGDIR=fonts)
     assert done.returncode == 0, done.stderr
     assert contents(folder) == {}
 
