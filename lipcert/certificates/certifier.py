@@ -56,7 +56,7 @@ class Float64Model:
         self._graphs: dict[torch.Size, Graph] = {}
 
     def graph(self, image_shape: torch.Size) -> Graph:
-        """Return the graph of the copy for images of a shape, compiled once.
+        """Return the graph of the copy for images of `image_shape` (no batch), compiled once.
 
         Raises:
             UnsupportedLayerError: naming a layer without a sound rule.
