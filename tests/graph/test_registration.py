@@ -1,0 +1,164 @@
+"""Layers of one's own: one row of a table serves forward bounds, backward bounds, training and certificates."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lipcert
+from lipcert.bounds import Bound, analyze, lipschitz_to_logits
+from lipcert.crown import Ball, Rows, bounded, network_of, proved_state, refined
+from lipcert.graph import (
+    Clamp,
+    Permutation,
+    Shape,
+    UnsupportedLayerError,
+    activations,
+    compile_graph,
+    layers,
+    register_activation,
+    register_affine,
+)
+from lipcert.losses import BCP, Setting, Sparsity
+from lipcert.nn import Residual
+from lipcert.norms import PowerNorms
+from tests.networks import IMAGE, images
+from tests.oracles import ExactNorms, points_in_ball, scale_weights
+
+EPSILON = 0.15
+
+
+def _unshuffled(layer: nn.PixelUnshuffle, shape: Shape) -> Permutation:
+    factor, (channels, height, width) = layer.downscale_factor, shape
+    back = nn.PixelShuffle(factor)
+    return Permutation(shape, (channels * factor**2, height // factor, width // factor), layer, back)
+
+
+@pytest.fixture(autouse=True)
+def fixture_tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Leave the tables as they were; that of `singledispatch` can only be reached through its read-only view."""
+    monkeypatch.setattr(activations, "_MAKERS", dict(activations._MAKERS))
+    (table,) = gc.get_referents(layers.operator.registry)
+    before = dict(table)
+    yield
+    table.clear()
+    table.update(before)
+    layers.operator._clear_cache()  # type: ignore[attr-defined]
+
+
+def _model() -> nn.Sequential:
+    torch.manual_seed(0)
+    block = Residual(nn.Sequential(nn.Conv2d(16, 16, 3, 1, 1), nn.Hardtanh(-0.5, 0.3), nn.Conv2d(16, 16, 1)))
+    model = nn.Sequential(
+        *(nn.Conv2d(2, 4, 3, 1, 1), nn.Hardtanh(-0.1, 0.2), nn.PixelUnshuffle(2), block),
+        *(nn.Hardtanh(-0.2, 0.2), nn.Flatten(), nn.Linear(144, 8), nn.ReLU(), nn.Linear(8, 3)),
+    )
+    return scale_weights(model, 1.4).double().eval()  # type: ignore[return-value]
+
+
+def _register() -> None:
+    register_affine(nn.PixelUnshuffle, _unshuffled)
+    register_activation(nn.Hardtanh, lambda layer, shape: Clamp(layer.min_val, layer.max_val))
+
+
+def _inputs_of_activations(model: nn.Sequential, points: Tensor) -> list[Tensor]:
+    """Return what reaches each activation, in order."""
+    first = model[0](points)
+    unshuffled = model[2](model[1](first))
+    block = model[3].branch[0](unshuffled)  # type: ignore[union-attr, index, operator]
+    behind = model[3](unshuffled)
+    return [first, block, behind, model[4:7](behind)]
+
+
+def test_refused_before() -> None:
+    for layer in (nn.Sequential(nn.Conv2d(2, 4, 3, 1, 1), nn.PixelUnshuffle(2)), nn.Hardtanh()):
+        with pytest.raises(UnsupportedLayerError, match=r"PixelUnshuffle|Hardtanh"):
+            compile_graph(layer, IMAGE)
+
+
+@pytest.mark.parametrize("bound", Bound)
+def test_sampled_points_stay_inside_forward_bounds(bound: Bound) -> None:
+    _register()
+    model, inputs, norms = _model(), images(3), ExactNorms()
+    with torch.no_grad():
+        logits = model(inputs)
+        analysis = analyze(model, inputs, EPSILON, bound, norms, output_box=True)
+        torch.testing.assert_close(analysis.logits, logits)
+        lipschitz = lipschitz_to_logits(analysis, norms)
+        lower, upper = analysis.region.box()
+        assert [each.name for each in analysis.activations] == ["1", "3.branch.1", "4", "7"]
+        for points in points_in_ball(inputs, EPSILON, 100):
+            for bounds, values in zip(analysis.activations, _inputs_of_activations(model, points), strict=True):
+                assert ((bounds.lower - 1e-9 <= values) & (values <= bounds.upper + 1e-9)).all()
+                after = bounds.layer(values)
+                assert ((bounds.output_lower - 1e-9 <= after) & (after <= bounds.output_upper + 1e-9)).all()
+            moved = model(points)
+            assert ((lower - 1e-9 <= moved) & (moved <= upper + 1e-9)).all()
+            distance = (points - inputs).flatten(1).norm(dim=1)
+            assert ((moved - logits).norm(dim=1) <= lipschitz * distance * (1 + 1e-9)).all()
+
+
+def test_masks_see_the_thresholds() -> None:
+    """Otherwise the rows would be as good as no masks at all."""
+    _register()
+    model, inputs, norms = _model(), images(3), ExactNorms()
+    with torch.no_grad():
+        tight, whole = (analyze(model, inputs, EPSILON, bound, norms).lipschitz for bound in ("tight", "global"))
+    assert (tight < 0.95 * whole).all()
+
+
+def test_sampled_points_stay_above_backward_bounds() -> None:
+    _register()
+    model, inputs = _model().requires_grad_(False), images(2)
+    graph, ball = compile_graph(model, IMAGE), Ball(inputs, torch.full((2,), EPSILON, dtype=torch.float64))
+    known = analyze(graph, inputs, EPSILON, "tight", ExactNorms())
+    backward = network_of(graph, inputs)
+    state = refined(backward, proved_state(backward, known.activations, ball), ball, 10**6)
+    image, other = torch.tensor([0, 0, 1, 1]), torch.tensor([1, 2, 1, 2])
+    units = torch.eye(3, dtype=torch.float64)
+    found = bounded(backward, Rows.of(units[:1] - units[other], image), state, ball, steps=5)
+    for points in points_in_ball(inputs, EPSILON, 200):
+        logits = model(points)
+        margins = logits[image, 0] - logits[image, other]
+        assert (ball.certain(found) <= margins).all()
+        assert ((found.coefficients * points[image]).flatten(1).sum(dim=1) + found.constant <= margins + 1e-9).all()
+        before = _inputs_of_activations(model, points)
+        for bend, values in zip(backward.bends, before, strict=True):
+            lower, upper = state.boxes[bend.index]
+            assert ((lower - 1e-9 <= values) & (values <= upper + 1e-9)).all()
+    assert (ball.certain(found) > -10).all()
+
+
+@pytest.mark.parametrize("bound", [Bound.LOCAL, Bound.TIGHT])
+def test_training_lowers_the_loss(bound: Bound) -> None:
+    _register()
+    model, inputs = _model(), images(8)
+    labels = torch.arange(8) % 3
+    setting = partial(Setting, 0.05, 1.0, bound, PowerNorms(3), Sparsity())
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    losses = []
+    for _ in range(12):
+        optimizer.zero_grad()
+        loss = BCP()(model, inputs, labels, setting()).loss
+        loss.backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_certificates() -> None:
+    _register()
+    model, inputs = _model(), images(4)
+    labels = model(inputs).argmax(dim=1)
+    certified = lipcert.certify(model, inputs, labels, 0.01).certified
+    assert certified.any()
+    for points in points_in_ball(inputs, 0.01, 100):
+        assert (model(points).argmax(dim=1) == labels)[certified].all()
