@@ -1,6 +1,6 @@
 """Weights that someone chose to break bounds: never a norm below the exact one, nothing wrongly certified.
 
-Lanczos alone on dense matrices is the matter of tests/bounds/test_lanczos.py; here are the bounds that certificates
+Lanczos alone on dense matrices is the matter of tests/norms/test_lanczos.py; here are the bounds that certificates
 use, masked, on layers, and whole networks.
 """
 
