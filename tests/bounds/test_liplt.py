@@ -15,6 +15,7 @@ from lipcert.bounds import analyze, lipschitz_to_logits, worst_increase
 from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin, Residual
 from tests.networks import images, network
 from tests.oracles import ExactNorms, points_in_ball
+from tests.pairwise import pairwise as covering
 
 KINDS = ("relu", "clipped_relu", "maxmin", "clipped_maxmin")
 SLACK = 1e-9
@@ -69,10 +70,9 @@ def _mixed(seed: int) -> nn.Sequential:
     return model.double().eval().requires_grad_(False)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["plain", "pooled", "residual"])
-@pytest.mark.parametrize(("product", "loop"), [("tight", "liplt"), ("global", "global_liplt")])
-def test_never_looser_than_products_of_norms(name: str, kind: str, product: str, loop: str) -> None:
+@covering(name=["plain", "pooled", "residual"], kind=KINDS, bounds=[("tight", "liplt"), ("global", "global_liplt")])
+def test_never_looser_than_products_of_norms(name: str, kind: str, bounds: tuple[str, str]) -> None:
+    product, loop = bounds
     model, inputs, norms = network(name, kind, scale=1.2), images(2), ExactNorms()
     labels = model(inputs).argmax(dim=1)
     with torch.no_grad():
@@ -100,9 +100,7 @@ def _ascended(model: nn.Module, inputs: Tensor, labels: Tensor, target: int, eps
     return points.detach()
 
 
-@pytest.mark.parametrize("bound", ["liplt", "global_liplt"])
-@pytest.mark.parametrize("epsilon", [0.03, 0.5])
-@pytest.mark.parametrize("seed", range(12))
+@covering(bound=["liplt", "global_liplt"], epsilon=[0.03, 0.5], seed=range(12))
 def test_points_of_the_ball_stay_inside(seed: int, epsilon: float, bound: str) -> None:
     """Boxes, margins with and without their box, and Lipschitz constants, on networks of every kind at once."""
     model, norms = _mixed(seed), ExactNorms()
