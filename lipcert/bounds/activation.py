@@ -124,6 +124,7 @@ class Entry:
         node: the activation; its `function` says what it does to boxes.
         region: before it.
         box: that of the region; None where no boxes are made.
+        output_box: behind the activation; None where nobody asks for it.
         center: the activation's output at the image itself, (B, *shape).
         norms: norm algorithm.
         plan: work to skip.
@@ -133,6 +134,7 @@ class Entry:
     node: Activation
     region: Region
     box: Box | None
+    output_box: Box | None
     center: Tensor
     norms: Norms
     plan: Plan
@@ -173,9 +175,8 @@ class Entry:
         varying: Tensor | None = None,
     ) -> Source:
         """Return the set at the activation's output; `box_lipschitz`: `lipschitz` when None."""
-        box = None if self.box is None else self.function.range(*self.box)
         ball = lipschitz if box_lipschitz is None else box_lipschitz
-        return Source(self.node.index, self.center, box, lipschitz, ball, product, varying)
+        return Source(self.node.index, self.center, self.output_box, lipschitz, ball, product, varying)
 
 
 @dataclass(frozen=True)

@@ -154,19 +154,19 @@ class Propagation:
     def run(self) -> Iterator[tuple[Node, Region, ActivationBounds | None]]:
         """Yield every node with the region behind it, and what is known of it where it is an activation."""
         graph = self.graph
-        operators = graph.operators()
-        regions: dict[int, Region] = {}
+        operators, regions = graph.operators(), dict[int, Region]()
+        boxes = graph.boxes(self.plan.boxes) if self.any_box else frozenset()
         for node in graph.nodes:
             before, bounds = [regions[source] for source in node.sources], None
             match node:
                 case Image():
                     region = self._image()
                 case Affine():
-                    region = self._affine(before[0], operators[node.index], node)
+                    region = self._affine(before[0], operators[node.index], node, self.every_box or node.index in boxes)
                 case Add():
-                    region = self._add(before[0], before[1], node)
+                    region = self._add(before[0], before[1], self.every_box or node.index in boxes)
                 case Activation():
-                    region, bounds = self._activation(before[0], node)
+                    region, bounds = self._activation(before[0], node, self.every_box or node.index in boxes)
             regions[node.index] = region
             for source in node.sources:
                 if graph.last_use[source] == node.index:
@@ -181,13 +181,9 @@ class Propagation:
             return region
         return replace(region, rounding=input_rounding(region.size(), self.arithmetic))
 
-    def _box_behind(self, node: Node) -> bool:
-        """Return whether the box behind a node is asked for."""
-        return self.any_box and (self.every_box or node.index in self.graph.before_activations)
-
-    def _affine(self, region: Region, operator: Operator, node: Affine) -> Region:
+    def _affine(self, region: Region, operator: Operator, node: Affine, box: bool) -> Region:
         skip = node.name in self.plan.boxes
-        behind = through_affine(region, operator, self._box_behind(node), skip, self.box_gradients)
+        behind = through_affine(region, operator, box, skip, self.box_gradients)
         if self.arithmetic is None or region.rounding is None:
             return behind
         norm = None
@@ -197,18 +193,18 @@ class Propagation:
         rounding = after_affine(region.rounding, operator, region.reach(), norm, self.arithmetic)
         return behind.widened(rounding, self.arithmetic.analysis, operator)
 
-    def _add(self, branch: Region, shortcut: Region, node: Add) -> Region:
-        total = added(branch, shortcut, self._box_behind(node))
+    def _add(self, branch: Region, shortcut: Region, box: bool) -> Region:
+        total = added(branch, shortcut, box)
         if self.arithmetic is None or branch.rounding is None or shortcut.rounding is None:
             return total
         size = branch.size() + branch.rounding.entries + shortcut.size() + shortcut.rounding.entries
         rounding = branch.rounding.plus(shortcut.rounding, size, self.arithmetic)
         return total.widened(rounding, self.arithmetic.analysis, None)
 
-    def _activation(self, region: Region, node: Activation) -> tuple[Region, ActivationBounds]:
+    def _activation(self, region: Region, node: Activation, box_behind: bool) -> tuple[Region, ActivationBounds]:
         box = region.box() if self.any_box else None
         center = node.function.apply(region.center)
-        entry = Entry(node, region, box, center, self.norms, self.plan, self.graph)
+        entry = Entry(node, region, box, self._range(node, box, box_behind), center, self.norms, self.plan, self.graph)
         closed = RULES[self.bound].close(entry)
         bounds = ActivationBounds(node, box, sum_of(closed.whole_norms), sum_of(closed.masked_norms), closed.mask)
         source, rounding = closed.term.source, region.rounding
@@ -216,6 +212,14 @@ class Propagation:
             rounding = Rounding.of(node.function.rounding(rounding.entries, *box), rounding.length)
         terms = {(source.index, False): closed.term}
         return Region(center, source.box, terms, closed.merged, region.epsilon, rounding), bounds
+
+    def _range(self, node: Activation, box: Box | None, asked: bool) -> Box | None:
+        """Return the box behind an activation where it is asked for, without a graph where none is to pass it."""
+        if box is None or not asked:
+            return None
+        passes = self.box_gradients or node.index in self.graph.before_output
+        with torch.set_grad_enabled(torch.is_grad_enabled() and passes):
+            return node.function.range(*box)
 
 
 def analyze(

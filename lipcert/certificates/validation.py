@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
-from lipcert.graph.checks import parametrizations, refuse_any_altered
-from lipcert.norms.bracket import SMALLEST_NORM
+from lipcert.graph.checks import parametrizations, refuse_altered
+from lipcert.norms.exact import SMALLEST_NORM
 
 
 def check_tensor(name: str, value: object) -> None:
@@ -91,7 +91,7 @@ def double_copy(model: nn.Module) -> nn.Module:
             raise ValueError(f"`{name}` has NaN or infinite entries; nothing can be certified with it.")
         if tensor.is_floating_point() and bool(((tensor != 0) & (tensor.abs() < SMALLEST_NORM)).any()):
             raise ValueError(f"`{name}` has entries below {SMALLEST_NORM}, whose squares vanish; set them to 0.")
-    refuse_any_altered(model.named_modules())
+    refuse_altered(model.named_modules())
     executed = copy.deepcopy(model)
     for module in filter(is_parametrized, executed.modules()):
         names = parametrizations(module)

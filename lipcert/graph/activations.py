@@ -103,10 +103,10 @@ class Clamp(Nonlinearity):
             return torch.inf
         if self.low is None:
             return self.high
-        apart = self.high > self.low
-        if isinstance(apart, Tensor):
-            return torch.where(apart, self.high, -torch.inf)
-        return self.high if apart else -torch.inf
+        crossed = self.high <= self.low  # NaN is not
+        if isinstance(crossed, Tensor):
+            return torch.where(crossed, -torch.inf, self.high)
+        return -torch.inf if crossed else self.high
 
     def needed(self, lower: Tensor, upper: Tensor) -> Tensor:
         return self.varying(lower, upper)
@@ -222,7 +222,16 @@ def nonlinearity(layer: nn.Module, shape: Shape) -> Nonlinearity:
         UnsupportedLayerError: for thresholds or channels that do not fit.
     """
     kind = next(each for each in type(layer).__mro__ if each in _MAKERS)
-    return _MAKERS[kind](layer, shape)
+    function = _MAKERS[kind](layer, shape)
+    tensors = (*layer.parameters(), *layer.buffers())
+    zeros = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(())).new_zeros(1, *shape)
+    output = tuple(function.apply(zeros).shape[1:])
+    if output != shape:
+        raise UnsupportedLayerError(
+            f"a {type(layer).__name__} for another shape broadcasts {shape} to {output}; "
+            "its shape must be that of its input."
+        )
+    return function
 
 
 def _check_thresholds(layer: nn.Module, thresholds: Tensor, shape: Shape) -> None:

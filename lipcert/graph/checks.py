@@ -63,13 +63,19 @@ def _repeats_itself(layer: nn.Module) -> bool:
     )
 
 
-def refuse_altered(layer: nn.Module, name: str) -> None:
-    """Refuse a layer that may compute something else than its type says.
+def refuse_altered(layers: Iterable[tuple[str, nn.Module]]) -> None:
+    """Refuse the first layer, of (name, layer), that may compute something else than its type says.
 
     Raises:
         UnsupportedLayerError: for a forward hook, a method of its own in a subclass or instance, or a
             parametrization in train mode (it may change the weight at each use), other than `AlmostOrthogonal`.
     """
+    supported = frozenset(supported_types())
+    for name, layer in layers:
+        _refuse_altered(layer, name, supported)
+
+
+def _refuse_altered(layer: nn.Module, name: str, supported: frozenset[type[nn.Module]]) -> None:
     place = f"Layer {name or 'model'!r} ({type(layer).__name__})"
     if layer._forward_hooks or layer._forward_pre_hooks:
         raise UnsupportedLayerError(f"{place} has a forward hook, which a bound cannot follow; remove it.")
@@ -82,7 +88,6 @@ def refuse_altered(layer: nn.Module, name: str) -> None:
         raise UnsupportedLayerError(f"{place} has a parametrization in train mode; call model.eval() first.")
     own_class, *rest = type(layer).__mro__
     classes = rest if parametrized else [own_class, *rest]
-    supported = set(supported_types())
     owner = next((cls for cls in classes if cls in supported), None)
     if owner is None:
         return  # refused by name where a bound is looked for
@@ -93,13 +98,3 @@ def refuse_altered(layer: nn.Module, name: str) -> None:
         raise UnsupportedLayerError(
             f"{place} has a `{altered[0]}` of its own, so the rule of {owner.__name__} need not hold for it."
         )
-
-
-def refuse_any_altered(layers: Iterable[tuple[str, nn.Module]]) -> None:
-    """Refuse the first layer, of (name, layer), that may compute something else than its type says.
-
-    Raises:
-        UnsupportedLayerError: as `refuse_altered`.
-    """
-    for name, layer in layers:
-        refuse_altered(layer, name)

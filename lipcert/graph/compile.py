@@ -10,8 +10,8 @@ from torch import nn
 from lipcert.graph.activations import activation_types, nonlinearity
 from lipcert.graph.checks import refuse_altered, unsupported
 from lipcert.graph.errors import UnsupportedLayerError
-from lipcert.graph.layers import is_affine, operator
-from lipcert.graph.nodes import Activation, Add, Affine, Graph, Image, Node, probe
+from lipcert.graph.layers import operator
+from lipcert.graph.nodes import Activation, Add, Affine, Graph, Image, Node
 from lipcert.graph.operators import Shape
 from lipcert.nn import Residual
 
@@ -26,6 +26,7 @@ def compile_graph(model: nn.Module, image_shape: Sequence[int]) -> Graph:
     Raises:
         UnsupportedLayerError: naming a layer that has no sound bound, or does not fit the shape that reaches it.
     """
+    refuse_altered(model.named_modules())
     compiler = _Compiler(tuple(image_shape))
     with torch.no_grad():
         compiler.extend(model, 0, "")
@@ -42,10 +43,10 @@ class _Compiler:
 
     def __init__(self, image_shape: Shape) -> None:
         self.nodes: list[Node] = [Image(image_shape)]
+        self.activations = activation_types()
         self.modules: list[tuple[str, nn.Module, tuple[nn.Module | None, ...]]] = []
 
     def extend(self, layer: nn.Module, source: int, name: str) -> int:
-        refuse_altered(layer, name)
         self.modules.append((name, layer, tuple(layer._modules.values())))
         if isinstance(layer, nn.Sequential):
             for child_name, child in layer._modules.items():  # named_children() would skip a layer used a second time
@@ -55,28 +56,18 @@ class _Compiler:
         if isinstance(layer, Residual):
             return self._residual(layer, source, name)
         shape, index = self.nodes[source].shape, len(self.nodes)
+        activation = isinstance(layer, self.activations)
+        if not activation and operator.dispatch(type(layer)) is operator.dispatch(object):
+            raise unsupported(layer, name)
         try:
-            if is_affine(type(layer)):
+            if activation:
+                self.nodes.append(Activation(index, (source,), name, layer, shape, nonlinearity(layer, shape)))
+            else:
                 output = operator(layer, shape).output_shape
                 self.nodes.append(Affine(index, (source,), name, layer, shape, output))
-                return index
-            if isinstance(layer, activation_types()):
-                self.nodes.append(self._activation(layer, source, name))
-                return index
         except UnsupportedLayerError as error:
             raise UnsupportedLayerError(f"Layer {name!r}: {error}") from None
-        raise unsupported(layer, name)
-
-    def _activation(self, layer: nn.Module, source: int, name: str) -> Activation:
-        shape = self.nodes[source].shape
-        function = nonlinearity(layer, shape)
-        output = tuple(function.apply(probe(layer, shape)).shape[1:])
-        if output != shape:
-            raise UnsupportedLayerError(
-                f"a {type(layer).__name__} for another shape broadcasts {shape} to {output}; "
-                "its shape must be that of its input."
-            )
-        return Activation(len(self.nodes), (source,), name, layer, shape, function)
+        return index
 
     def _residual(self, layer: Residual, source: int, name: str) -> int:
         if any(getattr(module, "inplace", False) for module in layer.modules()):

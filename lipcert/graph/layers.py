@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from lipcert.graph.errors import UnsupportedLayerError
-from lipcert.graph.operators import AveragePool, Convolution, Dense, Operator, Shape, pair, reshape, scaling
+from lipcert.graph.operators import AveragePool, Convolution, Dense, Operator, Shape, reshape, scaling
 from lipcert.nn import Normalize
 
 SMALLEST_VARIANCE = 1e-30
@@ -48,13 +48,13 @@ def _(layer: nn.Conv2d, input_shape: Shape) -> Operator:
         raise UnsupportedLayerError(f"this Conv2d takes inputs (B, {layer.in_channels}, height, width), got ({given}).")
     if layer.padding_mode != "zeros":
         raise UnsupportedLayerError(f"Conv2d with padding_mode={layer.padding_mode!r} is not supported, only 'zeros'.")
-    kernel, stride, dilation = pair(layer.kernel_size), pair(layer.stride), pair(layer.dilation)
+    kernel, stride, dilation = _pair(layer.kernel_size), _pair(layer.stride), _pair(layer.dilation)
     if layer.padding == "same":
         totals = [dilation[i] * (kernel[i] - 1) for i in (0, 1)]
         top, left = totals[0] // 2, totals[1] // 2
         padding = (left, totals[1] - left, top, totals[0] - top)
     else:
-        vertical, horizontal = (0, 0) if isinstance(layer.padding, str) else pair(layer.padding)
+        vertical, horizontal = (0, 0) if isinstance(layer.padding, str) else _pair(layer.padding)
         padding = (horizontal, horizontal, vertical, vertical)
     sizes = [
         (input_shape[1 + i] + padded - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1
@@ -123,8 +123,8 @@ def _(layer: nn.BatchNorm1d | nn.BatchNorm2d, input_shape: Shape) -> Operator:
 
 @operator.register
 def _(layer: nn.AvgPool2d, input_shape: Shape) -> Operator:
-    kernel, stride = pair(layer.kernel_size), pair(layer.stride)
-    summing = nn.AvgPool2d(kernel, stride, pair(layer.padding), layer.ceil_mode, divisor_override=1)
+    kernel, stride = _pair(layer.kernel_size), _pair(layer.stride)
+    summing = nn.AvgPool2d(kernel, stride, _pair(layer.padding), layer.ceil_mode, divisor_override=1)
     if layer.divisor_override is not None and layer.divisor_override <= 0:
         raise UnsupportedLayerError(f"AvgPool2d with divisor_override={layer.divisor_override} is not an average.")
     ones = torch.ones(1, *input_shape, dtype=torch.float64)
@@ -148,3 +148,8 @@ def register_affine(kind: type[nn.Module], make: Callable[[Any, Shape], Operator
             certified rests on what the operator says; docs/extending/layer.md shows one, and how to test it.
     """
     operator.register(kind, make)
+
+
+def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+    """Return a size as (height, width)."""
+    return (value, value) if isinstance(value, int) else (value[0], value[1])

@@ -20,6 +20,8 @@ class LinearMap:
         operators: M is their product, the first one applied first; none for the identity.
         rows, columns: 0/1 masks (B, *shape) of the outputs of `apply` and of `adjoint`; None for ones.
         flipped: this is the transpose of what `operators` say.
+        per_image: the map differs from image to image; `images`: how many it differs between, 1 for one of all.
+        roundings: how many rounded operations make one entry of M h and one of Mᵀ v, at most.
     """
 
     input_shape: Shape
@@ -29,6 +31,9 @@ class LinearMap:
     rows: Tensor | None = None
     columns: Tensor | None = None
     flipped: bool = False
+    per_image: bool = False
+    images: int = 1
+    roundings: tuple[int, int] = (0, 0)
 
     def apply(self, inputs: Tensor) -> Tensor:
         """Return M h for `inputs` h, (B, *input_shape)."""
@@ -48,38 +53,23 @@ class LinearMap:
             values = operator.adjoint(values)
         return values
 
-    @property
-    def identity(self) -> bool:
-        """Whether this is the identity."""
-        return not self.operators and self.rows is None and self.columns is None
-
-    @property
-    def per_image(self) -> bool:
-        """Whether the map differs from image to image."""
-        masked = self.rows is not None or self.columns is not None
-        return masked or any(operator.per_image for operator in self.operators)
-
-    @property
-    def images(self) -> int:
-        """Number of images that the map differs between, 1 for a map that is the same for all."""
-        masks = [mask.shape[0] for mask in (self.rows, self.columns) if mask is not None]
-        return max([1, *masks, *(operator.images for operator in self.operators)])
-
-    @property
-    def roundings(self) -> tuple[int, int]:
-        """How many rounded operations make one entry of M h and one of Mᵀ v, at most."""
-        counts = [operator.products() for operator in self.operators]
-        forward, backward = sum(each[0] for each in counts), sum(each[1] for each in counts)
-        return (backward, forward) if self.flipped else (forward, backward)
-
     def after(self, operator: Operator) -> LinearMap:
         """Return operator ∘ self."""
-        return replace(self, output_shape=operator.output_shape, operators=(*self.operators, operator))
+        forward, backward = operator.products()
+        return replace(
+            self,
+            output_shape=operator.output_shape,
+            operators=(*self.operators, operator),
+            per_image=self.per_image or operator.per_image,
+            images=max(self.images, operator.images),
+            roundings=(self.roundings[0] + forward, self.roundings[1] + backward),
+        )
 
     def plus(self, other: LinearMap) -> LinearMap:
         """Return self + other, both on the same input."""
-        total = Total(self.input_shape, self.output_shape, first=self, second=other)
-        return replace(self, operators=(replace(total, per_image=self.per_image or other.per_image),))
+        either = self.per_image or other.per_image
+        total = Total(self.input_shape, self.output_shape, first=self, second=other, per_image=either)
+        return LinearMap(self.input_shape, self.input_shape, self.origin).after(total)
 
     def restricted(self, rows: Tensor | None, columns: Tensor | None) -> LinearMap:
         """Return diag(rows) ∘ self ∘ diag(columns) as a map between the subspaces that the masks leave.
@@ -87,7 +77,9 @@ class LinearMap:
         `rows`: (B, *output_shape), `columns`: (B, *input_shape), entries 0 or 1; None stands for ones. Only outputs
         are masked: inputs of `apply` and `adjoint` must already lie inside.
         """
-        return replace(self, rows=rows, columns=columns)
+        masks = [mask for mask in (rows, columns) if mask is not None]
+        images = max([self.images, *(mask.shape[0] for mask in masks)])
+        return replace(self, rows=rows, columns=columns, per_image=self.per_image or bool(masks), images=images)
 
     def transpose(self) -> LinearMap:
         """Return the adjoint as a map of its own."""
@@ -98,6 +90,7 @@ class LinearMap:
             rows=self.columns,
             columns=self.rows,
             flipped=not self.flipped,
+            roundings=self.roundings[::-1],
         )
 
     def absolute(self) -> LinearMap:

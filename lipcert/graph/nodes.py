@@ -7,11 +7,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lipcert.graph.activations import Nonlinearity
-from lipcert.graph.checks import refuse_any_altered
+from lipcert.graph.checks import refuse_altered
 from lipcert.graph.errors import UnsupportedLayerError
 from lipcert.graph.layers import operator
 from lipcert.graph.operators import Operator, Shape
@@ -117,7 +116,7 @@ class Graph:
         Raises:
             UnsupportedLayerError: naming the layer.
         """
-        refuse_any_altered((name, layer) for name, layer, _ in self.modules)
+        refuse_altered([(name, layer) for name, layer, _ in self.modules])
         for name, layer, children in self.modules:
             if tuple(layer._modules.values()) != children:
                 raise UnsupportedLayerError(
@@ -133,11 +132,24 @@ class Graph:
         return {node.index: node.operator() for node in self.nodes if isinstance(node, Affine)}
 
     @cached_property
-    def before_activations(self) -> frozenset[int]:
-        """Nodes from which an activation is reached by affine and sum nodes alone: those whose boxes masks rest on."""
-        found: set[int] = set()
+    def before_output(self) -> frozenset[int]:
+        """Nodes from which the output is reached by affine and sum nodes alone, itself included."""
+        found = {self.nodes[-1].index}
         for node in reversed(self.nodes):
-            if isinstance(node, Activation) or node.index in found:
+            if node.index in found and not isinstance(node, Activation):
+                found.update(node.sources)
+        return frozenset(found)
+
+    def boxes(self, skipped: frozenset[str]) -> frozenset[int]:
+        """Return the nodes whose boxes are asked for, by index.
+
+        Masks of activations ask for those before them, margins for those of the last activations; each is made of the
+        boxes before it, but behind the affine layers named in `skipped`.
+        """
+        found = {node.index for node in self.activations if node.index in self.before_output}
+        for node in reversed(self.nodes):
+            asks = isinstance(node, Activation) or (node.index in found and node.name not in skipped)
+            if asks:
                 found.update(node.sources)
         return frozenset(found)
 
@@ -159,10 +171,3 @@ class Graph:
     def frozen(self) -> Graph:
         """Return the graph with a key of its own: to be called where nobody else holds the weights."""
         return replace(self, key=next(_KEYS))
-
-
-def probe(layer: nn.Module, shape: Shape) -> Tensor:
-    """Return zeros (1, *shape) of the dtype and on the device of a layer's weights."""
-    tensors = (*layer.parameters(), *layer.buffers())
-    found = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(()))
-    return torch.zeros(1, *shape, dtype=found.dtype, device=found.device)

@@ -347,7 +347,8 @@ class AveragePool(Operator):
 
     def adjoint(self, outputs: Tensor) -> Tensor:
         averaged = outputs / self.divisor.to(outputs) if self.entries_squared else outputs
-        kernel, stride, padding = map(pair, (self.layer.kernel_size, self.layer.stride, self.layer.padding))
+        sizes = (self.layer.kernel_size, self.layer.stride, self.layer.padding)
+        kernel, stride, padding = ((size, size) if isinstance(size, int) else size for size in sizes)
         return torch.ops.aten.avg_pool2d_backward(
             averaged,
             outputs.new_empty(outputs.shape[0], *self.input_shape),  # its shape alone matters
@@ -377,7 +378,3 @@ class AveragePool(Operator):
 
     def row_norms(self) -> Tensor:
         return self.count.sqrt() / self.divisor
-
-
-def pair(value: int | tuple[int, ...]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.graph.linear_map import LinearMap
-from lipcert.norms.bracket import images_of
+from lipcert.norms.exact import images_of
 from lipcert.norms.gram import Grams
 from lipcert.norms.krylov import (
     ALIVE,

@@ -1,18 +1,53 @@
-"""Norms of maps with a small side, from the eigenvalues of a Gram matrix: certain, and exact up to rounding."""
+"""Norms held between two bounds; those of maps with a small side from the eigenvalues of a Gram matrix, certain."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lipcert.graph.errors import NonFiniteBoundError
 from lipcert.graph.linear_map import LinearMap, largest_absolute
-from lipcert.norms.bracket import ROUNDING, Bracket, enclose, images_of
+
+ROUNDING = 1e-9
+"""Relative allowance for the float64 arithmetic that is not iterated: roots, products of norms, lengths."""
+
+SMALLEST_NORM = 1e-60
+"""No norm is bounded below this: squares of smaller ones would underflow in the recurrence."""
 
 EXACT_SIDE, EXACT_SIDE_PER_IMAGE = 128, 64
 """Maps with a side of so few entries, the same for all images or not, get exact norms."""
+
+
+class Bracket(NamedTuple):
+    """A lower and an upper bound, (B,) each."""
+
+    lower: Tensor
+    upper: Tensor
+
+
+def images_of(linear_map: LinearMap, *masks: Tensor | None) -> int:
+    """Return how many norms a map and its masks have, B or 1."""
+    return max([linear_map.images, *(mask.shape[0] for mask in masks if mask is not None)])
+
+
+def _is_zero(linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None) -> Tensor:
+    """Return where no path of nonzero weights joins a masked input to a masked output, (B,) bool."""
+    images = images_of(linear_map, rows, columns)
+    inputs = linear_map.origin.new_ones(images, *linear_map.input_shape) if columns is None else columns
+    reached = linear_map.absolute().apply(inputs)
+    reached = reached if rows is None else reached * rows
+    return reached.flatten(1).amax(dim=1) == 0
+
+
+def enclose(
+    linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None, lower: Tensor, upper: Tensor
+) -> Bracket:
+    """Return the bracket with zero maps told apart, and no upper bound below `SMALLEST_NORM`."""
+    upper = torch.where(_is_zero(linear_map, rows, columns), 0, upper).clamp_min(SMALLEST_NORM)
+    return Bracket(torch.minimum(lower, upper), upper)
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from lipcert.graph.errors import NonFiniteBoundError
 from lipcert.graph.linear_map import LinearMap, largest_absolute
-from lipcert.norms.bracket import ROUNDING, Bracket, enclose, images_of
+from lipcert.norms.exact import ROUNDING, Bracket, enclose, images_of
 from lipcert.norms.krylov import per_image
 
 BREAKDOWN = 1e-14

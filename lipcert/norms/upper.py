@@ -11,8 +11,7 @@ from torch import Tensor
 
 from lipcert.graph import Activation, Graph, Image
 from lipcert.graph.linear_map import LinearMap
-from lipcert.norms.bracket import Bracket, images_of
-from lipcert.norms.exact import exact_norm, is_small
+from lipcert.norms.exact import Bracket, exact_norm, images_of, is_small
 from lipcert.norms.lanczos import fresh_generator, norm_bracket
 from lipcert.norms.protocol import MapKey
 

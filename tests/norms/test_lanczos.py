@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lipcert.graph import LinearMap, NonFiniteBoundError
 from lipcert.norms import lanczos as lanczos_module
 from lipcert.norms import norm_upper_bound
-from lipcert.norms.bracket import SMALLEST_NORM
+from lipcert.norms.exact import SMALLEST_NORM
 from lipcert.norms.lanczos import fresh_generator
 from tests.norms.maps import dense_map, map_of
 from tests.oracles import map_matrix
