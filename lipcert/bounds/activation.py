@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import reduce
 
+import torch
 from torch import Tensor, nn
 
-from lipcert.bounds.region import Region, Source, Term, Terms, sum_of
+from lipcert.bounds.region import Region, Source, Term, Terms
 from lipcert.graph.activations import Box, Nonlinearity
 from lipcert.graph.nodes import Activation, Graph
 from lipcert.norms.protocol import MapKey, Norms
@@ -202,14 +204,14 @@ Close = Callable[[Entry], Closed]
 
 def constant(terms: Iterable[Term], norms: list[Tensor]) -> Tensor:
     """Return the Lipschitz constant behind `terms`: the sum of source constant times norm."""
-    return sum_of(term.source.lipschitz * norm for term, norm in zip(terms, norms, strict=True))
+    return reduce(torch.add, [term.source.lipschitz * norm for term, norm in zip(terms, norms, strict=True)])
 
 
 def box_constant(terms: Iterable[Term], norms: list[Tensor]) -> Tensor:
     """Return the constant of the ball behind `terms` that bounds neurons: the sum of source constant times norm."""
-    return sum_of(term.source.box_lipschitz * norm for term, norm in zip(terms, norms, strict=True))
+    return reduce(torch.add, [term.source.box_lipschitz * norm for term, norm in zip(terms, norms, strict=True)])
 
 
 def product_of(terms: Iterable[Term], norms: list[Tensor]) -> Tensor:
     """Return the product of global norms behind `terms`, (1,)."""
-    return sum_of(term.source.product * norm for term, norm in zip(terms, norms, strict=True))
+    return reduce(torch.add, [term.source.product * norm for term, norm in zip(terms, norms, strict=True)])

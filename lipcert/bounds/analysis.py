@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from lipcert.bounds.activation import ActivationBounds, Bound, Close, Entry, Pla
 from lipcert.bounds.linear_split import close_linear_split
 from lipcert.bounds.liplt import close_global_liplt, close_liplt
 from lipcert.bounds.product import close_global, close_local, close_tight
-from lipcert.bounds.region import Region, Source, Term, added, opened, sum_of, through_affine
+from lipcert.bounds.region import Region, Source, Term, added, opened, through_affine
 from lipcert.bounds.rounding import Arithmetic, Rounding, after_affine, input_rounding
 from lipcert.graph import Activation, Add, Affine, Box, Graph, Image, Node, Operator, compile_graph, identity_map
 from lipcert.norms.protocol import MapKey, Norms
@@ -206,7 +207,8 @@ class Propagation:
         center = node.function.apply(region.center)
         entry = Entry(node, region, box, self._range(node, box, box_behind), center, self.norms, self.plan, self.graph)
         closed = RULES[self.bound].close(entry)
-        bounds = ActivationBounds(node, box, sum_of(closed.whole_norms), sum_of(closed.masked_norms), closed.mask)
+        whole, masked = reduce(torch.add, closed.whole_norms), reduce(torch.add, closed.masked_norms)
+        bounds = ActivationBounds(node, box, whole, masked, closed.mask)
         source, rounding = closed.term.source, region.rounding
         if rounding is not None and box is not None:
             rounding = Rounding.of(node.function.rounding(rounding.entries, *box), rounding.length)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -210,10 +211,7 @@ def per_image(values: Tensor, dimensions: int) -> Tensor:
 
 def sum_of(tensors: Iterable[Tensor]) -> Tensor:
     """Return the sum of at least one tensor."""
-    first, *others = tensors
-    for tensor in others:
-        first = first + tensor
-    return first
+    return reduce(torch.add, tensors)
 
 
 def opened(source: Source, mask_rows: bool = False) -> Term:
@@ -279,6 +277,8 @@ class _ShareOfBall(torch.autograd.Function):
 def _intersection(region: Region, behind: Region, operator: Operator) -> Box:
     """Return box ∩ ball behind an affine layer (eqs 21-22)."""
     (lower, upper), (ball_lower, ball_upper) = _box(region, operator), behind.ball_box()
+    if not torch.is_grad_enabled():
+        return torch.maximum(lower, ball_lower), torch.minimum(upper, ball_upper)
     return maximum(lower, ball_lower), minimum(upper, ball_upper)
 
 

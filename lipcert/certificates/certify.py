@@ -89,7 +89,7 @@ def certify(
     certifier: CertifyBatch
     if bound is not None:
         steps = LANCZOS_STEPS if lanczos_steps is None else lanczos_steps
-        network = Float64Model(model, UpperNorms(failure_probability=failure_probability))
+        network = Float64Model(model, UpperNorms(steps, failure_probability=failure_probability))
         certifier = Certifier(network, bound, steps, clip_input, arithmetic)
     elif lanczos_steps is None:
         certifier = Cascade(model, STAGES, failure_probability, clip_input, arithmetic)

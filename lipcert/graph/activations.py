@@ -196,7 +196,8 @@ class PairSort(Nonlinearity):
         return PairSort(), Clamp(torch.cat((-free, low), dim=1), torch.cat((high, free), dim=1))
 
 
-_MAKERS: dict[type[nn.Module], Callable[[Any, Shape], Nonlinearity]] = {}
+MAKERS: dict[type[nn.Module], Callable[[Any, Shape], Nonlinearity]] = {}
+"""The table: what makes the nonlinearity of a layer of each class; `register_activation` adds rows."""
 
 
 def register_activation(kind: type[nn.Module], make: Callable[[Any, Shape], Nonlinearity]) -> None:
@@ -207,12 +208,7 @@ def register_activation(kind: type[nn.Module], make: Callable[[Any, Shape], Nonl
         make: takes the layer and its input's shape without the batch, returns what it does. Everything that is
             certified rests on it; docs/extending/activation.md shows one, and how to test it.
     """
-    _MAKERS[kind] = make
-
-
-def activation_types() -> tuple[type[nn.Module], ...]:
-    """Return the classes of layers that are activations with bounds."""
-    return tuple(_MAKERS)
+    MAKERS[kind] = make
 
 
 def nonlinearity(layer: nn.Module, shape: Shape) -> Nonlinearity:
@@ -221,8 +217,8 @@ def nonlinearity(layer: nn.Module, shape: Shape) -> Nonlinearity:
     Raises:
         UnsupportedLayerError: for thresholds or channels that do not fit.
     """
-    kind = next(each for each in type(layer).__mro__ if each in _MAKERS)
-    function = _MAKERS[kind](layer, shape)
+    kind = next(each for each in type(layer).__mro__ if each in MAKERS)
+    function = MAKERS[kind](layer, shape)
     tensors = (*layer.parameters(), *layer.buffers())
     zeros = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(())).new_zeros(1, *shape)
     output = tuple(function.apply(zeros).shape[1:])

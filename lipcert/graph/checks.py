@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules import module as module_state
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
-from lipcert.graph.activations import activation_types
+from lipcert.graph.activations import MAKERS
 from lipcert.graph.errors import UnsupportedLayerError
 from lipcert.graph.layers import operator
 from lipcert.nn import AlmostOrthogonal, Residual
@@ -27,7 +27,7 @@ PLAIN = frozenset(vars(nn.Module()))
 def supported_types() -> tuple[type[nn.Module], ...]:
     """Return the classes of layers that have bounds."""
     affine = (kind for kind in operator.registry if kind is not object)
-    return (*CONTAINERS, *affine, *activation_types())
+    return (*CONTAINERS, *affine, *MAKERS)
 
 
 def unsupported(layer: nn.Module, name: str) -> UnsupportedLayerError:

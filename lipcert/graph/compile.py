@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from lipcert.graph.activations import activation_types, nonlinearity
+from lipcert.graph.activations import MAKERS, nonlinearity
 from lipcert.graph.checks import refuse_altered, unsupported
 from lipcert.graph.errors import UnsupportedLayerError
 from lipcert.graph.layers import operator
 from lipcert.graph.nodes import Activation, Add, Affine, Graph, Image, Node
-from lipcert.graph.operators import Shape
+from lipcert.graph.operators import Operator, Shape
 from lipcert.nn import Residual
 
 
@@ -30,7 +30,7 @@ def compile_graph(model: nn.Module, image_shape: Sequence[int]) -> Graph:
     compiler = _Compiler(tuple(image_shape))
     with torch.no_grad():
         compiler.extend(model, 0, "")
-    return Graph(tuple(compiler.nodes), tuple(compiler.modules))
+    return Graph(tuple(compiler.nodes), tuple(compiler.modules), kept=compiler.operators)
 
 
 def joined_name(name: str, child: str) -> str:
@@ -43,7 +43,8 @@ class _Compiler:
 
     def __init__(self, image_shape: Shape) -> None:
         self.nodes: list[Node] = [Image(image_shape)]
-        self.activations = activation_types()
+        self.operators: dict[int, Operator] = {}
+        self.activations = tuple(MAKERS)
         self.modules: list[tuple[str, nn.Module, tuple[nn.Module | None, ...]]] = []
 
     def extend(self, layer: nn.Module, source: int, name: str) -> int:
@@ -63,8 +64,8 @@ class _Compiler:
             if activation:
                 self.nodes.append(Activation(index, (source,), name, layer, shape, nonlinearity(layer, shape)))
             else:
-                output = operator(layer, shape).output_shape
-                self.nodes.append(Affine(index, (source,), name, layer, shape, output))
+                self.operators[index] = operator(layer, shape)
+                self.nodes.append(Affine(index, (source,), name, layer, shape, self.operators[index].output_shape))
         except UnsupportedLayerError as error:
             raise UnsupportedLayerError(f"Layer {name!r}: {error}") from None
         return index

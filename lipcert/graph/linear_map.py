@@ -67,8 +67,8 @@ class LinearMap:
 
     def plus(self, other: LinearMap) -> LinearMap:
         """Return self + other, both on the same input."""
-        either = self.per_image or other.per_image
-        total = Total(self.input_shape, self.output_shape, first=self, second=other, per_image=either)
+        either, images = self.per_image or other.per_image, max(self.images, other.images)
+        total = Total(self.input_shape, self.output_shape, self, other, per_image=either, images=images)
         return LinearMap(self.input_shape, self.input_shape, self.origin).after(total)
 
     def restricted(self, rows: Tensor | None, columns: Tensor | None) -> LinearMap:
@@ -136,10 +136,6 @@ class Total(Operator):
         pairs = zip(self.first.roundings, self.second.roundings, strict=True)
         forward, backward = (max(pair) + 1 for pair in pairs)
         return forward, backward
-
-    @property
-    def images(self) -> int:
-        return max(self.first.images, self.second.images)
 
 
 @torch.no_grad()

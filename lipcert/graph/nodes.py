@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
@@ -94,11 +94,13 @@ class Graph:
         nodes: in the order of execution, each behind its sources.
         modules: every layer of the model that was followed, containers too, by name, with its children of then.
         key: tells graphs apart whose weights nobody else holds, so that norms may be kept; None for others.
+        kept: operators at compilation, which are those of a graph with a key.
     """
 
     nodes: tuple[Node, ...]
     modules: tuple[tuple[str, nn.Module, tuple[nn.Module | None, ...]], ...]
-    key: int | None = field(default=None)
+    key: int | None = None
+    kept: Mapping[int, Operator] = field(default_factory=dict)
 
     @property
     def image_shape(self) -> Shape:
@@ -123,12 +125,14 @@ class Graph:
                     f"Layer {name or 'model'!r} has other layers than when it was compiled; compile it anew."
                 )
 
-    def operators(self) -> dict[int, Operator]:
+    def operators(self) -> Mapping[int, Operator]:
         """Return the operator of every affine node, by index, with present weights.
 
         Raises:
             UnsupportedLayerError: for a layer that is not affine in its present mode.
         """
+        if self.key is not None:
+            return self.kept
         return {node.index: node.operator() for node in self.nodes if isinstance(node, Affine)}
 
     @cached_property

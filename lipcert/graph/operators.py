@@ -29,7 +29,7 @@ class Operator:
         orthogonal_rows: the rows of A are mutually orthogonal (a scaling, a permutation, ...), so the norm of
             a row of W A follows from the norms of the rows of A alone.
         elementwise: every row of A has one entry.
-        per_image: A differs from image to image.
+        per_image: A differs from image to image; `images`: how many it differs between, else 1.
 
     Raises:
         NotImplementedError: by every method that a subclass leaves out.
@@ -40,6 +40,7 @@ class Operator:
     orthogonal_rows: bool = field(default=False, kw_only=True)
     elementwise: bool = field(default=False, kw_only=True)
     per_image: bool = field(default=False, kw_only=True)
+    images: int = field(default=1, kw_only=True)
 
     def apply(self, inputs: Tensor) -> Tensor:
         """Return A h, without the bias; `inputs`: h, (B, *input_shape).
@@ -100,11 +101,6 @@ class Operator:
     def intermediates(self, size: Tensor) -> Tensor:
         """Return 1 plus a bound on what is computed on the way, and on the factors it meets; |h| <= `size`."""
         return 1 + size
-
-    @property
-    def images(self) -> int:
-        """Number of images that A differs between: B where `per_image`, else 1."""
-        return 1
 
     @property
     def mixes(self) -> bool:
@@ -261,10 +257,6 @@ class Scaling(Operator):
             return scaled + self.shift_size
         return scaled if self.shift is None else scaled + self.shift.abs()
 
-    @property
-    def images(self) -> int:
-        return self.scale.shape[0] if self.per_image else 1
-
     def intermediates(self, size: Tensor) -> Tensor:
         shifted = 1 + size if self.offset is None else 1 + size + self.offset
         return shifted * (self.scale.abs().clamp_min(1) if self.growth is None else self.growth)
@@ -276,7 +268,10 @@ class Scaling(Operator):
 
 def scaling(shape: Shape, scale: Tensor, shift: Tensor | None = None, per_image: bool = False) -> Scaling:
     """Return the operator h -> scale * h + shift on (B, *shape)."""
-    return Scaling(shape, shape, scale, shift, orthogonal_rows=True, elementwise=True, per_image=per_image)
+    images = scale.shape[0] if per_image else 1
+    return Scaling(
+        shape, shape, scale, shift, orthogonal_rows=True, elementwise=True, per_image=per_image, images=images
+    )
 
 
 @dataclass(frozen=True)
@@ -318,12 +313,17 @@ class Permutation(Operator):
 
 def reshape(input_shape: Shape, output_shape: Shape) -> Permutation:
     """Return the operator of a change of shape."""
-    return Permutation(
-        input_shape,
-        output_shape,
-        lambda inputs: inputs.reshape(-1, *output_shape),
-        lambda outputs: outputs.reshape(-1, *input_shape),
-    )
+    return Permutation(input_shape, output_shape, _Reshaped(output_shape), _Reshaped(input_shape))
+
+
+@dataclass(frozen=True)
+class _Reshaped:
+    """Reshapes to (B, *shape)."""
+
+    shape: Shape
+
+    def __call__(self, values: Tensor) -> Tensor:
+        return values.reshape(-1, *self.shape)
 
 
 @dataclass(frozen=True)

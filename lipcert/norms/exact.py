@@ -83,7 +83,11 @@ def exact_norm(linear_map: LinearMap, rows: Tensor | None = None, columns: Tenso
     eigenvalue = torch.linalg.eigvalsh(gram)[:, -1].clamp_min(0).expand(count)
     lower = (eigenvalue - slack).clamp_min(0).sqrt() * (1 - ROUNDING)
     upper = (eigenvalue + slack).sqrt() * (1 + ROUNDING)
-    return enclose(linear_map, rows, columns, lower, torch.minimum(upper, largest))
+    upper = torch.minimum(upper, largest)
+    if rows is None and columns is None:
+        upper = torch.where(largest == 0, 0, upper).clamp_min(SMALLEST_NORM)
+        return Bracket(torch.minimum(lower, upper), upper)
+    return enclose(linear_map, rows, columns, lower, upper)
 
 
 def is_small(linear_map: LinearMap) -> bool:

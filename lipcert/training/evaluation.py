@@ -13,8 +13,10 @@ from lipcert.attacks import auto_attack_robust, pgd_robust
 from lipcert.bounds import RULES, Bound
 from lipcert.certificates import Certificate, Certifier, Float64Model, certify_batches
 from lipcert.certificates.certificate import EXACT
+from lipcert.certificates.certifier import FAILURE_PROBABILITY
 from lipcert.data import Split
 from lipcert.data.progress import Advance, progress
+from lipcert.norms import UpperNorms
 from lipcert.training.counts import Counts
 from lipcert.training.processes import from_every_process, ranks
 
@@ -158,7 +160,7 @@ def evaluation_counts(
     if not chunks:
         return Counts()
     images, labels = (torch.cat(each) for each in list(zip(*chunks, strict=True))[1:])
-    network = Float64Model(model)
+    network = Float64Model(model, UpperNorms(settings.lanczos_steps, failure_probability=FAILURE_PROBABILITY))
     with progress("certify by bounds", shown=rank == 0) as advance:
         in_turn = certify_in_turn(network, images, labels, epsilon, bounds, settings, advance)
     counts = Counts(

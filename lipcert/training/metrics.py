@@ -8,6 +8,8 @@ from torchmetrics import Metric
 
 from lipcert.bounds import Bound
 from lipcert.certificates import Certifier, Float64Model
+from lipcert.certificates.certifier import FAILURE_PROBABILITY
+from lipcert.norms import UpperNorms
 
 
 class CertifiedAccuracy(Metric):
@@ -40,7 +42,7 @@ class CertifiedAccuracy(Metric):
     def update(self, images: Tensor, labels: Tensor) -> None:
         """Certify a batch: images (B, ...) in [0, 1], labels (B,)."""
         if self._certifier is None:
-            network = Float64Model(self._model[0])
+            network = Float64Model(self._model[0], UpperNorms(self.steps, failure_probability=FAILURE_PROBABILITY))
             network.model.eval()  # the copy; the network keeps its mode
             self._certifier = Certifier(network, self.bound, self.steps)
         certificate = self._certifier(images, labels, self.epsilon)

@@ -40,12 +40,14 @@ def _unshuffled(layer: nn.PixelUnshuffle, shape: Shape) -> Permutation:
 
 
 @pytest.fixture(autouse=True)
-def fixture_tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def fixture_tables() -> Iterator[None]:
     """Leave the tables as they were; that of `singledispatch` can only be reached through its read-only view."""
-    monkeypatch.setattr(activations, "_MAKERS", dict(activations._MAKERS))
+    rows = dict(activations.MAKERS)
     (table,) = gc.get_referents(layers.operator.registry)
     before = dict(table)
     yield
+    activations.MAKERS.clear()
+    activations.MAKERS.update(rows)
     table.clear()
     table.update(before)
     layers.operator._clear_cache()  # type: ignore[attr-defined]

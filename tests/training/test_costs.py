@@ -19,14 +19,14 @@ from lipcert.training.logging.costs import Costs, peak_memory_mb
 def hold(megabytes):
     np.ones(megabytes * 2**17)  # written to, and freed
 
-hold(600)
+hold(900)
 before, costs = peak_memory_mb(), Costs()
 costs.on_train_start(Mock(), Mock())
 start = costs.peak_memory_mb
-hold(200)
+hold(400)
 saved = costs.state_dict()["peak_memory_mb"]
 costs.on_train_end(Mock(), Mock())
-hold(500)
+hold(900)
 again = Costs()
 again.load_state_dict(costs.state_dict())
 print(before, start, saved, costs.peak_memory_mb, again.peak_memory_mb)
@@ -39,7 +39,7 @@ def test_the_peak_is_that_of_training(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     before, start, saved, peak, again = (float(each) for each in done.stdout.split())
     assert before > start + 300  # a system short of memory takes pages away meanwhile
-    assert start + 50 < peak < start + 300
+    assert start + 50 < peak < start + 600
     assert saved == peak == again
 
 
