@@ -132,6 +132,11 @@ class Propagation:
         """Return the propagation of a batch; arguments as for `analyze`."""
         graph = model if isinstance(model, Graph) else compile_graph(model, images.shape[1:])
         graph.check()
+        if tuple(images.shape[1:]) != graph.image_shape:
+            raise ValueError(
+                f"Expected images of shape {graph.image_shape}, for which the model was compiled, "
+                f"got {tuple(images.shape[1:])}."
+            )
         if isinstance(epsilon, Tensor):
             radius = epsilon.to(images).reshape(-1)
         else:
@@ -219,7 +224,8 @@ class Propagation:
         """Return the box behind an activation where it is asked for, without a graph where none is to pass it."""
         if box is None or not asked:
             return None
-        passes = self.box_gradients or node.index in self.graph.before_output
+        graph = self.graph
+        passes = self.box_gradients or node.index in graph.before_output or not graph.balls_known
         with torch.set_grad_enabled(torch.is_grad_enabled() and passes):
             return node.function.range(*box)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lipcert.bounds.activation import Bound, Plan
 from lipcert.bounds.analysis import RULES, Propagation
@@ -34,7 +34,24 @@ def measure_plan(
         epsilon, bound, norms, clip_input: as for `analyze`.
         threshold: smallest gain that is worth its cost.
     """
-    propagation = Propagation.of(graph, images[:FEW], epsilon, bound, norms, clip_input)
+    training = isinstance(norms, nn.Module) and norms.training
+    if isinstance(norms, nn.Module):
+        norms.eval()  # a measurement leaves stored vectors as they are
+    try:
+        gains = _gains(graph, images[:FEW], epsilon, bound, norms, clip_input)
+    finally:
+        if isinstance(norms, nn.Module):
+            norms.train(training)
+    small = [key for key, gain in _means(gains).items() if gain < threshold]
+    skipped = {work: frozenset(name for kind, name in small if kind == work) for work in ("boxes", "masks", "rows")}
+    return Plan(**skipped)
+
+
+def _gains(
+    graph: Graph, images: Tensor, epsilon: float, bound: Bound | str, norms: Norms, clip_input: bool
+) -> dict[tuple[str, str], Tensor]:
+    """Return what each kind of work at each layer gains, ()."""
+    propagation = Propagation.of(graph, images, epsilon, bound, norms, clip_input)
     gains: dict[tuple[str, str], Tensor] = {}
     for node, region, bounds in propagation.run():
         if bounds is not None and RULES[propagation.bound].masks:
@@ -44,9 +61,7 @@ def measure_plan(
                 gains["rows", node.name] = images.new_zeros(()) if mask is None else 1 - mask.mean()
         elif isinstance(node, Affine) and node.operator().mixes and region.interval is not None and region.ball_known:
             gains["boxes", node.name] = 1 - _width(region.interval) / _width(region.ball_box())
-    small = [key for key, gain in _means(gains).items() if gain < threshold]
-    skipped = {work: frozenset(name for kind, name in small if kind == work) for work in ("boxes", "masks", "rows")}
-    return Plan(**skipped)
+    return gains
 
 
 def _width(box: Box) -> Tensor:

@@ -234,7 +234,7 @@ def through_affine(
         box: False where nobody asks for boxes behind the layer.
         skip: take the ball's box alone where that is sound.
         box_gradients: False holds fixed by how much the box cuts each interval of the ball, so that no gradient goes
-            through box propagation, but through W and b where no ball is known.
+            through box propagation where a ball is known.
     """
     terms = {key: term.after(operator) for key, term in region.terms.items()}
     merged = None if region.merged is None else {key: term.after(operator) for key, term in region.merged.items()}

@@ -17,7 +17,6 @@ from torch import Tensor
 from lipcert.crown.pairs import Difference, Spread, Swap, difference_box, half
 from lipcert.graph import Activation, Add, Affine, Box, Clamp, Graph, Image, PairSort
 from lipcert.graph.operators import Operator, Shape
-from lipcert.nn.activations import max_min
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,12 +147,13 @@ class _Builder:
         return self._append(Sum(len(self.shapes), (first, second)), self.shapes[first])
 
     def activation(self, source: int, node: Activation) -> int:
-        box_of = _same
+        box_of: Callable[[Box], Box] = _same
         for step in node.function.clamps(node.shape):
             if isinstance(step, PairSort):
-                source, box_of = self._sort(source, node), _sorted
+                source = self._sort(source, node, box_of)
             else:
                 source = self._clamp(source, node, step, box_of)
+            box_of = _behind(step, box_of)
         return source
 
     def _clamp(self, source: int, node: Activation, clamp: Clamp, box_of: Callable[[Box], Box]) -> int:
@@ -164,12 +164,12 @@ class _Builder:
         return self._append(bend, shape)
 
     def _end(self, value: Tensor | float, shape: Shape) -> Tensor:
-        return torch.as_tensor(value).to(self.origin).expand(1, *shape)
+        return torch.as_tensor(value, dtype=self.origin.dtype, device=self.origin.device).expand(1, *shape)
 
-    def _sort(self, source: int, node: Activation) -> int:
+    def _sort(self, source: int, node: Activation, box_of: Callable[[Box], Box]) -> int:
         shape = self.shapes[source]
         difference = self.linear(source, Difference(shape, half(shape)))
-        positive = self._clamp(difference, node, Clamp(0.0), difference_box)
+        positive = self._clamp(difference, node, Clamp(0.0), lambda box: difference_box(box_of(box)))
         spread = self.linear(positive, Spread(half(shape), shape))
         return self.sum(spread, self.linear(source, Swap(shape, shape)))
 
@@ -178,5 +178,6 @@ def _same(box: Box) -> Box:
     return box
 
 
-def _sorted(box: Box) -> Box:
-    return max_min(box[0]), max_min(box[1])
+def _behind(step: Clamp | PairSort, before: Callable[[Box], Box]) -> Callable[[Box], Box]:
+    """Return what makes the box behind a step from that of the activation's input, given what makes the one before."""
+    return lambda box: step.range(*before(box))

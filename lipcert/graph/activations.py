@@ -27,7 +27,7 @@ class Nonlinearity:
     """What bounds ask of an activation; the box `lower`, `upper` is that of its input, (B, *shape) each.
 
     Raises:
-        NotImplementedError: by `apply` and `clamps` where a subclass leaves them out.
+        NotImplementedError: by `apply`, `range`, `rounding` and `clamps` where a subclass leaves them out.
     """
 
     slopes: tuple[float, float] | None = None
@@ -42,8 +42,12 @@ class Nonlinearity:
         raise NotImplementedError
 
     def range(self, lower: Tensor, upper: Tensor) -> Box:
-        """Return a box of the output: its values at the ends, where the activation is monotone in every entry."""
-        return self.apply(lower), self.apply(upper)
+        """Return a box of the output: its values at the ends for an activation that is monotone in every entry.
+
+        Raises:
+            NotImplementedError: where a subclass leaves it out.
+        """
+        raise NotImplementedError
 
     def varying(self, lower: Tensor, upper: Tensor) -> Tensor | None:
         """Return 1 for outputs that vary over the box, 0 for constant ones, NaN counts as varying; None for ones."""
@@ -62,8 +66,12 @@ class Nonlinearity:
         return None
 
     def rounding(self, entries: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-        """Return bounds on executed minus exact outputs, (B, *shape), from those of the inputs, `entries`."""
-        return entries
+        """Return bounds on executed minus exact outputs, (B, *shape), from those of the inputs, `entries`.
+
+        Raises:
+            NotImplementedError: where a subclass leaves it out.
+        """
+        raise NotImplementedError
 
     def clamps(self, shape: Shape) -> Sequence[Clamp | PairSort]:
         """Return the steps that backward bounds follow on (B, *shape), clamps and sorts of pairs, the first one first.
@@ -78,7 +86,7 @@ class Nonlinearity:
 class Clamp(Nonlinearity):
     """min(max(z, low), high), elementwise; either may be missing, `high` wins where they cross.
 
-    `low`, `high`: numbers or tensors (1, *shape).
+    `low`, `high`: numbers that the executed precision holds exactly, or tensors (1, *shape).
     """
 
     low: Tensor | float | None = None
@@ -88,6 +96,9 @@ class Clamp(Nonlinearity):
     def apply(self, inputs: Tensor) -> Tensor:
         raised = inputs if self.low is None else inputs.clamp_min(self.low)
         return raised if self.high is None else raised.clamp_max(self.high)
+
+    def range(self, lower: Tensor, upper: Tensor) -> Box:
+        return self.apply(lower), self.apply(upper)
 
     @torch.no_grad()
     def varying(self, lower: Tensor, upper: Tensor) -> Tensor:
@@ -119,7 +130,8 @@ class Clamp(Nonlinearity):
 
     def remainder(self, center: Tensor, lower: Tensor, upper: Tensor) -> Box:
         # The function is piecewise linear: its extremes are at the ends of the box or at the kinks inside.
-        kinks = [torch.as_tensor(kink).to(upper).expand_as(upper) for kink in (self.low, self.high) if kink is not None]
+        ends = [end for end in (self.low, self.high) if end is not None]
+        kinks = [torch.as_tensor(end, dtype=upper.dtype, device=upper.device).expand_as(upper) for end in ends]
         points = [each.clamp(lower, upper) for each in (lower, upper, *kinks)]
         bent = torch.stack([self.apply(each) - each / 2 for each in points]) - (self.apply(center) - center / 2)
         return bent.amin(dim=0), bent.amax(dim=0)
@@ -159,6 +171,9 @@ class PairSort(Nonlinearity):
         if self.high is None or self.low is None:
             return max_min(inputs)
         return clipped_max_min(inputs, self.high, self.low)
+
+    def range(self, lower: Tensor, upper: Tensor) -> Box:
+        return self.apply(lower), self.apply(upper)
 
     def _vary(self, lower: Tensor, upper: Tensor) -> Box:
         """Return where the larger and the smaller outputs vary, bool."""

@@ -63,6 +63,19 @@ def _repeats_itself(layer: nn.Module) -> bool:
     )
 
 
+def refuse_inplace(layer: Residual, name: str) -> None:
+    """Refuse a residual block in which an activation works in place.
+
+    Raises:
+        UnsupportedLayerError: naming the block.
+    """
+    if any(getattr(module, "inplace", False) for module in layer.modules()):
+        raise UnsupportedLayerError(
+            f"Layer {name!r}: an activation inside a Residual works in place and may overwrite what the "
+            "shortcut reads; build it with inplace=False."
+        )
+
+
 def refuse_altered(layers: Iterable[tuple[str, nn.Module]]) -> None:
     """Refuse the first layer, of (name, layer), that may compute something else than its type says.
 

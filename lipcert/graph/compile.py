@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lipcert.graph.activations import MAKERS, nonlinearity
-from lipcert.graph.checks import refuse_altered, unsupported
+from lipcert.graph.checks import parametrizations, refuse_altered, refuse_inplace, unsupported
 from lipcert.graph.errors import UnsupportedLayerError
 from lipcert.graph.layers import operator
 from lipcert.graph.nodes import Activation, Add, Affine, Graph, Image, Node
@@ -60,9 +60,11 @@ class _Compiler:
         activation = isinstance(layer, self.activations)
         if not activation and operator.dispatch(type(layer)) is operator.dispatch(object):
             raise unsupported(layer, name)
+        if activation and parametrizations(layer):
+            raise UnsupportedLayerError(f"Layer {name!r}: thresholds that a parametrization computes have no bound.")
         try:
             if activation:
-                self.nodes.append(Activation(index, (source,), name, layer, shape, nonlinearity(layer, shape)))
+                self.nodes.append(Activation.of(index, source, name, layer, shape, nonlinearity(layer, shape)))
             else:
                 self.operators[index] = operator(layer, shape)
                 self.nodes.append(Affine(index, (source,), name, layer, shape, self.operators[index].output_shape))
@@ -71,11 +73,7 @@ class _Compiler:
         return index
 
     def _residual(self, layer: Residual, source: int, name: str) -> int:
-        if any(getattr(module, "inplace", False) for module in layer.modules()):
-            raise UnsupportedLayerError(
-                f"Layer {name!r}: an activation inside a Residual works in place and may overwrite what the "
-                "shortcut reads; build it with inplace=False."
-            )
+        refuse_inplace(layer, name)
         branch = self.extend(layer.branch, source, joined_name(name, "branch"))
         shortcut = self.extend(layer.shortcut, source, joined_name(name, "shortcut"))
         first, second = self.nodes[branch].shape, self.nodes[shortcut].shape

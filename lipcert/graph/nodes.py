@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
 
-from torch import nn
+from torch import Tensor, nn
 
 from lipcert.graph.activations import Nonlinearity
-from lipcert.graph.checks import refuse_altered
+from lipcert.graph.checks import refuse_altered, refuse_inplace
 from lipcert.graph.errors import UnsupportedLayerError
 from lipcert.graph.layers import operator
 from lipcert.graph.operators import Operator, Shape
+from lipcert.nn import Residual
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,14 +52,22 @@ class Affine:
             UnsupportedLayerError: for a layer that is not affine in its present mode.
         """
         try:
-            return operator(self.layer, self.input_shape)
+            made = operator(self.layer, self.input_shape)
         except UnsupportedLayerError as error:
             raise UnsupportedLayerError(f"Layer {self.name!r}: {error}") from None
+        if made.output_shape != self.shape:
+            raise UnsupportedLayerError(
+                f"Layer {self.name!r} yields {made.output_shape}, at compilation it was {self.shape}; compile it anew."
+            )
+        return made
 
 
 @dataclass(frozen=True, eq=False)
 class Activation:
-    """An activation layer: `function` says what bounds ask of it. Other attributes as of `Affine`."""
+    """An activation layer: `function` says what bounds ask of it. Other attributes as of `Affine`.
+
+    `tensors`: its parameters and buffers at compilation, which `function` refers to.
+    """
 
     index: int
     sources: tuple[int, ...]
@@ -66,6 +75,14 @@ class Activation:
     layer: nn.Module
     shape: Shape
     function: Nonlinearity
+    tensors: tuple[Tensor | None, ...] = ()
+
+    @classmethod
+    def of(
+        cls, index: int, source: int, name: str, layer: nn.Module, shape: Shape, function: Nonlinearity
+    ) -> Activation:
+        """Return the node of a layer with its present tensors."""
+        return cls(index, (source,), name, layer, shape, function, _tensors(layer))
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +93,11 @@ class Add:
     sources: tuple[int, int]
     name: str
     shape: Shape
+
+
+def _tensors(layer: nn.Module) -> tuple[Tensor | None, ...]:
+    """Return the parameters and buffers that a layer itself holds."""
+    return (*layer._parameters.values(), *layer._buffers.values())
 
 
 Node = Image | Affine | Activation | Add
@@ -124,6 +146,13 @@ class Graph:
                 raise UnsupportedLayerError(
                     f"Layer {name or 'model'!r} has other layers than when it was compiled; compile it anew."
                 )
+            if isinstance(layer, Residual):
+                refuse_inplace(layer, name)
+        for node in self.activations:
+            if any(new is not old for new, old in zip(_tensors(node.layer), node.tensors, strict=True)):
+                raise UnsupportedLayerError(
+                    f"Layer {node.name!r} has other thresholds than when it was compiled; compile the model anew."
+                )
 
     def operators(self) -> Mapping[int, Operator]:
         """Return the operator of every affine node, by index, with present weights.
@@ -143,6 +172,17 @@ class Graph:
             if node.index in found and not isinstance(node, Activation):
                 found.update(node.sources)
         return frozenset(found)
+
+    @cached_property
+    def balls_known(self) -> bool:
+        """Whether at most one operator with several entries a row lies between two activations, and no sum."""
+        mixing = dict.fromkeys(range(len(self.nodes)), 0)
+        for node in self.nodes:
+            if isinstance(node, Add):
+                return False
+            if isinstance(node, Affine):
+                mixing[node.index] = mixing[node.sources[0]] + self.kept[node.index].mixes
+        return max(mixing.values()) <= 1
 
     def boxes(self, skipped: frozenset[str]) -> frozenset[int]:
         """Return the nodes whose boxes are asked for, by index.

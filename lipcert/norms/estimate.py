@@ -136,9 +136,9 @@ class PowerNorms(nn.Module):
         setattr(self, key, self._unit(MEMORY * typical + (1 - MEMORY) * sign * unit, typical))
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        """Take checkpoints that know of no typical vectors, which are computed anew, or of vectors not in use yet."""
+        """Take checkpoints that lack vectors, which stay as they are here, or have some that are not in use yet."""
         for key, value in self._buffers.items():
-            if key.startswith("typical_"):
+            if key.startswith(("vector_", "typical_")):
                 state_dict.setdefault(prefix + key, value)
         device = next((value.device for value in self.buffers()), None)
         for key in (each.removeprefix(prefix) for each in state_dict if each.startswith(prefix)):

@@ -11,7 +11,7 @@ from torch.nn.modules import module as module_state
 
 from lipcert.bounds import analyze
 from lipcert.graph import Graph, UnsupportedLayerError, compile_graph
-from lipcert.nn import Residual
+from lipcert.nn import ClippedReLU, Residual
 from tests.oracles import ExactNorms
 
 
@@ -150,4 +150,32 @@ def test_a_layer_that_leaves_its_affine_mode_is_refused() -> None:
     graph.operators()
     model.train()
     with pytest.raises(UnsupportedLayerError, match="'1': batch norm"):
+        graph.operators()
+
+
+def test_what_a_graph_refers_to_must_not_be_exchanged() -> None:
+    block = Residual(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
+    model = nn.Sequential(nn.Linear(4, 4), ClippedReLU((4,), 0.5), block, nn.Linear(4, 2))
+    graph = compile_graph(model, (4,))
+    graph.check()
+    block.branch[1].inplace = True
+    with pytest.raises(UnsupportedLayerError, match=r"'2': .* in place"):
+        graph.check()
+    block.branch[1].inplace = False
+    model[1].threshold = nn.Parameter(torch.ones(1, 4))
+    with pytest.raises(UnsupportedLayerError, match="'1' has other thresholds"):
+        graph.check()
+
+
+def test_images_of_another_shape_are_refused() -> None:
+    graph = compile_graph(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), (1, 4, 4))
+    with pytest.raises(ValueError, match=r"shape \(1, 4, 4\).*got \(1, 2, 2\)"):
+        analyze(graph, torch.zeros(4, 1, 2, 2), 0.1, "global", ExactNorms())
+
+
+def test_layers_that_yield_another_shape_than_at_compilation_are_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten(), nn.Linear(4, 3))
+    graph = compile_graph(model, (1, 4, 4))
+    model[0].padding = (1, 1)
+    with pytest.raises(UnsupportedLayerError, match="'0' yields"):
         graph.operators()
