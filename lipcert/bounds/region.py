@@ -19,6 +19,7 @@ from lipcert.graph.activations import Box
 from lipcert.graph.linear_map import LinearMap, identity_map
 from lipcert.graph.operators import Operator
 from lipcert.nn.selection import maximum, minimum, sum_to_shape
+from lipcert.norms.krylov import per_image
 
 SMALLEST_SQUARE = 1e-30
 """Squared row norms are raised to this, so that their square root has a finite gradient."""
@@ -202,11 +203,6 @@ class Region:
         lower, upper = self.box()
         slack = share * rounding.entries
         return replace(self, interval=(lower - slack, upper + slack), rounding=rounding, last=last)
-
-
-def per_image(values: Tensor, dimensions: int) -> Tensor:
-    """Reshape (B,) so that it broadcasts against a tensor of `dimensions` dimensions."""
-    return values.view(-1, *(1 for _ in range(dimensions - 1)))
 
 
 def sum_of(tensors: Iterable[Tensor]) -> Tensor:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.margins import l2_norm, support
-from lipcert.bounds.region import per_image
 from lipcert.crown.substitution import SAFETY, UNDERFLOW, Rows, rounding_share
+from lipcert.norms.krylov import per_image
 
 NORM_SLACK = 1e-9
 """Relative room for the arithmetic of norms and of maxima over ball and box."""

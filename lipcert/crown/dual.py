@@ -17,12 +17,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from lipcert.bounds.region import per_image
 from lipcert.crown.ball import Ball
 from lipcert.crown.lines import Interval
 from lipcert.crown.network import Bend, Linear, Network, Sum
 from lipcert.graph.activations import Box
 from lipcert.graph.operators import Operator
+from lipcert.norms.krylov import per_image
 
 
 @dataclass(frozen=True)
