@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lipcert.bounds import Analysis, Bound, Plan, analyze, measure_plan
 from lipcert.graph import LinearMap, compile_graph
@@ -85,3 +85,14 @@ def test_gains_are_means_over_processes(gains_elsewhere: float, skipped: bool, m
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda values: values.add_(gains_elsewhere))
     plan = _plan("plain", "clipped_relu", Bound.TIGHT, threshold=0.0 if skipped else 1.0)
     assert [bool(each) for each in (plan.boxes, plan.masks, plan.rows)] == [skipped] * 3
+
+
+@pytest.mark.parametrize(("threshold", "skipped"), [(0.49, set()), (0.51, {"0"})])
+def test_the_gain_of_a_box_is_the_share_of_the_ball_that_it_cuts_off(threshold: float, skipped: set[str]) -> None:
+    """At the corner of [0, 1]² a ball of radius 1 lets neurons into [-1, 1], clipped pixels into [0, 1]: gain 1/2."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)).double().eval().requires_grad_(False)
+    model[0].weight.copy_(torch.eye(2))
+    model[0].bias.zero_()
+    inputs = torch.zeros(1, 2, dtype=torch.float64)
+    graph = compile_graph(model, (2,))
+    assert measure_plan(graph, inputs, 1.0, "local", ExactNorms(), threshold, clip_input=True).boxes == skipped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -51,6 +52,23 @@ def test_executed_logits_stay_within_the_stated_rounding(name: str, kind: str, e
     assert (largest <= stated).all()
     assert (stated < 1e-2).all()
     assert (largest > 0).any()
+
+
+def test_errors_that_both_logits_inherit_cancel() -> None:
+    """The logits h_0 and h_0 + h_1 / 1000 of large hidden values share nearly all of their error."""
+    torch.manual_seed(0)
+    last = linear([[1.0, 0.0], [1.0, 1e-3]])
+    single = nn.Sequential(nn.Flatten(), nn.Linear(72, 2), nn.ReLU(), last).eval().requires_grad_(False)
+    single[1].bias.fill_(2.0**20)
+    double, inputs = copy.deepcopy(single).double(), images(1).float()
+    arithmetic = Arithmetic.of(torch.float32, torch.float32)
+    analysis = analyze(double, inputs.double(), 0.1, "tight", UpperNorms(), arithmetic=arithmetic)
+    stated = logit_rounding(analysis, LABEL)[0, 1].item()
+    points = points_in_ball(inputs, 0.099, 300)[:, 0]
+    error = single(points).double() - double(points.double())
+    largest = (error[:, 1] - error[:, 0]).abs().max().item()
+    assert analysis.region.rounding is not None
+    assert 0 < largest <= stated < 0.75 * analysis.region.rounding.entries.sum().item()
 
 
 def _cancelling_biases(large: float, dtype: torch.dtype) -> nn.Sequential:

@@ -8,9 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
+from lipcert.crown import Rows, State, network_of, substitute
 from lipcert.crown.lines import Interval, Lines, Shares
+from lipcert.crown.substitution import sizes_of
+from lipcert.graph import compile_graph
+from lipcert.nn import ClippedReLU
 
 NUMBER = st.floats(-3, 3, width=32)
 
@@ -82,3 +86,27 @@ def test_nan_stays_nan(case: tuple[float, ...]) -> None:
     lines = interval.lines(interval.closest())
     assert lines.lower_intercept.isnan().all()
     assert lines.upper_intercept.isnan().all()
+
+
+@pytest.mark.parametrize("high", [math.inf, 0.5])
+def test_rows_with_chosen_slopes_allow_for_their_rounding(high: float) -> None:
+    """In float32, against the largest sound constant of the lines: at ends and kinks, in float64."""
+    torch.manual_seed(0)
+    activation = nn.ReLU() if high == math.inf else ClippedReLU((50,), high)
+    model = nn.Sequential(activation, nn.Linear(50, 3)).eval().requires_grad_(False)
+    network = network_of(compile_graph(model, (50,)), torch.zeros(1))
+    (bend,) = network.bends
+    lower, upper = -torch.rand(1, 50), torch.rand(1, 50)
+    shares = {bend.index: Shares(torch.rand(200, 50), torch.rand(200, 50))}
+    boxes, rows = {bend.index: (lower, upper)}, Rows.of(torch.randn(200, 50), torch.zeros(200, dtype=torch.int64))
+    state = State(boxes, sizes_of(network, torch.maximum(-lower, upper), boxes), shares)
+    found = substitute(network, rows, state, bend.index)
+    points = [
+        each.double().clamp(lower.double(), upper.double()) for each in (lower, upper, 0 * upper, 0 * upper + high)
+    ]
+    gaps = [rows.coefficients.double() * p.clamp(0, high) - found.coefficients.double() * p for p in points]
+    largest = torch.stack(gaps).amin(dim=0).sum(dim=1)
+    assert (found.constant.double() - found.slack.double() <= largest).all()
+    assert (found.constant.double() > largest).any()
+    assert (found.slack > 0).all()
+    assert (substitute(network, rows, State(boxes, None, shares), bend.index).slack == 0).all()

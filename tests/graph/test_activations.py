@@ -276,3 +276,19 @@ def test_rows_of_the_table_do_what_their_layers_do(name: str) -> None:
 def test_errors_of_pairs_are_those_of_the_larger() -> None:
     entries = torch.tensor([[1.0, 5.0, 2.0, 3.0]])
     assert PairSort().rounding(entries, entries, entries).tolist() == [[2.0, 5.0, 2.0, 5.0]]
+
+
+@pytest.mark.parametrize("end", ["low", "high"])
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_nan_thresholds_leave_nothing_out(end: str, as_tensor: bool) -> None:
+    """Over boxes in which the other threshold decides nothing."""
+    nan = torch.full((1, 3), math.nan, dtype=torch.float64) if as_tensor else math.nan
+    upper = torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float64)
+    entries = torch.full_like(upper, 0.25)
+    for other in (None, 0.0 if end == "high" else 5.0):
+        function = Clamp(nan, other) if end == "low" else Clamp(other, nan)
+        for lower in (-upper, upper / 2 if end == "high" else -upper / 2):
+            assert (function.varying(lower, upper) == 1).all()
+            assert (function.needed(lower, upper) == 1).all()
+            assert (function.linear(lower, upper) == 0).all()
+            assert torch.equal(function.rounding(entries, lower, upper), entries)

@@ -162,3 +162,9 @@ def test_matrix_of_a_map_onto_classes() -> None:
     for layer in layers:
         linear_map = linear_map.after(operator(layer, linear_map.output_shape))
     torch.testing.assert_close(linear_map.matrix(), dense_matrix(layers, SHAPE))
+
+
+def test_roundings_forward_and_backward_are_counted_apart() -> None:
+    """Forward the inputs of each entry and its bias, (3 + 1) + (2 + 1); backward the outputs, 2 + 4."""
+    linear_map = identity_map(torch.zeros(1, 3)).after(operator(nn.Linear(3, 2), (3,)))
+    assert linear_map.after(operator(nn.Linear(2, 4), (2,))).roundings == (7, 6)

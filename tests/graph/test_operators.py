@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from lipcert.bounds import Bound, analyze, lipschitz_to_logits, worst_increase
 from lipcert.graph import UnsupportedLayerError, operator
-from lipcert.nn import Normalize
-from tests.oracles import dense_matrix
+from lipcert.nn import MaxMin, Normalize
+from tests.networks import images
+from tests.oracles import ExactNorms, dense_matrix
 
 
 def _batch_norm() -> nn.Module:
@@ -119,3 +121,57 @@ def test_convolution_row_norms_are_exact_inside() -> None:
 def test_what_is_not_affine_is_refused(layer: nn.Module, words: str) -> None:
     with pytest.raises(UnsupportedLayerError, match=words):
         operator(layer, (2, 5, 5))
+
+
+def test_one_product_and_a_bias_are_rounded_twice() -> None:
+    """In float32 w x + b is off by nearly two unit roundoffs, and by no more than are counted."""
+    generator = torch.Generator().manual_seed(0)
+    weight, inputs, bias = torch.rand(3, 200_000, generator=generator)
+    weight, inputs, bias = weight + 1, inputs + 1, bias * 1e-3
+    exact = weight.double() * inputs.double() + bias.double()
+    largest = (((weight * inputs + bias).double() - exact).abs() / exact).max().item() / 2**-24
+    forward, _ = operator(nn.Linear(1, 1), (1,)).products()
+    assert 1.9 < largest <= forward * (1 + 1e-6)
+
+
+def test_a_channel_of_variance_zero_is_affine() -> None:
+    layer = nn.BatchNorm1d(2, eps=1e-2).double().eval()
+    layer.running_var = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    matrix = operator(layer, (2,)).apply(torch.eye(2, dtype=torch.float64)).T
+    torch.testing.assert_close(matrix, torch.diag(torch.tensor([10.0, 1.01**-0.5], dtype=torch.float64)))
+    layer.running_var[0] = -1e-9
+    with pytest.raises(UnsupportedLayerError, match="variances"):
+        operator(layer, (2,))
+
+
+def _with_extra(image_layer: nn.Module, flat_layer: nn.Module) -> nn.Sequential:
+    """Return a network with `image_layer` before a convolution and its activation, `flat_layer` likewise later on."""
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Conv2d(3, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(27, 6), MaxMin())
+    first, act, second, again, flatten, dense, pairs = layers
+    extended = (image_layer, first, image_layer, act, image_layer, second, again, flatten, flat_layer, dense)
+    return nn.Sequential(*extended, flat_layer, pairs, nn.Linear(6, 4)).double().eval().requires_grad_(False)
+
+
+def _close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("bound", Bound)
+def test_layers_that_do_nothing_in_eval_mode_change_no_bound(bound: Bound) -> None:
+    layers = _with_extra(nn.Identity(), nn.Identity())
+    plain = nn.Sequential(*(each for each in layers if not isinstance(each, nn.Identity)))
+    inputs, norms = images(2), ExactNorms()
+    labels = plain(inputs).argmax(dim=1)
+    expected = analyze(plain, inputs, 0.1, bound, norms, output_box=True)
+    for on_images, flat in ((nn.Identity, nn.Identity), (nn.Dropout2d, nn.Dropout1d), (nn.Dropout, nn.Dropout)):
+        found = analyze(_with_extra(on_images(), flat()), inputs, 0.1, bound, norms, output_box=True)
+        _close(found.lipschitz, expected.lipschitz)
+        _close(lipschitz_to_logits(found, norms), lipschitz_to_logits(expected, norms))
+        _close(worst_increase(found, labels), worst_increase(expected, labels))
+        assert len(found.activations) == len(expected.activations)
+        for one, other in zip(found.activations, expected.activations, strict=True):
+            _close(one.lower, other.lower)
+            _close(one.upper, other.upper)
+        for ours, theirs in zip(found.region.box(), expected.region.box(), strict=True):
+            _close(ours, theirs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from lipcert.bounds import analyze
 from lipcert.graph import LinearMap
 from lipcert.norms import PowerNorms
-from lipcert.norms.krylov import inverse, krylov_iteration
+from lipcert.norms.krylov import inverse, krylov_iteration, power_iteration_from_right
 from tests.networks import images, network
 from tests.norms.maps import key, map_of
 from tests.oracles import ExactNorms
@@ -190,6 +191,20 @@ def test_low_precision_steps_give_nearly_the_same_norms() -> None:
         torch.manual_seed(0)
         constants.append(analyze(model, inputs, 0.3, "local", PowerNorms(4, precision)).lipschitz)
     torch.testing.assert_close(constants[0], constants[1], rtol=0.03, atol=0)
+    assert not torch.equal(constants[0], constants[1])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_steps_from_the_right_cost_one_product_fewer(steps: int) -> None:
+    """The last M is left to the estimate: `steps` - 1 products with M, and as many with its adjoint."""
+    linear_map, right = map_of(nn.Linear(5, 4).double(), (5,)), torch.ones(1, 5, dtype=torch.float64)
+    counting = Mock(wraps=linear_map)
+    found = power_iteration_from_right(counting, right, steps)
+    assert (counting.apply.call_count, counting.adjoint.call_count) == (steps - 1, steps - 1)
+    expected = right
+    for _ in range(steps - 1):
+        expected = linear_map.adjoint(linear_map.apply(expected))
+    torch.testing.assert_close(found / found.norm(), expected / expected.norm())
 
 
 @pytest.mark.parametrize(("iterations", "precision"), [(0, "auto"), (2, "float8")])

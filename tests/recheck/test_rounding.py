@@ -9,10 +9,14 @@ import pytest
 import torch
 from torch import nn
 
+from lipcert.nn import MaxMin
+from lipcert.recheck.activations import describe_activation
 from lipcert.recheck.derivation import Derivation
 from lipcert.recheck.norms import Norms
 from lipcert.recheck.program import compile_program
+from lipcert.recheck.rounding import Error, after_activation
 from tests.networks import IMAGE, images, network
+from tests.oracles import points_in_ball
 
 
 def _cancelling(model: nn.Module, by: float) -> nn.Module:
@@ -96,3 +100,35 @@ def test_dead_neurons_carry_no_error() -> None:
     derived = Derivation(compile_program(model.eval(), IMAGE), images()[0], 0.1, False, False, Norms())
     assert derived.reaches[3].executed.norm == 0
     assert float(derived.logits.executed.entries.max()) < 1e-6
+
+
+def test_a_pair_carries_the_larger_error_of_its_two() -> None:
+    """Errors of at most 1 and 3 in a and b: either output moves by up to 3, as a grid of them shows."""
+    grid = torch.linspace(-5, 5, 21, dtype=torch.float64)
+    steps = torch.linspace(-1, 1, 5, dtype=torch.float64)
+    a, b, first, second = torch.meshgrid(grid, grid, steps, 3 * steps, indexing="ij")
+    larger = torch.maximum(a + first, b + second) - torch.maximum(a, b)
+    smaller = torch.minimum(a + first, b + second) - torch.minimum(a, b)
+    moved = torch.stack((larger.abs().amax(), smaller.abs().amax()))
+    entries = torch.tensor([[1.0, 3.0]], dtype=torch.float64)
+    end = torch.full_like(entries, 5)
+    before = Error(entries, 100.0, torch.zeros_like(entries))
+    after = after_activation(before, describe_activation(MaxMin(), "pairs"), -end, end)
+    assert moved.tolist() == [3.0, 3.0]
+    assert (after.entries[0] >= moved - 1e-12).all()
+
+
+def test_errors_that_both_logits_inherit_cancel() -> None:
+    """The logits h_0 and h_0 + h_1 / 1000 of large hidden values share nearly all of their error."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(72, 2), nn.ReLU(), nn.Linear(2, 2)).eval().requires_grad_(False)
+    model[1].bias.fill_(2.0**20)
+    model[3].weight.copy_(torch.tensor([[1.0, 0.0], [1.0, 1e-3]]))
+    image = images(1).float()
+    derived = Derivation(compile_program(model, IMAGE), image[0], 0.1, False, False, Norms())
+    margins, entries = derived.margins(0), derived.logits.executed.entries
+    stated = margins.real - margins.executed
+    points = points_in_ball(image, 0.099, 300)[:, 0]
+    error = model(points).double() - copy.deepcopy(model).double()(points.double())
+    largest = (error[:, 1] - error[:, 0]).abs().max().item()
+    assert 0 < largest <= stated < 0.75 * entries.sum().item()

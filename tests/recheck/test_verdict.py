@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from lipcert.recheck import Rechecker, contradicted_norms
 from lipcert.recheck.consistency import row_contradictions
@@ -105,3 +106,14 @@ def test_norms_of_layers_are_found_by_the_activation_that_closes_them() -> None:
 
 def test_norms_that_several_sources_feed_are_left_out() -> None:
     assert set(closed_maps(compile_program(network("residual", "relu"), IMAGE))) == {"1", "2.branch.1", "7"}
+
+
+def test_a_row_that_may_overflow_is_not_derived() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(72, 3), nn.ReLU(), nn.Linear(3, 3)).eval().requires_grad_(False)
+    model[1].weight.fill_(1e30)
+    model[3].weight.fill_(1e30)
+    row = replace(ROW, label=0, prediction=0)
+    reason = Rechecker(model, IMAGE, False).reason_against(row, images()[0].float(), 0)
+    assert reason is not None
+    assert reason.startswith("not derived: ")
+    assert "'3' may overflow" in reason
