@@ -1,11 +1,13 @@
-"""What all command lines share: errors as one sentence, exit codes, the help of Hydra applications."""
+"""What all command lines share: errors as one sentence, exit codes, the entry points of Hydra applications."""
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -16,6 +18,9 @@ from lipcert.system.help import asks_for_help, usage
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+_LIST = re.compile(r"^(epsilon=(?=.*,)|stages=(?!null$))([^\[\](){}'\"]+)$")
+"""Settings that take lists: several radii with commas between, or one stage and more."""
 
 
 @contextmanager
@@ -45,33 +50,42 @@ def ending_in_a_sentence(
         sys.exit(1)
 
 
-def application(
-    name: str, stopped: str = "Stopped.", reading: Callable[[list[str]], list[str]] = list
-) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
-    """Return a decorator that makes a job, a function of the configuration, the entry point of a Hydra application.
+def application(name: str, stopped: str = "Stopped.", lists: bool = False) -> Callable[[], None]:
+    """Return the entry point of a Hydra application: `conf/NAME.yaml`, whose job is `lipcert.jobs.NAME.run`.
 
     Args:
-        name: of the command's file in `conf/`, which `--help` reads without Hydra.
+        name: of the command; its job is imported when it is to run, and not for `--help`.
         stopped: what to say at Ctrl-C.
-        reading: returns the words of the command line as Hydra takes them.
+        lists: `epsilon` and `stages` may be lists without brackets, see `with_lists`.
     """
 
-    def decorate(job: Callable[[DictConfig], Any]) -> Callable[[], None]:
-        def main() -> None:
-            import hydra
+    def job(config: DictConfig) -> Any:
+        from lipcert.system.configuration import register
 
-            from lipcert.system.configuration import config_folder, register
+        register()  # a launcher's processes know no resolvers
+        return importlib.import_module(f"lipcert.jobs.{name}").run(config)
 
-            register()
-            sys.argv[1:] = reading(sys.argv[1:])
-            if asks_for_help(sys.argv[1:]):
-                print(usage(Path(config_folder()), name))
-                return
-            run_command(hydra.main(version_base="1.3", config_path=config_folder(), config_name=name)(job), stopped)
+    def main() -> None:
+        import hydra
 
-        return main
+        from lipcert.system.configuration import config_folder, register
 
-    return decorate
+        register()
+        if lists:
+            sys.argv[1:] = with_lists(sys.argv[1:])
+        if asks_for_help(sys.argv[1:]):
+            print(usage(Path(config_folder()), name))
+            return
+        run_command(hydra.main(version_base="1.3", config_path=config_folder(), config_name=name)(job), stopped)
+
+    return main
+
+
+def with_lists(words: Sequence[str]) -> list[str]:
+    """Return a command line with `epsilon=0.1,0.25` as `epsilon=[0.1,0.25]` and the like; in a sweep, as it is."""
+    if any(each in ("-m", "hydra.mode=MULTIRUN") or each.startswith("--mu") for each in words):
+        return list(words)
+    return [_LIST.sub(r"\1[\2]", each) for each in words]
 
 
 def run_command(command: Callable[[], Any], stopped: str = "Stopped.") -> None:
@@ -90,30 +104,23 @@ def run_command(command: Callable[[], Any], stopped: str = "Stopped.") -> None:
             command()
     except Interrupted as stop:
         print(f"error: {stop.message}", file=sys.stderr)
-        sys.exit(stop.code)
+        raise
 
 
 def _message(error: BaseException) -> str:
-    """Return an error's sentence, and the notes added to it on its way."""
+    """Return an error's sentence and the notes added to it; Hydra's advice to add an unknown setting is left out."""
     from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+    from lipcert.system.configuration import unknown_setting
 
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return _composition_message(error)
+        cause = error.__cause__
+        if isinstance(cause, ConfigAttributeError | ConfigKeyError) and is_dataclass(cause.object_type):
+            return unknown_setting(str(cause.full_key), cause.object_type)
+        return f"{error} ({cause})" if cause is not None and str(cause) not in str(error) else str(error)
     message = sentence_of(error)
     if isinstance(error, OSError) and error.strerror and error.filename:
         room = "Make room; what was written before is kept."
         message += f" {room if error.errno in NO_ROOM else 'Choose another folder (hydra.run.dir=...) or file.'}"
     return " ".join([message, *getattr(error, "__notes__", [])])
-
-
-def _composition_message(error: BaseException) -> str:
-    """Return what is wrong with a configuration; Hydra's advice to add a setting that the schema lacks is left out."""
-    from omegaconf.errors import ConfigAttributeError, ConfigKeyError
-
-    from lipcert.system.configuration import unknown_setting
-
-    cause = error.__cause__
-    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and is_dataclass(cause.object_type):
-        return unknown_setting(str(cause.full_key), cause.object_type)
-    return f"{error} ({cause})" if cause is not None and str(cause) not in str(error) else str(error)

@@ -21,6 +21,7 @@ from lipcert.jobs.settings import (
     required_checkpoint,
 )
 from lipcert.records import Data
+from lipcert.system.configuration import refuse_unknown
 from lipcert.system.plugins import load_plugins
 
 
@@ -75,6 +76,7 @@ def prepare(config: DictConfig, most_epsilons: int | None = 1) -> Subject:
     Raises:
         ValueError, OSError: for settings or files that cannot be.
     """
+    refuse_unknown(config)
     load_plugins(config.plugins)
     device, checkpoint = chosen_device(config.device), read_checkpoint(required_checkpoint(config))
     epsilons = chosen_epsilons(config.epsilon, checkpoint.description, most_epsilons)

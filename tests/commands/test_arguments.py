@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lipcert.commands.arguments import with_lists
+from lipcert.commands.application import with_lists
 
 
 @pytest.mark.parametrize(

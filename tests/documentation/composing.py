@@ -12,7 +12,7 @@ def compose(name: str, words: list[str]) -> None:
     from hydra import initialize_config_dir
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from lipcert.commands.arguments import with_lists
+    from lipcert.commands.application import with_lists
     from lipcert.system.configuration import config_folder, register
 
     register()
