@@ -8,7 +8,7 @@ from torch import Tensor
 from lipcert.bounds.activation import Closed, Entry, box_constant, constant, product_of
 from lipcert.bounds.product import varying_outputs
 from lipcert.bounds.region import Term, Terms, opened
-from lipcert.graph.operators import scaling
+from lipcert.graph.scaling import scaling
 
 
 def close_linear_split(entry: Entry) -> Closed:

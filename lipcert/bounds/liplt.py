@@ -11,8 +11,8 @@ from lipcert.bounds.activation import Closed, Entry, constant, product_of
 from lipcert.bounds.linear_split import masked
 from lipcert.bounds.product import capped_local_norms, needed_inputs, varying_outputs
 from lipcert.bounds.region import Source, Term, opened
-from lipcert.graph.linear_map import identity_map
-from lipcert.graph.operators import scaling
+from lipcert.graph.operators import identity_map
+from lipcert.graph.scaling import scaling
 
 UNIT = (0.0, 1.0)
 """Slopes of activations that a slope of 1/2 leaves a remainder of half the Lipschitz constant."""

@@ -10,8 +10,7 @@ from torch import Tensor
 from lipcert.bounds.analysis import Analysis
 from lipcert.bounds.margins import pair_support, support
 from lipcert.bounds.region import Region, Term, sum_of
-from lipcert.graph.linear_map import LinearMap
-from lipcert.graph.operators import Operator
+from lipcert.graph.operators import LinearMap, Operator
 from lipcert.norms.protocol import MapKey, Norms
 
 

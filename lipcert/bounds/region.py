@@ -16,8 +16,7 @@ from torch import Tensor
 
 from lipcert.bounds.rounding import Reach, Rounding
 from lipcert.graph.activations import Box
-from lipcert.graph.linear_map import LinearMap, identity_map
-from lipcert.graph.operators import Operator
+from lipcert.graph.operators import LinearMap, Operator, identity_map
 from lipcert.nn.selection import maximum, minimum, sum_to_shape
 from lipcert.norms.krylov import per_image
 

@@ -5,9 +5,9 @@ from lipcert.graph.checks import parametrizations, refuse_altered
 from lipcert.graph.compile import compile_graph
 from lipcert.graph.errors import NonFiniteBoundError, UnsupportedLayerError
 from lipcert.graph.layers import is_affine, operator, register_affine
-from lipcert.graph.linear_map import LinearMap, identity_map
 from lipcert.graph.nodes import Activation, Add, Affine, Graph, Image, Node
-from lipcert.graph.operators import Operator, Permutation, Shape, scaling
+from lipcert.graph.operators import LinearMap, Operator, Permutation, Shape, identity_map
+from lipcert.graph.scaling import scaling
 
 __all__ = [
     "Activation",

@@ -15,7 +15,9 @@ import torch
 from torch import nn
 
 from lipcert.graph.errors import UnsupportedLayerError
-from lipcert.graph.operators import AveragePool, Convolution, Dense, Operator, Shape, reshape, scaling
+from lipcert.graph.operators import Convolution, Dense, Operator, Shape, reshape
+from lipcert.graph.pooling import AveragePool
+from lipcert.graph.scaling import scaling
 from lipcert.nn import Normalize
 
 SMALLEST_VARIANCE = 1e-30

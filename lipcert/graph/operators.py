@@ -1,4 +1,4 @@
-"""Affine operators, matrix-free: apply, adjoint, entrywise absolute value and square, row norms, rounding.
+"""Affine operators and linear maps made of them, matrix-free.
 
 An operator holds the weights of one affine layer together with the shape it acts on. It is all that bounds need to
 know of the layer (`lipcert.graph.layers` says which layer is which operator).
@@ -11,12 +11,9 @@ from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 Shape = tuple[int, ...]
-
-SCALING_OPERATIONS = 12
-"""Rounded operations of an elementwise layer, at most: batch norm with an inexact reciprocal root."""
 
 
 @dataclass(frozen=True)
@@ -43,59 +40,31 @@ class Operator:
     images: int = field(default=1, kw_only=True)
 
     def apply(self, inputs: Tensor) -> Tensor:
-        """Return A h, without the bias; `inputs`: h, (B, *input_shape).
-
-        Raises:
-            NotImplementedError: where a subclass leaves it out.
-        """
+        """Return A h, without the bias; `inputs`: h, (B, *input_shape)."""
         raise NotImplementedError
 
     def affine(self, inputs: Tensor) -> Tensor:
-        """Return A h + b; `inputs`: h, (B, *input_shape).
-
-        Raises:
-            NotImplementedError: where a subclass leaves it out.
-        """
+        """Return A h + b; `inputs`: h, (B, *input_shape)."""
         raise NotImplementedError
 
     def adjoint(self, outputs: Tensor) -> Tensor:
-        """Return the transpose of A applied to `outputs`, (B, *output_shape).
-
-        Raises:
-            NotImplementedError: where a subclass leaves it out.
-        """
+        """Return the transpose of A applied to `outputs`, (B, *output_shape)."""
         raise NotImplementedError
 
     def absolute(self) -> Operator:
-        """Return the operator of |A|, entry by entry.
-
-        Raises:
-            NotImplementedError: where a subclass leaves it out.
-        """
+        """Return the operator of |A|, entry by entry."""
         raise NotImplementedError
 
     def squared(self) -> Operator:
-        """Return the operator of A squared entry by entry.
-
-        Raises:
-            NotImplementedError: where a subclass leaves it out.
-        """
+        """Return the operator of A squared entry by entry."""
         raise NotImplementedError
 
     def products(self) -> tuple[int, int]:
-        """Return how many rounded operations make one entry of A h + b, and one entry of Aᵀ v, at most.
-
-        Raises:
-            NotImplementedError: where a subclass leaves it out.
-        """
+        """Return how many rounded operations make one entry of A h + b, and one entry of Aᵀ v, at most."""
         raise NotImplementedError
 
     def magnitude(self, size: Tensor) -> Tensor:
-        """Return |A| m + |b|, (B, *output_shape), to which the rounding of A h + b is relative; |h| <= `size`.
-
-        Raises:
-            NotImplementedError: where a subclass leaves it out.
-        """
+        """Return |A| m + |b|, (B, *output_shape), to which the rounding of A h + b is relative; |h| <= `size`."""
         raise NotImplementedError
 
     def intermediates(self, size: Tensor) -> Tensor:
@@ -112,9 +81,6 @@ class Operator:
 
         For a convolution it is the norm of the channel's whole kernel (eq. 23), at the border the sum of the
         absolute weights that reach the image where that is smaller: what an l-infinity box would give there.
-
-        Raises:
-            NotImplementedError: where a subclass leaves it out.
         """
         raise NotImplementedError
 
@@ -218,63 +184,6 @@ class Convolution(Operator):
 
 
 @dataclass(frozen=True)
-class Scaling(Operator):
-    """Elementwise scale and shift; both broadcastable to (1 or B, *shape).
-
-    `shift_size`: sum of the absolute values that the shift is made of, where it is a sum; |shift| when None.
-    `offset`: absolute value of what is subtracted first, `growth`: product of the factors above 1, where the layer is
-    executed in several steps.
-    """
-
-    scale: Tensor
-    shift: Tensor | None
-    shift_size: Tensor | None = None
-    offset: Tensor | None = None
-    growth: Tensor | None = None
-
-    def apply(self, inputs: Tensor) -> Tensor:
-        return inputs * self.scale
-
-    def affine(self, inputs: Tensor) -> Tensor:
-        scaled = inputs * self.scale
-        return scaled if self.shift is None else scaled + self.shift
-
-    def adjoint(self, outputs: Tensor) -> Tensor:
-        return outputs * self.scale
-
-    def absolute(self) -> Operator:
-        return replace(self, scale=self.scale.abs(), shift=None, shift_size=None)
-
-    def squared(self) -> Operator:
-        return replace(self, scale=self.scale.square(), shift=None, shift_size=None)
-
-    def products(self) -> tuple[int, int]:
-        return SCALING_OPERATIONS, 1
-
-    def magnitude(self, size: Tensor) -> Tensor:
-        scaled = size * self.scale.abs()
-        if self.shift_size is not None:
-            return scaled + self.shift_size
-        return scaled if self.shift is None else scaled + self.shift.abs()
-
-    def intermediates(self, size: Tensor) -> Tensor:
-        shifted = 1 + size if self.offset is None else 1 + size + self.offset
-        return shifted * (self.scale.abs().clamp_min(1) if self.growth is None else self.growth)
-
-    def row_norms(self) -> Tensor:
-        scale = self.scale.abs()
-        return scale if scale.dim() > len(self.output_shape) else scale.expand(1, *self.output_shape)
-
-
-def scaling(shape: Shape, scale: Tensor, shift: Tensor | None = None, per_image: bool = False) -> Scaling:
-    """Return the operator h -> scale * h + shift on (B, *shape)."""
-    images = scale.shape[0] if per_image else 1
-    return Scaling(
-        shape, shape, scale, shift, orthogonal_rows=True, elementwise=True, per_image=per_image, images=images
-    )
-
-
-@dataclass(frozen=True)
 class Permutation(Operator):
     """A layer that moves entries without arithmetic (flatten, pixel unshuffle, identity).
 
@@ -327,54 +236,144 @@ class _Reshaped:
 
 
 @dataclass(frozen=True)
-class AveragePool(Operator):
-    """Average pooling: `layer` pools; entries of A are 1 / divisor.
+class LinearMap:
+    """A matrix-free linear map M from (B, *input_shape) to (B, *output_shape).
 
-    `count`: number of pixels in each window, `divisor`: what their sum is divided by; (1, *output_shape).
+    Attributes:
+        input_shape, output_shape: without the batch.
+        origin: an empty tensor that gives dtype and device.
+        operators: M is their product, the first one applied first; none for the identity.
+        rows, columns: 0/1 masks (B, *shape) of the outputs of `apply` and of `adjoint`; None for ones.
+        flipped: this is the transpose of what `operators` say.
+        per_image: the map differs from image to image; `images`: how many it differs between, 1 for one of all.
+        roundings: how many rounded operations make one entry of M h and one of Mᵀ v, at most.
     """
 
-    layer: nn.AvgPool2d
-    count: Tensor
-    divisor: Tensor
-    entries_squared: bool = False
+    input_shape: Shape
+    output_shape: Shape
+    origin: Tensor
+    operators: tuple[Operator, ...] = ()
+    rows: Tensor | None = None
+    columns: Tensor | None = None
+    flipped: bool = False
+    per_image: bool = False
+    images: int = 1
+    roundings: tuple[int, int] = (0, 0)
 
     def apply(self, inputs: Tensor) -> Tensor:
-        pooled = self.layer(inputs)
-        return pooled / self.divisor.to(pooled) if self.entries_squared else pooled
+        """Return M h for `inputs` h, (B, *input_shape)."""
+        return _masked(self._backward(inputs) if self.flipped else self._forward(inputs), self.rows)
+
+    def adjoint(self, outputs: Tensor) -> Tensor:
+        """Return Mᵀ v for `outputs` v, (B, *output_shape)."""
+        return _masked(self._forward(outputs) if self.flipped else self._backward(outputs), self.columns)
+
+    def _forward(self, values: Tensor) -> Tensor:
+        for operator in self.operators:
+            values = operator.apply(values)
+        return values
+
+    def _backward(self, values: Tensor) -> Tensor:
+        for operator in reversed(self.operators):
+            values = operator.adjoint(values)
+        return values
+
+    def after(self, operator: Operator) -> LinearMap:
+        """Return operator ∘ self."""
+        forward, backward = operator.products()
+        return replace(
+            self,
+            output_shape=operator.output_shape,
+            operators=(*self.operators, operator),
+            per_image=self.per_image or operator.per_image,
+            images=max(self.images, operator.images),
+            roundings=(self.roundings[0] + forward, self.roundings[1] + backward),
+        )
+
+    def plus(self, other: LinearMap) -> LinearMap:
+        """Return self + other, both on the same input."""
+        either, images = self.per_image or other.per_image, max(self.images, other.images)
+        total = Total(self.input_shape, self.output_shape, self, other, per_image=either, images=images)
+        return LinearMap(self.input_shape, self.input_shape, self.origin).after(total)
+
+    def restricted(self, rows: Tensor | None, columns: Tensor | None) -> LinearMap:
+        """Return diag(rows) ∘ self ∘ diag(columns) as a map between the subspaces that the masks leave.
+
+        `rows`: (B, *output_shape), `columns`: (B, *input_shape), entries 0 or 1; None stands for ones. Only outputs
+        are masked: inputs of `apply` and `adjoint` must already lie inside.
+        """
+        masks = [mask for mask in (rows, columns) if mask is not None]
+        images = max([self.images, *(mask.shape[0] for mask in masks)])
+        return replace(self, rows=rows, columns=columns, per_image=self.per_image or bool(masks), images=images)
+
+    def transpose(self) -> LinearMap:
+        """Return the adjoint as a map of its own."""
+        return replace(
+            self,
+            input_shape=self.output_shape,
+            output_shape=self.input_shape,
+            rows=self.columns,
+            columns=self.rows,
+            flipped=not self.flipped,
+            roundings=self.roundings[::-1],
+        )
+
+    def absolute(self) -> LinearMap:
+        """Return the map of the products of entrywise absolute values, which no entry of this one exceeds."""
+        return replace(self, operators=tuple(operator.absolute() for operator in self.operators))
+
+    def matrix(self) -> Tensor:
+        """Return the dense matrix, (outputs, inputs), of an unmasked map that is the same for all images.
+
+        For maps with few, flat outputs, a layer onto classes for one.
+        """
+        (outputs,) = self.output_shape
+        units = torch.eye(outputs, dtype=self.origin.dtype, device=self.origin.device)
+        return self.adjoint(units).flatten(1)
+
+
+def identity_map(values: Tensor) -> LinearMap:
+    """Return the identity on tensors like `values`, (B, *shape)."""
+    shape = tuple(values.shape[1:])
+    return LinearMap(shape, shape, values.new_empty(0))
+
+
+@dataclass(frozen=True)
+class Total(Operator):
+    """The sum of two linear maps on the same input: what a residual sum makes of them."""
+
+    first: LinearMap
+    second: LinearMap
+
+    def apply(self, inputs: Tensor) -> Tensor:
+        return self.first.apply(inputs) + self.second.apply(inputs)
 
     def affine(self, inputs: Tensor) -> Tensor:
         return self.apply(inputs)
 
     def adjoint(self, outputs: Tensor) -> Tensor:
-        averaged = outputs / self.divisor.to(outputs) if self.entries_squared else outputs
-        sizes = (self.layer.kernel_size, self.layer.stride, self.layer.padding)
-        kernel, stride, padding = ((size, size) if isinstance(size, int) else size for size in sizes)
-        return torch.ops.aten.avg_pool2d_backward(
-            averaged,
-            outputs.new_empty(outputs.shape[0], *self.input_shape),  # its shape alone matters
-            kernel,
-            stride,
-            padding,
-            self.layer.ceil_mode,
-            self.layer.count_include_pad,
-            self.layer.divisor_override,
-        )
+        return self.first.adjoint(outputs) + self.second.adjoint(outputs)
 
     def absolute(self) -> Operator:
-        return self
-
-    def squared(self) -> Operator:
-        return replace(self, entries_squared=True)
+        return replace(self, first=self.first.absolute(), second=self.second.absolute())
 
     def products(self) -> tuple[int, int]:
-        window = int(self.count.max().item())
-        return window + 1, window
+        pairs = zip(self.first.roundings, self.second.roundings, strict=True)
+        forward, backward = (max(pair) + 1 for pair in pairs)
+        return forward, backward
 
-    def magnitude(self, size: Tensor) -> Tensor:
-        return self.apply(size)
 
-    def intermediates(self, size: Tensor) -> Tensor:
-        return 1 + size * self.count.max().to(size)
+@torch.no_grad()
+def largest_absolute(linear_map: LinearMap) -> Tensor:
+    """Return an upper bound on the norm of the map's entrywise absolute value, (1,) or (B,): it needs no iteration.
 
-    def row_norms(self) -> Tensor:
-        return self.count.sqrt() / self.divisor
+    The root of the largest row sum times the largest column sum.
+    """
+    absolute, images = linear_map.absolute(), linear_map.images
+    rows = absolute.apply(linear_map.origin.new_ones(images, *linear_map.input_shape)).flatten(1).amax(dim=1)
+    columns = absolute.adjoint(linear_map.origin.new_ones(images, *linear_map.output_shape)).flatten(1).amax(dim=1)
+    return rows.sqrt() * columns.sqrt()
+
+
+def _masked(values: Tensor, mask: Tensor | None) -> Tensor:
+    return values if mask is None else values * mask

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lipcert.graph.linear_map import LinearMap
+from lipcert.graph.operators import LinearMap
 from lipcert.norms.exact import images_of
 from lipcert.norms.gram import Grams
 from lipcert.norms.krylov import (

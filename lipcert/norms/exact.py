@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lipcert.graph.errors import NonFiniteBoundError
-from lipcert.graph.linear_map import LinearMap, largest_absolute
+from lipcert.graph.operators import LinearMap, largest_absolute
 
 ROUNDING = 1e-9
 """Relative allowance for the float64 arithmetic that is not iterated: roots, products of norms, lengths."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lipcert.graph.linear_map import LinearMap
+from lipcert.graph.operators import LinearMap
 
 WIDE = 3
 """Inputs an output from which on the matrix pays."""

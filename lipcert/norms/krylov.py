@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lipcert.graph.linear_map import LinearMap
+from lipcert.graph.operators import LinearMap
 
 FEW_STEPS = 8
 """Up to so many Krylov directions are made orthogonal to the others once; more need it twice, or rounding loses it."""

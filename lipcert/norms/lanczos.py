@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from lipcert.graph.errors import NonFiniteBoundError
-from lipcert.graph.linear_map import LinearMap, largest_absolute
+from lipcert.graph.operators import LinearMap, largest_absolute
 from lipcert.norms.exact import ROUNDING, Bracket, enclose, images_of
 from lipcert.norms.krylov import per_image
 

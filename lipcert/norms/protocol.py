@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from lipcert.graph.linear_map import LinearMap
+from lipcert.graph.operators import LinearMap
 
 
 class MapKey(NamedTuple):

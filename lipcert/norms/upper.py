@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lipcert.graph import Activation, Graph, Image
-from lipcert.graph.linear_map import LinearMap
+from lipcert.graph.operators import LinearMap
 from lipcert.norms.exact import Bracket, exact_norm, images_of, is_small
 from lipcert.norms.lanczos import fresh_generator, norm_bracket
 from lipcert.norms.protocol import MapKey

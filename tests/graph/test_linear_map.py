@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.graph import LinearMap, identity_map, operator, scaling
-from lipcert.graph.linear_map import largest_absolute
+from lipcert.graph.operators import largest_absolute
 from tests.oracles import dense_matrix, map_matrix
 
 SHAPE = (2, 5, 4)

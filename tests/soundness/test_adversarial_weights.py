@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import lipcert
 from lipcert.attacks import margins, pgd, random_search, unbounded
 from lipcert.graph import operator
-from lipcert.graph.linear_map import LinearMap, identity_map
+from lipcert.graph.operators import LinearMap, identity_map
 from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin, Residual
 from lipcert.norms import MapKey, UpperNorms
 from tests.oracles import map_matrix

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipcert.graph.linear_map import LinearMap
+from lipcert.graph.operators import LinearMap
 from lipcert.losses import BCP
 from lipcert.nn import build
 from lipcert.norms import MapKey, PowerNorms
