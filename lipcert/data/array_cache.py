@@ -13,11 +13,13 @@ import numpy as np
 import torch
 
 from lipcert.data.arrays import CorruptDataError, Images, Split
+from lipcert.system.files import write_json
 
-VERSION = 1
+VERSION = 2
 """Of this format and of what is decoded how; another version is decoded again."""
 CONTENTS = "contents.json"
-CHUNK = 1 << 24
+"""Names the arrays' source and checksums; written last."""
+ARRAYS = ("train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy")
 
 
 class DamagedCacheError(CorruptDataError):
@@ -39,80 +41,52 @@ def read_cache(folder: Path, source: str | None) -> Images | None:
         contents = json.loads(path.read_text(encoding="utf-8"))
         if contents["version"] != VERSION or source not in (None, contents["source"]):
             return None
-        splits = [_read_split(folder, name, contents[name]) for name in ("train", "test")]
-        return Images(splits[0], splits[1], contents["num_classes"])
-    except DamagedCacheError:
-        raise
-    except (ValueError, KeyError, TypeError) as error:
+        return _load(folder, contents)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedCacheError(f"{path}: {error}") from error
 
 
-def _read_split(folder: Path, name: str, expected: dict[str, Any]) -> Split:
-    images = _read_array(folder / f"{name}_images.npy", expected["images"])
-    labels = _read_array(folder / f"{name}_labels.npy", expected["labels"])
-    return Split(torch.from_numpy(images), torch.from_numpy(labels))
+def write_cache(
+    folder: Path, source: str, num_classes: int, splits: Iterable[tuple[Iterable[np.ndarray], list[int]]]
+) -> Images:
+    """Write the arrays, each under a temporary name and then renamed, at last the file that says so; load them.
 
-
-def _read_array(path: Path, expected: dict[str, Any]) -> np.ndarray:
-    """Map an array; `c` (copy on write) shares its pages between processes and leaves the file alone."""
-    try:
-        array = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DamagedCacheError(f"{path}: {error}") from error
-    found = {"shape": list(array.shape), "dtype": str(array.dtype)}
-    if found != {key: expected[key] for key in found}:
-        raise DamagedCacheError(f"{path}: expected {expected}, got {found}")
-    if _checksum(array) != expected["crc32"]:
-        raise DamagedCacheError(f"{path}: its checksum is not the one it was written with")
-    return array
-
-
-def _checksum(array: np.ndarray) -> int:
-    flat, crc = array.reshape(-1).view(np.uint8), 0
-    for start in range(0, len(flat), CHUNK):
-        crc = zlib.crc32(flat[start : start + CHUNK].data, crc)
-    return crc
-
-
-def write_array(path: Path, shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> dict[str, Any]:
-    """Write an array part by part under a temporary name, then rename it; return what `read_cache` expects of it.
-
-    `parts`: arrays of one dtype that make up `shape` along its first axis.
-
-    Raises:
-        ValueError: if they make up less or more.
+    `splits`: training and test images, part by part, with the labels of all of them.
     """
+    (folder / CONTENTS).unlink(missing_ok=True)
+    names = iter(ARRAYS)
+    for parts, labels in splits:
+        _write_array(folder / next(names), len(labels), parts)
+        _write_array(folder / next(names), len(labels), [np.array(labels, dtype=np.int64)])
+    checksums = {name: _checksum(folder / name) for name in ARRAYS}
+    contents = {"version": VERSION, "source": source, "num_classes": num_classes, "crc32": checksums}
+    write_json(folder / CONTENTS, contents)
+    return _load(folder, contents)
+
+
+def _write_array(path: Path, count: int, parts: Iterable[np.ndarray]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    count, crc, dtype = 0, 0, np.dtype(np.uint8)
     try:
         with temporary.open("wb") as file:
             for part in parts:
-                if count == 0:
-                    dtype = part.dtype
-                    header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+                if file.tell() == 0:
+                    header = {"descr": part.dtype.str, "fortran_order": False, "shape": (count, *part.shape[1:])}
                     np.lib.format.write_array_header_1_0(file, header)
-                content = np.ascontiguousarray(part).tobytes()
-                file.write(content)
-                count, crc = count + len(part), zlib.crc32(content, crc)
-        if count != shape[0]:
-            raise ValueError(f"Expected {shape[0]} entries for {path}, got {count}.")
+                file.write(part.tobytes())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return {"shape": list(shape), "dtype": str(dtype), "crc32": crc}
 
 
-def writable_folder(folders: list[Path]) -> Path:
-    """Return the first folder in which files can be made, itself made if need be.
+def _load(folder: Path, contents: dict[str, Any]) -> Images:
+    """Map the arrays; `c` (copy on write) shares pages between processes and leaves the files alone."""
+    for name in ARRAYS:
+        if _checksum(folder / name) != contents["crc32"][name]:
+            raise ValueError(f"{name} is not what was written; its checksum is another")
+    mapped = (torch.from_numpy(np.load(folder / name, mmap_mode="c", allow_pickle=False)) for name in ARRAYS)
+    train, train_labels, test, test_labels = mapped
+    return Images(Split(train, train_labels), Split(test, test_labels), contents["num_classes"])
 
-    Raises:
-        PermissionError: if there is none.
-    """
-    for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            continue
-        if os.access(folder, os.W_OK | os.X_OK):
-            return folder
-    raise PermissionError(f"Expected one of {', '.join(map(str, folders))} to be writable, to keep decoded images in.")
+
+def _checksum(path: Path) -> int:
+    return zlib.crc32(np.memmap(path, mode="r").data) if path.stat().st_size else 0

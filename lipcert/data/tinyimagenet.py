@@ -9,8 +9,10 @@ import hashlib
 import io
 import logging
 import os
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -19,20 +21,11 @@ import pooch
 from filelock import FileLock
 from PIL import Image
 
-from lipcert.data.array_cache import (
-    CONTENTS,
-    VERSION,
-    DamagedCacheError,
-    read_cache,
-    writable_folder,
-    write_array,
-)
+from lipcert.data.array_cache import DamagedCacheError, read_cache, write_cache
 from lipcert.data.arrays import CorruptDataError, Images, MissingDataError
 from lipcert.data.download import DownloadError, download
-from lipcert.data.progress import Advance, progress
-from lipcert.data.tinyimagenet_layout import ANNOTATIONS, CLASSES, read_layout
-from lipcert.data.tree import Tree, open_tree
-from lipcert.system.files import write_json
+from lipcert.data.progress import progress
+from lipcert.data.tinyimagenet_layout import ANNOTATIONS, CLASSES, Listed, Tree, read_layout
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
@@ -52,14 +45,15 @@ def load_tiny_imagenet(root: Path | None, default_root: Path) -> Images:
         CorruptDataError: naming the file that is damaged, missing or left over.
     """
     top = default_root if root is None else root
-    caches = cache_folders(top, default_root)
     source = find_source(top)
+    place = hashlib.sha256(str(top.resolve()).encode()).hexdigest()[:12]
+    caches = [top / f"{NAME}-arrays", default_root / f"{NAME}-arrays-{place}"]
     images = _cached(caches, source)
     if images is not None:
         return images
     if root is not None and source is None:
         raise _missing(top)
-    folder = writable_folder(caches)
+    folder = _writable_folder(caches)
     with FileLock(folder / ".lock"):
         images = _cached([folder], find_source(top), warn=False)  # another process may have been faster
         return _prepare(top, folder) if images is None else images
@@ -71,12 +65,6 @@ def find_source(top: Path) -> Path | None:
     if archive.is_file():
         return archive
     return next((folder for folder in (top, top / NAME) if (folder / "train").is_dir()), None)
-
-
-def cache_folders(top: Path, default_root: Path) -> list[Path]:
-    """Return where decoded images of `top` may lie: beside it, else below `default_root`."""
-    place = hashlib.sha256(str(top.resolve()).encode()).hexdigest()[:12]
-    return [top / f"{NAME}-arrays", default_root / f"{NAME}-arrays-{place}"]
 
 
 def source_digest(source: Path) -> str:
@@ -97,26 +85,21 @@ def _prepare(top: Path, folder: Path) -> Images:
         raise CorruptDataError(
             f"{source} is not the archive published at {URL}: expected MD5 {MD5}. Delete it and fetch it again."
         )
-    digest = source_digest(source)
-    with open_tree(source, NAME) as tree:
-        _decode_all(tree, folder, digest)
-    images = read_cache(folder, digest)
-    if images is None:
-        raise CorruptDataError(f"{source} changed while it was being decoded; try again.")
-    return images
+    with ExitStack() as opened:
+        archived = source.is_file()
+        tree = zipfile.Path(opened.enter_context(zipfile.ZipFile(source)), f"{NAME}/") if archived else source
+        return _decode_all(tree, folder, source_digest(source))
 
 
 def _cached(folders: list[Path], source: Path | None, warn: bool = True) -> Images | None:
     digest = None if source is None else source_digest(source)
     for folder in folders:
         try:
-            images = read_cache(folder, digest)
+            if (images := read_cache(folder, digest)) is not None:
+                return images
         except DamagedCacheError as error:
             if warn:
                 logger.warning("Decoded images of Tiny-ImageNet are damaged and left aside. %s", error)
-            continue
-        if images is not None:
-            return images
     return None
 
 
@@ -143,43 +126,46 @@ def decode(tree: Tree, name: str) -> np.ndarray:
     Raises:
         CorruptDataError: naming the file, if it cannot be read or has another size.
     """
-    content = tree.read(name)
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO((tree / name).read_bytes())) as image:
             pixels = np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise CorruptDataError(
-            f"{tree.locate(name)} is no readable image ({type(error).__name__}). Fetch the data again."
+            f"{tree / name} is no readable image ({type(error).__name__}). Fetch the data again."
         ) from error
     if pixels.shape != (SIZE, SIZE, 3):
         height, width = pixels.shape[:2]
-        raise CorruptDataError(f"{tree.locate(name)}: expected an image of {SIZE}x{SIZE}, got {width}x{height}.")
+        raise CorruptDataError(f"{tree / name}: expected an image of {SIZE}x{SIZE}, got {width}x{height}.")
     return pixels.transpose(2, 0, 1)
 
 
-def _decode_all(tree: Tree, folder: Path, source: str) -> None:
-    """Decode all images into arrays below `folder`; the file that says so is written last."""
-    layout = read_layout(tree)
-    (folder / CONTENTS).unlink(missing_ok=True)
-    contents: dict[str, object] = {"version": VERSION, "source": source, "num_classes": len(layout.wnids)}
-    splits = (("train", layout.train), ("test", layout.test))
-    total, done = sum(len(listed) for _, listed in splits), 0
-    with progress("Decoding Tiny-ImageNet") as advance:
-        for name, listed in splits:
-            names, labels = [each for each, _ in listed], np.array([label for _, label in listed], dtype=np.int64)
-            parts = _decoded(tree, names, advance, done, total)
-            contents[name] = {
-                "images": write_array(folder / f"{name}_images.npy", (len(names), 3, SIZE, SIZE), parts),
-                "labels": write_array(folder / f"{name}_labels.npy", labels.shape, [labels]),
-            }
-            done += len(names)
-    write_json(folder / CONTENTS, contents)
+def _decode_all(tree: Tree, folder: Path, source: str) -> Images:
+    """Decode all images, many at a time, into arrays below `folder`."""
+    num_classes, *splits = read_layout(tree)
+    done, total = 0, sum(map(len, splits))
+    with progress("Decoding Tiny-ImageNet") as advance, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+
+        def decoded(listed: Listed) -> Iterator[np.ndarray]:
+            nonlocal done
+            for start in range(0, len(listed), CHUNK):
+                names = [name for name, _ in listed[start : start + CHUNK]]
+                yield np.stack(list(pool.map(partial(decode, tree), names)))
+                done += len(names)
+                advance(done, total)
+
+        parts = ((decoded(listed), [label for _, label in listed]) for listed in splits)
+        return write_cache(folder, source, num_classes, parts)
 
 
-def _decoded(tree: Tree, names: list[str], advance: Advance, done: int, total: int) -> Iterator[np.ndarray]:
-    """Yield decoded images in order, many at a time."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(names), CHUNK):
-            part = list(pool.map(partial(decode, tree), names[start : start + CHUNK]))
-            advance(done + start + len(part), total)
-            yield np.stack(part)
+def _writable_folder(folders: list[Path]) -> Path:
+    """Return the first folder in which files can be made, itself made if need be.
+
+    Raises:
+        PermissionError: if there is none.
+    """
+    for folder in folders:
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK | os.X_OK):
+                return folder
+    raise PermissionError(f"Expected one of {', '.join(map(str, folders))} to be writable, to keep decoded images in.")

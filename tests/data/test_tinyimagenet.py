@@ -314,6 +314,10 @@ def _without_boxes(folder: Path) -> None:
     (folder / "train" / "n03" / "n03_boxes.txt").unlink()
 
 
+def _empty_boxes(folder: Path) -> None:
+    (folder / "train" / "n03" / "n03_boxes.txt").write_text("")
+
+
 def _without_a_training_image(folder: Path) -> None:
     (folder / "train" / "n03" / "images" / "n03_4.JPEG").unlink()
 
@@ -357,13 +361,17 @@ def _large_image(folder: Path) -> None:
         (_without_wnids, r"Expected .*/wnids\.txt, which is not there"),
         (_repeated_wnid, r"wnids\.txt to name each class once, got 2 lines"),
         (_binary_wnids, r"wnids\.txt is no text file"),
-        (_without_a_class, r"Expected the class folder .*/train/n02, which is not there"),
-        (_class_without_images, r"Class n02 has no images: none is in .*/train/n02/images"),
+        (_without_a_class, r"Expected .*/train/n02/n02_boxes\.txt, which is not there"),
+        (
+            _class_without_images,
+            r"n02_boxes\.txt names .*/n02_0\.JPEG, which is not there \(6 such images\)",
+        ),
+        (_empty_boxes, r"n03_boxes\.txt to name the images of train/n03/images, got no line"),
         (_without_boxes, r"Expected .*/n03_boxes\.txt, which is not there"),
         (_without_a_training_image, r"n03_boxes\.txt names .*/n03_4\.JPEG, which is not there \(1 such images\)"),
         (_unknown_class, r"train/n77 holds images of a class that wnids\.txt does not name"),
         (_without_annotations, r"Expected .*/val_annotations\.txt, which is not there"),
-        (_annotations("\n"), r"val_annotations\.txt to name the validation images, got no line"),
+        (_annotations("\n"), r"val_annotations\.txt to name the images of val/images, got no line"),
         (_annotations("val_0.JPEG n01\n"), r"Line 1 of .*: expected file, class and box between tabs"),
         (_annotations("val_0.JPEG\tn99\t0\n"), r"Line 1 of .*: expected a class that wnids\.txt names, got 'n99'"),
         (
@@ -456,7 +464,7 @@ def test_damaged_arrays_are_decoded_again(
     assert [name in message for message in caplog.messages] == [True]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"version": 1, "source": 3}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"version": 2, "source": 3}', '{"version": 2}'])
 def test_damaged_contents(archived: Path, text: str) -> None:
     load_images("tinyimagenet", archived)
     (archived / f"{TOP}-arrays" / "contents.json").write_text(text)
