@@ -5,10 +5,10 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from lipcert.system.configuration import refuse_unknown
-from lipcert.training import benchmark, growth
+from lipcert.training import benchmark
 
 
 def run(config: DictConfig) -> None:
     """Measure every row and write `benchmark.json`; with `growth=[...]`, how costs grow with sizes."""
     refuse_unknown(config)
-    (growth if config.growth else benchmark).run(config)
+    benchmark.run(config)
