@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,6 +14,15 @@ from lipcert.data.transfer import sent
 
 class MissingDataError(FileNotFoundError):
     """A data set that is not where it was looked for."""
+
+
+def missing(name: str, looked: Iterable[Path], files: str, failure: Exception | None) -> MissingDataError:
+    """Return the error that says where a data set was looked for, why no download came (`failure`), and what to do."""
+    reason = "" if failure is None else f", and a download was not possible ({failure})"
+    return MissingDataError(
+        f"{name} was not found; looked in {', '.join(map(str, looked))}{reason}. "
+        f"Put {files} into a folder and type data.root=FOLDER."
+    )
 
 
 class CorruptDataError(ValueError):
@@ -47,21 +58,17 @@ class Split:
         """Return images as float32 in [0, 1], and labels."""
         return to_pixels(self.images[index]), self.labels[index]
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """Return a whole batch in one indexing operation (torch's fetcher asks for it)."""
-        return self[torch.tensor(indices)]
+    def rows(self, index: slice | list[int]) -> Split:
+        """Return the images at `index` as another split."""
+        return Split(self.images[index], self.labels[index])
+
+    def first(self, count: int | None) -> Split:
+        """Return the first `count` images, all when None."""
+        return self.rows(slice(count))
 
     def to(self, device: torch.device) -> Split:
         """Return the same images and labels on a device."""
         return Split(self.images.to(device), self.labels.to(device))
-
-    def first(self, count: int | None) -> Split:
-        """Return the first `count` images, all when None."""
-        return self if count is None else Split(self.images[:count], self.labels[:count])
-
-    def subset(self, start: int, stop: int) -> Split:
-        """Return images `start` to `stop`, the latter not included."""
-        return Split(self.images[start:stop], self.labels[start:stop])
 
 
 @dataclass(frozen=True)

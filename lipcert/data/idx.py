@@ -7,17 +7,14 @@ import math
 import zlib
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lipcert.data.arrays import CorruptDataError, MissingDataError, Split
+from lipcert.data.arrays import CorruptDataError, Split
 
-NAMES = {
-    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
-    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
-}
-UNSIGNED_BYTE = 0x08
+NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+MAGIC = b"\0\0\x08"
+"""Two zero bytes, and the type of unsigned bytes."""
 
 
 def read_idx(path: Path) -> Tensor:
@@ -30,49 +27,40 @@ def read_idx(path: Path) -> Tensor:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise CorruptDataError(f"Cannot read {path}: {error}. Delete the file and fetch it again.") from error
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] != UNSIGNED_BYTE:
+    if len(content) < 4 or content[:3] != MAGIC:
         raise CorruptDataError(f"{path} is not an idx file of unsigned bytes.")
     header = 4 + 4 * content[3]
-    if len(content) < header:
-        raise CorruptDataError(f"{path} is truncated: its header needs {header} bytes, it has {len(content)}.")
-    shape = tuple(int(size) for size in np.frombuffer(content[4:header], dtype=">u4"))
+    shape = tuple(int.from_bytes(content[start : start + 4], "big") for start in range(4, header, 4))
     expected = header + math.prod(shape)
     if len(content) != expected:
         raise CorruptDataError(
             f"{path} is truncated or damaged: expected {expected} bytes for shape {shape}, got {len(content)}."
         )
-    return torch.from_numpy(np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape).copy())
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)[header:].view(shape)
 
 
-def find_idx_folder(folders: list[Path]) -> Path | None:
-    """Return the first folder that holds all four files, plain or gzipped."""
-    wanted = [name for pair in NAMES.values() for name in pair]
+def find_idx_files(folders: list[Path]) -> list[Path] | None:
+    """Return the four files, plain or gzipped, in the order of `NAMES`, of the first folder that holds them all."""
     for folder in folders:
-        if all(_find(folder, name) is not None for name in wanted):
-            return folder
+        found = [path for name in NAMES if (path := _find(folder, name))]
+        if len(found) == len(NAMES):
+            return found
     return None
 
 
 def _find(folder: Path, name: str) -> Path | None:
-    candidates = (folder / name, folder / f"{name}.gz")
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
 
 
-def read_split(folder: Path, split: str) -> Split:
-    """Read one split ("train" or "test") as images (N, 1, H, W) uint8 and labels.
+def read_split(images: Path, labels: Path) -> Split:
+    """Read images as (N, 1, H, W) uint8, and their labels.
 
     Raises:
-        MissingDataError, CorruptDataError: naming the file.
+        CorruptDataError: naming the file.
     """
-    paths = []
-    for name in NAMES[split]:
-        path = _find(folder, name)
-        if path is None:
-            raise MissingDataError(f"Neither {name} nor {name}.gz is in {folder}.")
-        paths.append(path)
-    images, labels = read_idx(paths[0]), read_idx(paths[1])
-    if images.dim() != 3 or labels.dim() != 1 or len(images) != len(labels):
+    pixels, classes = read_idx(images), read_idx(labels)
+    if pixels.dim() != 3 or classes.dim() != 1 or len(pixels) != len(classes):
         raise CorruptDataError(
-            f"{paths[0]} and {paths[1]} do not belong together: shapes {tuple(images.shape)}, {tuple(labels.shape)}."
+            f"{images} and {labels} do not belong together: shapes {tuple(pixels.shape)}, {tuple(classes.shape)}."
         )
-    return Split(images.unsqueeze(1), labels.long())
+    return Split(pixels.unsqueeze(1), classes.long())

@@ -10,15 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lipcert.data.arrays import Images, Split, Stored, to_pixels
+from lipcert.data.arrays import Split, Stored, to_pixels
 from lipcert.data.augmentation import crop_and_flip, draw
 from lipcert.data.batches import GlobalBatches, ShuffledBatches
 from lipcert.data.sources import load_images
-from lipcert.data.transfer import Prefetched, belongs_on_device, check_choice
-
-
-def _as_is(batch: Any) -> Any:
-    return batch
+from lipcert.data.transfer import CHOICES, Prefetched, belongs_on_device
 
 
 class ImageDataModule(pl.LightningDataModule):
@@ -54,18 +50,18 @@ class ImageDataModule(pl.LightningDataModule):
         on_device: str = "auto",
     ) -> None:
         super().__init__()
-        self.on_device = check_choice(on_device)
-        for key, value in (
-            ("batch_size", batch_size),
-            ("data.limit_train", limit_train),
-            ("data.limit_test", limit_test),
+        self.on_device = str(on_device).lower()
+        if self.on_device not in CHOICES:
+            raise ValueError(f"Expected `data.on_device` to be one of {list(CHOICES)}, got {on_device!r}.")
+        for key, value, least in (
+            ("batch_size", batch_size, 1),
+            ("data.limit_train", limit_train, 1),
+            ("data.limit_test", limit_test, 1),
+            ("data.validation", validation, 0),
+            ("data.crop_padding", crop_padding, 0),
         ):
-            if value is not None and value < 1:
-                raise ValueError(f"Expected `{key}` >= 1, got {value}.")
-        if validation < 0 or crop_padding < 0:
-            raise ValueError(
-                f"Expected `data.validation` and `data.crop_padding` >= 0, got {validation} and {crop_padding}."
-            )
+            if value is not None and value < least:
+                raise ValueError(f"Expected `{key}` >= {least}, got {value}.")
         self.batch_size = batch_size
         self.crop_padding = crop_padding
         self.seed = seed
@@ -73,8 +69,8 @@ class ImageDataModule(pl.LightningDataModule):
         if validation >= len(images.train):
             raise ValueError(f"`data.validation`={validation} leaves none of {len(images.train)} training images.")
         held_out = len(images.train) - validation
-        self.train = images.train.subset(0, held_out).first(limit_train)
-        self.validation = images.train.subset(held_out, len(images.train))
+        self.train = images.train.first(held_out).first(limit_train)
+        self.validation = images.train.rows(slice(held_out, None))
         self.test = images.test.first(limit_test)
         self.num_classes = images.num_classes
 
@@ -85,26 +81,22 @@ class ImageDataModule(pl.LightningDataModule):
         return channels, height, width
 
     def _ranks(self) -> tuple[int, int]:
-        trainer = self.trainer
-        return (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
+        return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
 
     def training_batches(self) -> ShuffledBatches:
         """Return this process's share of every training batch; the order depends on seed and epoch alone."""
         return ShuffledBatches(len(self.train), self.batch_size, *self._ranks(), seed=self.seed)
-
-    def _device(self) -> torch.device:
-        trainer = self.trainer
-        return torch.device("cpu") if trainer is None else trainer.strategy.root_device
 
     def train_dataloader(self) -> Prefetched | DataLoader[tuple[Tensor, ...]]:
         """Return batches of images, as they are stored, and labels.
 
         From the device where the images lie there, else from the host; the same ones either way.
         """
-        device, batches = self._device(), self.training_batches()
+        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+        batches = self.training_batches()
         if belongs_on_device(self.train.images, device, self.on_device):
-            return self._loader(Stored(self.train.to(device)), batches)
-        loader = self._loader(Stored(self.train), batches, pinned=device.type == "cuda")
+            return self._loader(self.train.to(device), batches)
+        loader = self._loader(self.train, batches, pinned=device.type == "cuda")
         return Prefetched(loader) if device.type == "cuda" else loader
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]] | list[Any]:
@@ -112,14 +104,11 @@ class ImageDataModule(pl.LightningDataModule):
         batches = GlobalBatches(len(self.validation), self.batch_size, *self._ranks())
         return self._loader(self.validation, batches) if len(self.validation) else []
 
-    def _loader(
-        self, split: Split | Stored, batches: GlobalBatches, pinned: bool = False
-    ) -> DataLoader[tuple[Tensor, ...]]:
+    def _loader(self, split: Split, batches: GlobalBatches, pinned: bool = False) -> DataLoader[tuple[Tensor, ...]]:
         return DataLoader(
-            split,  # type: ignore[arg-type]
+            Stored(split),  # type: ignore[arg-type]
             batch_size=None,  # the sampler yields whole batches
             sampler=batches,
-            collate_fn=_as_is,
             pin_memory=pinned,
             generator=torch.Generator().manual_seed(self.seed),
         )
@@ -133,15 +122,10 @@ class ImageDataModule(pl.LightningDataModule):
             batch: images and labels, on the device.
             dataloader_idx: is not used.
         """
-        trainer = self.trainer
-        stored, labels = batch
-        images = to_pixels(stored)
-        if trainer is None or not trainer.training or self.crop_padding == 0:
+        images, labels = to_pixels(batch[0]), batch[1]
+        if self.trainer is None or not self.trainer.training or self.crop_padding == 0:
             return images, labels
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + trainer.global_step) * 4099)
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.trainer.global_step) * 4099)
         ranks, rank = self._ranks()
         draws = draw(self.batch_size, self.crop_padding, generator)[rank::ranks][: len(images)]
         return crop_and_flip(images, self.crop_padding, draws), labels
-
-
-__all__ = ["ImageDataModule", "Images"]

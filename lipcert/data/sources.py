@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 
-from lipcert.data.arrays import CorruptDataError, Images, MissingDataError, Split
-from lipcert.data.idx import find_idx_folder, read_split
+from lipcert.data.arrays import CorruptDataError, Images, MissingDataError, Split, missing
+from lipcert.data.idx import find_idx_files, read_split
 from lipcert.data.photos import load_photos
 from lipcert.data.tinyimagenet import load_tiny_imagenet
 
 DEFAULT_ROOT = Path.home() / ".cache" / "lipcert"
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+DEBIAN_HINT = " (on Debian or Ubuntu: apt install dataset-fashion-mnist)"
 
 
 def _load_digits(root: Path | None) -> Images:
@@ -24,39 +25,26 @@ def _load_digits(root: Path | None) -> Images:
     data, labels = load_digits(return_X_y=True)
     images = torch.tensor(data / 16, dtype=torch.float32).view(-1, 1, 8, 8)
     train, test = train_test_split(range(len(labels)), test_size=0.2, random_state=0, stratify=labels)
-    labels = torch.tensor(labels, dtype=torch.int64)
-    return Images(Split(images[train], labels[train]), Split(images[test], labels[test]), 10)
+    whole = Split(images, torch.tensor(labels, dtype=torch.int64))
+    return Images(whole.rows(train), whole.rows(test), 10)
 
 
-def _load_idx(name: str, root: Path | None, extra: tuple[Path, ...] = ()) -> Images:
+def _load_idx(name: str, root: Path | None, extra: tuple[Path, ...] = (), hint: str = "") -> Images:
     """MNIST or Fashion-MNIST from idx files; downloaded by torchvision where they are nowhere."""
     top = DEFAULT_ROOT if root is None else root
     folders = [top, top / name, top / name / "raw", *(extra if root is None else ())]
-    folder = find_idx_folder(folders)
-    if folder is None and root is None:
-        folder = _download_idx(name, top, folders)
-    if folder is None:
-        raise _missing(name, folders, tried_download=root is None)
-    return Images(read_split(folder, "train"), read_split(folder, "test"), 10)
+    files, failure = find_idx_files(folders), None
+    if files is None and root is None:
+        from torchvision import datasets
 
-
-def _download_idx(name: str, top: Path, folders: list[Path]) -> Path | None:
-    from torchvision import datasets
-
-    try:
-        getattr(datasets, name)(str(top), download=True)
-    except (OSError, RuntimeError) as error:
-        raise _missing(name, folders) from error
-    return find_idx_folder(folders)
-
-
-def _missing(name: str, folders: list[Path], tried_download: bool = True) -> MissingDataError:
-    looked = ", ".join(str(folder) for folder in folders)
-    hint = " On Debian or Ubuntu: apt install dataset-fashion-mnist." if name == "FashionMNIST" else ""
-    return MissingDataError(
-        f"{name} was not found; looked in {looked}{', and a download was not possible' if tried_download else ''}. "
-        f"Put its files into a folder and type data.root=FOLDER.{hint}"
-    )
+        try:
+            getattr(datasets, name)(str(top), download=True)
+        except (OSError, RuntimeError) as error:
+            failure = error
+        files = find_idx_files(folders)
+    if files is None:
+        raise missing(name, folders, f"its files{hint}", failure) from failure
+    return Images(read_split(*files[:2]), read_split(*files[2:]), 10)
 
 
 def _load_cifar10(root: Path | None) -> Images:
@@ -64,14 +52,15 @@ def _load_cifar10(root: Path | None) -> Images:
     from torchvision.datasets import CIFAR10
 
     top = DEFAULT_ROOT if root is None else root
+    folder = top / CIFAR10.base_folder
     splits = []
     for train in (True, False):
         try:
             data = CIFAR10(str(top), train=train, download=root is None)
         except (OSError, RuntimeError) as error:
-            if (top / CIFAR10.base_folder).is_dir():
-                raise CorruptDataError(f"{top / CIFAR10.base_folder} is incomplete or damaged: {error}") from error
-            raise _missing("CIFAR10", [top / CIFAR10.base_folder], tried_download=root is None) from error
+            if folder.is_dir():
+                raise CorruptDataError(f"{folder} is incomplete or damaged: {error}") from error
+            raise missing("CIFAR10", [folder], "its files", error if root is None else None) from error
         images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
         splits.append(Split(images, torch.tensor(data.targets)))
     return Images(splits[0], splits[1], 10)
@@ -81,7 +70,7 @@ SOURCES: dict[str, Callable[[Path | None], Images]] = {
     "digits": _load_digits,
     "photos": lambda root: load_photos(),
     "mnist": lambda root: _load_idx("MNIST", root),
-    "fashionmnist": lambda root: _load_idx("FashionMNIST", root, (DEBIAN_FASHION_MNIST,)),
+    "fashionmnist": lambda root: _load_idx("FashionMNIST", root, (DEBIAN_FASHION_MNIST,), DEBIAN_HINT),
     "cifar10": _load_cifar10,
     "tinyimagenet": lambda root: load_tiny_imagenet(root, DEFAULT_ROOT),
 }

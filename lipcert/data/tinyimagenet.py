@@ -22,7 +22,7 @@ from filelock import FileLock
 from PIL import Image
 
 from lipcert.data.array_cache import DamagedCacheError, read_cache, write_cache
-from lipcert.data.arrays import CorruptDataError, Images, MissingDataError
+from lipcert.data.arrays import CorruptDataError, Images, MissingDataError, missing
 from lipcert.data.download import DownloadError, download
 from lipcert.data.progress import progress
 from lipcert.data.tinyimagenet_layout import ANNOTATIONS, CLASSES, Listed, Tree, read_layout
@@ -107,17 +107,13 @@ def _fetch(top: Path) -> Path:
     try:
         download(URL, top / f"{NAME}.zip", MD5)
     except DownloadError as error:
-        raise _missing(top, str(error)) from error
+        raise _missing(top, error) from error
     return top / f"{NAME}.zip"
 
 
-def _missing(top: Path, reason: str | None = None) -> MissingDataError:
-    looked = ", ".join(str(path) for path in (top / f"{NAME}.zip", top / NAME, top))
-    download_failed = f", and a download was not possible ({reason})" if reason else ""
-    return MissingDataError(
-        f"Tiny-ImageNet was not found; looked in {looked}{download_failed}. "
-        f"Put {URL}, or the folder it unpacks to, into a folder and type data.root=FOLDER."
-    )
+def _missing(top: Path, failure: Exception | None = None) -> MissingDataError:
+    places = (top / f"{NAME}.zip", top / NAME, top)
+    return missing("Tiny-ImageNet", places, f"{URL}, or the folder it unpacks to,", failure)
 
 
 def decode(tree: Tree, name: str) -> np.ndarray:

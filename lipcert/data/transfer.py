@@ -17,18 +17,6 @@ CHOICES = ("auto", "true", "false")
 """Of `data.on_device`."""
 
 
-def check_choice(choice: str) -> str:
-    """Return `data.on_device` in lower case.
-
-    Raises:
-        ValueError: unless it is one of `CHOICES`.
-    """
-    lowered = str(choice).lower()
-    if lowered not in CHOICES:
-        raise ValueError(f"Expected `data.on_device` to be one of {list(CHOICES)}, got {choice!r}.")
-    return lowered
-
-
 def sent(values: Tensor, device: torch.device) -> Tensor:
     """Return a tensor on `device`, copied from pinned memory without waiting where that is a GPU."""
     if device.type != "cuda" or values.is_cuda:

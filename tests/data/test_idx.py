@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from lipcert.data.arrays import CorruptDataError, MissingDataError
-from lipcert.data.idx import find_idx_folder, read_idx, read_split
+from lipcert.data import MissingDataError, load_images
+from lipcert.data.arrays import CorruptDataError
+from lipcert.data.idx import find_idx_files, read_idx, read_split
 from tests.data.idx_files import NAMES, idx_bytes, write_set
 
 
@@ -70,8 +71,10 @@ def test_damaged_gzip(tmp_path: Path, damage: str) -> None:
 @pytest.mark.parametrize("compressed", [False, True])
 def test_split(tmp_path: Path, compressed: bool) -> None:
     arrays = write_set(tmp_path, compressed)
-    for split, prefix in (("train", "train"), ("test", "t10k")):
-        read = read_split(tmp_path, split)
+    files = find_idx_files([tmp_path])
+    assert files is not None
+    for paths, prefix in ((files[:2], "train"), (files[2:], "t10k")):
+        read = read_split(*paths)
         np.testing.assert_array_equal(read.images.numpy(), arrays[f"{prefix}_images"][:, None])
         np.testing.assert_array_equal(read.labels.numpy(), arrays[f"{prefix}_labels"])
         assert read.labels.dtype == torch.int64
@@ -82,14 +85,14 @@ def test_folder_needs_all_four_files(tmp_path: Path) -> None:
     write_set(half)
     write_set(whole, compressed=True)
     (half / NAMES[3]).unlink()
-    assert find_idx_folder([tmp_path / "none", half, whole]) == whole
-    assert find_idx_folder([half]) is None
-    with pytest.raises(MissingDataError, match=rf"{NAMES[3]}.*{half}"):
-        read_split(half, "test")
+    assert find_idx_files([tmp_path / "none", half, whole]) == [whole / f"{name}.gz" for name in NAMES]
+    assert find_idx_files([half]) is None
+    with pytest.raises(MissingDataError, match=rf"MNIST was not found; looked in {half}"):
+        load_images("mnist", half)
 
 
 @pytest.mark.parametrize("labels", [np.arange(29) % 10, np.zeros((30, 1))])
 def test_images_and_labels_that_do_not_match(tmp_path: Path, labels: np.ndarray) -> None:
     write_set(tmp_path, train_labels=labels)
     with pytest.raises(CorruptDataError, match=r"do not belong together.*30, 5, 4"):
-        read_split(tmp_path, "train")
+        load_images("mnist", tmp_path)

@@ -112,7 +112,7 @@ def test_pixels() -> None:
 
 def test_split_serves_pixels() -> None:
     split = Split(torch.full((3, 1, 2, 2), 255, dtype=torch.uint8), torch.tensor([4, 5, 6]))
-    images, labels = split.__getitems__([2, 0])
+    images, labels = split[[2, 0]]
     assert images.tolist() == torch.ones(2, 1, 2, 2).tolist()
     assert labels.tolist() == [6, 4]
 
