@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import reduce
 
-import torch
 from torch import Tensor, nn
 
-from lipcert.bounds.region import Region, Source, Term, Terms
-from lipcert.graph.activations import Box, Nonlinearity
-from lipcert.graph.nodes import Activation, Graph
+from lipcert.bounds.region import Region, Source, Terms, map_keys, sum_of
+from lipcert.graph import Activation, Box, Graph, Nonlinearity
 from lipcert.norms.protocol import MapKey, Norms
 
 
@@ -120,14 +117,14 @@ class ActivationBounds:
 
 @dataclass(frozen=True)
 class Entry:
-    """An activation and the open region before it.
+    """An activation and the open region before it, with what global norms make of them.
 
     Attributes:
         node: the activation; its `function` says what it does to boxes.
         region: before it.
         box: that of the region; None where no boxes are made.
-        output_box: behind the activation; None where nobody asks for it.
-        center: the activation's output at the image itself, (B, *shape).
+        source: the set at the activation's output, bounded by global norms; a bound replaces what it knows better.
+        global_norms: of the region's terms, (1,) each.
         norms: norm algorithm.
         plan: work to skip.
         graph: of the model.
@@ -136,8 +133,8 @@ class Entry:
     node: Activation
     region: Region
     box: Box | None
-    output_box: Box | None
-    center: Tensor
+    source: Source
+    global_norms: list[Tensor]
     norms: Norms
     plan: Plan
     graph: Graph
@@ -147,38 +144,21 @@ class Entry:
         """What the activation does."""
         return self.node.function
 
-    def keys(self, terms: Terms, across: bool) -> list[MapKey]:
-        """Return which maps those of the terms are; `across`: they run across activations."""
-        graph, target, suffix = self.graph.key, self.node.sources[0], "..across" * across  # no module is called so
-        several = len(terms) > 1
-        return [
-            MapKey(graph, term.source.index, target, across, self.node.name + f"..{number}" * several + suffix)
-            for number, term in enumerate(terms.values())
-        ]
+    @property
+    def longest(self) -> Terms:
+        """The terms that run across activations where there are any, else those from the last activations."""
+        return self.region.terms if self.region.merged is None else self.region.merged
 
-    def global_norms(self, terms: Terms, across: bool = False) -> list[Tensor]:
-        """Return the norm of each term's map, (1,) each."""
-        keys = self.keys(terms, across)
-        return [self.norms.global_norm(key, term.map) for key, term in zip(keys, terms.values(), strict=True)]
+    def keys(self, terms: Terms) -> list[MapKey]:
+        """Return which maps those of the terms are, the region's own or those across activations."""
+        return map_keys(terms, self.graph, self.node.sources[0], self.node.name, terms is not self.region.terms)
 
-    def local_norms(self, terms: Terms, rows: Tensor | None, across: bool = False) -> list[Tensor]:
+    def local_norms(self, terms: Terms, rows: Tensor | None) -> list[Tensor]:
         """Return the norms of each term's map, (B,) each, masked by `rows` and by what varies in its source."""
-        keys = self.keys(terms, across)
         return [
             self.norms.local_norms(key, term.map, rows, term.source.varying)
-            for key, term in zip(keys, terms.values(), strict=True)
+            for key, term in zip(self.keys(terms), terms.values(), strict=True)
         ]
-
-    def source(
-        self,
-        lipschitz: Tensor,
-        product: Tensor,
-        box_lipschitz: Tensor | None = None,
-        varying: Tensor | None = None,
-    ) -> Source:
-        """Return the set at the activation's output; `box_lipschitz`: `lipschitz` when None."""
-        ball = lipschitz if box_lipschitz is None else box_lipschitz
-        return Source(self.node.index, self.center, self.output_box, lipschitz, ball, product, varying)
 
 
 @dataclass(frozen=True)
@@ -186,32 +166,23 @@ class Closed:
     """What a bound makes of an activation.
 
     Attributes:
-        term: the open region's term at the activation's output.
+        source: the set at its output.
+        local_norms: of the maps before the activation, those that the bound used.
         merged: further terms that run across it, None for none.
-        whole_norms, masked_norms: of the maps before the activation, global ones and those that the bound used.
         mask: outputs that vary, where the bound made it.
+        mask_rows: row norms of what follows leave out constant outputs.
     """
 
-    term: Term
-    merged: Terms | None
-    whole_norms: list[Tensor]
-    masked_norms: list[Tensor]
+    source: Source
+    local_norms: list[Tensor]
+    merged: Terms | None = None
     mask: Tensor | None = None
+    mask_rows: bool = False
 
 
 Close = Callable[[Entry], Closed]
 
 
-def constant(terms: Iterable[Term], norms: list[Tensor]) -> Tensor:
+def constant(terms: Terms, norms: list[Tensor]) -> Tensor:
     """Return the Lipschitz constant behind `terms`: the sum of source constant times norm."""
-    return reduce(torch.add, [term.source.lipschitz * norm for term, norm in zip(terms, norms, strict=True)])
-
-
-def box_constant(terms: Iterable[Term], norms: list[Tensor]) -> Tensor:
-    """Return the constant of the ball behind `terms` that bounds neurons: the sum of source constant times norm."""
-    return reduce(torch.add, [term.source.box_lipschitz * norm for term, norm in zip(terms, norms, strict=True)])
-
-
-def product_of(terms: Iterable[Term], norms: list[Tensor]) -> Tensor:
-    """Return the product of global norms behind `terms`, (1,)."""
-    return reduce(torch.add, [term.source.product * norm for term, norm in zip(terms, norms, strict=True)])
+    return sum_of(term.source.lipschitz * norm for term, norm in zip(terms.values(), norms, strict=True))

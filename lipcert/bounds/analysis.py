@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds.activation import ActivationBounds, Bound, Close, Entry, Plan
+from lipcert.bounds.activation import ActivationBounds, Bound, Close, Closed, Entry, Plan
 from lipcert.bounds.linear_split import close_linear_split
 from lipcert.bounds.liplt import close_global_liplt, close_liplt
-from lipcert.bounds.product import close_global, close_local, close_tight
-from lipcert.bounds.region import Region, Source, Term, added, opened, through_affine
-from lipcert.bounds.rounding import Arithmetic, Rounding, after_affine, input_rounding
-from lipcert.graph import Activation, Add, Affine, Box, Graph, Image, Node, Operator, compile_graph, identity_map
+from lipcert.bounds.product import close_local, close_tight
+from lipcert.bounds.region import Region, Source, Term, added, image_region, map_keys, opened, through_affine
+from lipcert.bounds.rounding import Arithmetic, Rounding
+from lipcert.graph import Activation, Add, Affine, Box, Graph, Image, Node, Operator, compile_graph, map_of
 from lipcert.norms.protocol import MapKey, Norms
 
 
 class Rule(NamedTuple):
     """How a bound closes activations.
 
-    `masks`: it masks norms by what varies, so that it needs boxes. `across`: it keeps linear maps of each image across
-    activations. `both`: maps that do not run across activations bound the logits, too; the smaller counts.
+    `close`: None for the product of global norms (BCP, GloRo), which every other bound starts from. `masks`: it masks
+    norms by what varies, so that it needs boxes. `across`: it keeps linear maps of each image across activations.
+    `both`: maps that do not run across activations bound the logits, too; the smaller counts.
     """
 
-    close: Close
+    close: Close | None
     masks: bool
     across: bool = False
     both: bool = False
 
 
 RULES = {
-    Bound.GLOBAL: Rule(close_global, masks=False),
+    Bound.GLOBAL: Rule(None, masks=False),
     Bound.LOCAL: Rule(close_local, masks=True),
     Bound.TIGHT: Rule(close_tight, masks=True),
     Bound.LINEAR_SPLIT: Rule(close_linear_split, masks=True, across=True),
@@ -166,11 +167,11 @@ class Propagation:
             before, bounds = [regions[source] for source in node.sources], None
             match node:
                 case Image():
-                    region = self._image()
+                    region = image_region(self.images, self.radius, self.box, self.arithmetic)
                 case Affine():
                     region = self._affine(before[0], operators[node.index], node, self.every_box or node.index in boxes)
                 case Add():
-                    region = self._add(before[0], before[1], self.every_box or node.index in boxes)
+                    region = added(before[0], before[1], self.every_box or node.index in boxes, self.arithmetic)
                 case Activation():
                     region, bounds = self._activation(before[0], node, self.every_box or node.index in boxes)
             regions[node.index] = region
@@ -179,46 +180,40 @@ class Propagation:
                     regions.pop(source, None)
             yield node, region, bounds
 
-    def _image(self) -> Region:
-        images, box = self.images, self.box
-        one = torch.ones(1, dtype=images.dtype, device=images.device)
-        region = Region(images, box, {(0, False): opened(Source(0, images, box, one, one, one))}, None, self.radius)
-        if self.arithmetic is None:
-            return region
-        return replace(region, rounding=input_rounding(region.size(), self.arithmetic))
-
     def _affine(self, region: Region, operator: Operator, node: Affine, box: bool) -> Region:
+        norm, rounding = None, region.rounding
+        if self.arithmetic is not None and rounding is not None and not bool((rounding.length == 0).all()):
+            own = map_of(operator, region.center)
+            if own.roundings[0]:
+                key = MapKey(self.graph.key, node.sources[0], node.index, False, node.name)
+                norm = self.norms.global_norm(key, own)
         skip = node.name in self.plan.boxes
-        behind = through_affine(region, operator, box, skip, self.box_gradients)
-        if self.arithmetic is None or region.rounding is None:
-            return behind
-        norm = None
-        if operator.products()[0] and not bool((region.rounding.length == 0).all()):
-            key = MapKey(self.graph.key, node.sources[0], node.index, False, node.name)
-            norm = self.norms.global_norm(key, identity_map(region.center).after(operator))
-        rounding = after_affine(region.rounding, operator, region.reach(), norm, self.arithmetic)
-        return behind.widened(rounding, self.arithmetic.analysis, operator)
-
-    def _add(self, branch: Region, shortcut: Region, box: bool) -> Region:
-        total = added(branch, shortcut, box)
-        if self.arithmetic is None or branch.rounding is None or shortcut.rounding is None:
-            return total
-        size = branch.size() + branch.rounding.entries + shortcut.size() + shortcut.rounding.entries
-        rounding = branch.rounding.plus(shortcut.rounding, size, self.arithmetic)
-        return total.widened(rounding, self.arithmetic.analysis, None)
+        return through_affine(region, operator, box, skip, self.box_gradients, self.arithmetic, norm)
 
     def _activation(self, region: Region, node: Activation, box_behind: bool) -> tuple[Region, ActivationBounds]:
+        rule, terms = RULES[self.bound], region.terms
         box = region.box() if self.any_box else None
-        center = node.function.apply(region.center)
-        entry = Entry(node, region, box, self._range(node, box, box_behind), center, self.norms, self.plan, self.graph)
-        closed = RULES[self.bound].close(entry)
-        whole, masked = reduce(torch.add, closed.whole_norms), reduce(torch.add, closed.masked_norms)
+        keys = map_keys(terms, self.graph, node.sources[0], node.name)
+        norms = [self.norms.global_norm(key, term.map) for key, term in zip(keys, terms.values(), strict=True)]
+        sources = [term.source for term in terms.values()]
+        source = Source(
+            node.index,
+            node.function.apply(region.center),
+            self._range(node, box, box_behind),
+            _total([each.lipschitz for each in sources], norms),
+            _total([each.box_lipschitz for each in sources], norms),
+            _total([each.product for each in sources], norms),
+        )
+        closed = Closed(source, norms)
+        if rule.close is not None:
+            closed = rule.close(Entry(node, region, box, source, norms, self.norms, self.plan, self.graph))
+        whole, masked = reduce(torch.add, norms), reduce(torch.add, closed.local_norms)
         bounds = ActivationBounds(node, box, whole, masked, closed.mask)
-        source, rounding = closed.term.source, region.rounding
+        rounding = region.rounding
         if rounding is not None and box is not None:
             rounding = Rounding.of(node.function.rounding(rounding.entries, *box), rounding.length)
-        terms = {(source.index, False): closed.term}
-        return Region(center, source.box, terms, closed.merged, region.epsilon, rounding), bounds
+        term = {(node.index, False): opened(closed.source, closed.mask_rows)}
+        return Region(source.center, source.box, term, closed.merged, region.epsilon, rounding), bounds
 
     def _range(self, node: Activation, box: Box | None, asked: bool) -> Box | None:
         """Return the box behind an activation where it is asked for, without a graph where none is to pass it."""
@@ -228,6 +223,11 @@ class Propagation:
         passes = self.box_gradients or node.index in graph.before_output or not graph.balls_known
         with torch.set_grad_enabled(torch.is_grad_enabled() and passes):
             return node.function.range(*box)
+
+
+def _total(constants: list[Tensor], norms: list[Tensor]) -> Tensor:
+    """Return the sum of constant times norm."""
+    return reduce(torch.add, [constant * norm for constant, norm in zip(constants, norms, strict=True)])
 
 
 def analyze(

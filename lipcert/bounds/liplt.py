@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from lipcert.bounds.activation import Closed, Entry, constant, product_of
+from lipcert.bounds.activation import Closed, Entry, constant
 from lipcert.bounds.linear_split import masked
 from lipcert.bounds.product import capped_local_norms, needed_inputs, varying_outputs
-from lipcert.bounds.region import Source, Term, opened
-from lipcert.graph.operators import identity_map
-from lipcert.graph.scaling import scaling
+from lipcert.bounds.region import Source, Term
+from lipcert.graph import Box, identity_map, scaling
 
 UNIT = (0.0, 1.0)
 """Slopes of activations that a slope of 1/2 leaves a remainder of half the Lipschitz constant."""
@@ -26,58 +26,50 @@ def close_liplt(entry: Entry) -> Closed:
 
     Where an activation is not elementwise D is 0 and r all of σ(z') - σ(z).
     """
-    region, function = entry.region, entry.function
-    whole = entry.global_norms(region.terms)
+    region, function, across = entry.region, entry.function, entry.region.merged is not None
     varying = varying_outputs(entry)
     rows = needed_inputs(entry, varying)
-    norms = capped_local_norms(entry, region.terms, whole, rows)
-    tight = constant(region.terms.values(), norms)
-    product = product_of(region.terms.values(), whole)
-    runs = region.terms if region.merged is None else region.merged
+    norms = capped_local_norms(entry, rows)
+    tight = constant(region.terms, norms)
 
     def behind(rows: Tensor | None) -> Tensor:
-        return constant(runs.values(), entry.local_norms(runs, rows, across=region.merged is not None))
+        return torch.minimum(tight, constant(entry.longest, entry.local_norms(entry.longest, rows)))
 
-    outputs = tight if region.merged is None else torch.minimum(tight, behind(rows))
-    source = entry.source(outputs, product, varying=varying)
-    term = opened(source, mask_rows=True)
+    lipschitz = behind(rows) if across else tight
+    source = replace(entry.source, lipschitz=lipschitz, box_lipschitz=lipschitz, varying=varying)
     assert entry.box is not None
     linear = function.linear(*entry.box)
     remainder = function.remainder(region.center, *entry.box)
     if linear is None or varying is None or remainder is None or function.slopes != UNIT or _large(region.shape):
-        return Closed(term, None, whole, norms, varying)
+        return Closed(source, norms, mask=varying, mask_rows=True)
     bending = varying * (1 - linear)
-    rest = torch.minimum(tight, behind(bending)) / 2
     box = (bending * remainder[0], bending * remainder[1])
-    kept = Source(entry.node.index, torch.zeros_like(entry.center), box, rest, rest, product, bending, remainder=True)
-    merged = {(entry.node.index, True): _bare(kept), **masked(runs, linear + bending / 2)}
-    return Closed(term, merged, whole, norms, varying)
+    merged = _remainder(source, behind(bending) / 2, box, bending)
+    return Closed(source, norms, merged | masked(entry.longest, linear + bending / 2), varying, mask_rows=True)
 
 
 def close_global_liplt(entry: Entry) -> Closed:
     """Close by global norms, and by D = 1/2 everywhere with |r| <= |z' - z| / 2, as published; needs no box."""
-    region, terms = entry.region, entry.region.terms
-    whole = entry.global_norms(terms)
-    lipschitz = constant(terms.values(), whole)
-    product = product_of(terms.values(), whole)
-    runs = terms if region.merged is None else region.merged
-    if region.merged is not None:
-        across = constant(runs.values(), entry.global_norms(runs, across=True))
-        lipschitz = torch.minimum(lipschitz, across)
-    source = entry.source(lipschitz, product)
-    term = opened(source)
-    if entry.function.slopes != UNIT or _large(region.shape):
-        return Closed(term, None, whole, whole)
-    rest = lipschitz / 2
-    kept = Source(entry.node.index, torch.zeros_like(entry.center), None, rest, rest, product, remainder=True)
-    half = scaling(region.shape, entry.center.new_full((1,) * entry.center.dim(), 0.5))
+    source, runs = entry.source, entry.longest
+    if entry.region.merged is not None:
+        pairs = zip(entry.keys(runs), runs.values(), strict=True)
+        across = constant(runs, [entry.norms.global_norm(key, term.map) for key, term in pairs])
+        lipschitz = torch.minimum(source.lipschitz, across)
+        source = replace(source, lipschitz=lipschitz, box_lipschitz=lipschitz)
+    if entry.function.slopes != UNIT or _large(entry.region.shape):
+        return Closed(source, entry.global_norms)
+    half = scaling(entry.region.shape, source.center.new_full((1,) * source.center.dim(), 0.5))
     halves = {key: Term(term.source, term.map.after(half)) for key, term in runs.items()}
-    return Closed(term, {(entry.node.index, True): _bare(kept), **halves}, whole, whole)
+    return Closed(source, entry.global_norms, _remainder(source, source.lipschitz / 2) | halves)
 
 
-def _bare(source: Source) -> Term:
-    """Return the identity term of a source, without row norms: merged terms bound no neurons."""
-    return Term(source, identity_map(source.center))
+def _remainder(
+    source: Source, lipschitz: Tensor, box: Box | None = None, varying: Tensor | None = None
+) -> dict[tuple[int, bool], Term]:
+    """Return the term of an activation's remainder, without row norms: it bounds no neurons."""
+    center = torch.zeros_like(source.center)
+    kept = Source(source.index, center, box, lipschitz, lipschitz, source.product, varying, remainder=True)
+    return {(source.index, True): Term(kept, identity_map(center))}
 
 
 def _large(shape: tuple[int, ...]) -> bool:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lipcert.nn.selection import keep_where_positive, minimum
+from lipcert.bounds.rounding import l2_norm
+from lipcert.nn.selection import minimum
 
 SETTLED_EVERY = 8
 """Newton rounds between two questions whether anything still moves; each makes a GPU wait for the host."""
@@ -24,13 +25,6 @@ LARGEST_CHUNK = {"cpu": 2**20, "cuda": 2**22}
 
 LONGEST_STEP = 1e30
 """Stands for an infinite t, which 0 could not be multiplied with."""
-
-
-def l2_norm(vectors: Tensor) -> Tensor:
-    """Return the l2 norm over the last dimension, right where squares would underflow, infinite where an entry is."""
-    largest = vectors.detach().abs().amax(dim=-1, keepdim=True)
-    unit = torch.where((largest > 0) & largest.isfinite(), largest, 1)
-    return unit[..., 0] * torch.linalg.vector_norm(vectors / unit, dim=-1)
 
 
 @torch.no_grad()
@@ -45,7 +39,7 @@ def _step_length(directions: Tensor, radius: Tensor, reach: Tensor, rounds: int)
     square = target / slopes.sum(-1, keepdim=True).clamp_min(tiny)
     for index in range(1, rounds + 1):
         raised = slopes * square
-        slope = keep_where_positive(slopes, limits - raised).sum(-1, keepdim=True)
+        slope = torch.ops.aten.threshold_backward(slopes, limits - raised, 0).sum(-1, keepdim=True)
         missing = target - torch.minimum(raised, limits).sum(-1, keepdim=True)
         advanced = square + missing.clamp_min(0) / slope
         updated = torch.where(slope > 0, advanced, torch.where(missing >= 0, torch.inf, square))
@@ -73,7 +67,8 @@ def maximum_over_box(directions: Tensor, radius: Tensor, lower: Tensor, upper: T
     step = _step_length(slopes, radius, reach, rounds)
     boxed = step.isinf()
     length = torch.where(boxed, 1, step).clamp_min(torch.finfo(step.dtype).tiny)  # 0 for a radius of 0
-    offset = minimum(length * slopes, reach)
+    smaller = minimum if torch.is_grad_enabled() else torch.minimum
+    offset = smaller(length * slopes, reach)
     price = (radius.square() - offset.square().sum(-1, keepdim=True)) / (2 * length)
     within = (slopes * offset).sum(-1, keepdim=True) + price
     return Maximum(torch.where(boxed, (slopes * reach).sum(-1, keepdim=True), within)[..., 0], step)

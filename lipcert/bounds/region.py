@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lipcert.bounds.rounding import Reach, Rounding
-from lipcert.graph.activations import Box
-from lipcert.graph.operators import LinearMap, Operator, identity_map
+from lipcert.bounds.rounding import Arithmetic, Reach, Rounding, after_affine, input_rounding
+from lipcert.graph import Box, Graph, LinearMap, Operator, identity_map
 from lipcert.nn.selection import maximum, minimum, sum_to_shape
-from lipcert.norms.krylov import per_image
+from lipcert.norms.protocol import MapKey
 
 SMALLEST_SQUARE = 1e-30
 """Squared row norms are raised to this, so that their square root has a finite gradient."""
@@ -118,14 +117,30 @@ class Term:
         """
         if self.rows is None:
             raise ValueError("The row norms of this map are not known.")
-        radius = per_image(epsilon * self.source.box_lipschitz, len(self.map.output_shape) + 1)
+        shape = self.map.output_shape
+        radius = (epsilon * self.source.box_lipschitz).view(-1, *(1 for _ in shape))
         if self.rows.values is None:
-            return radius.expand(-1, *self.map.output_shape)
+            return radius.expand(-1, *shape)
         return self.rows.values.to(radius) * radius
 
 
 Terms = Mapping[tuple[int, bool], Term]
 """Terms by source: index of its node, and whether it is a remainder."""
+
+
+def map_keys(terms: Terms, graph: Graph, target: int, name: str, across: bool = False) -> list[MapKey]:
+    """Return which linear maps those of the terms are.
+
+    Args:
+        terms: that end at node `target` of the `graph`.
+        name: of the layer that they lead to; parts of it behind two dots tell the maps apart: no module is called so.
+        across: whether they run across activations.
+    """
+    several, suffix = len(terms) > 1, "..across" * across
+    return [
+        MapKey(graph.key, term.source.index, target, across, name + f"..{number}" * several + suffix)
+        for number, term in enumerate(terms.values())
+    ]
 
 
 @dataclass(frozen=True)
@@ -194,13 +209,10 @@ class Region:
             radius = sum_of(self.epsilon * term.source.box_lipschitz for term in self.terms.values())
         return Reach(center, (self.size() - center).clamp_min(0), radius)
 
-    def widened(self, rounding: Rounding, share: float, last: Operator | None) -> Region:
-        """Return the region with this `rounding` behind the layer `last`, its box wider by `share` of it.
-
-        `share`: that of the analysis's own arithmetic.
-        """
+    def executed(self, rounding: Rounding, arithmetic: Arithmetic, last: Operator | None = None) -> Region:
+        """Return the region with a rounding, its box wider by the analysis's share of it; `last`: the layer before."""
         lower, upper = self.box()
-        slack = share * rounding.entries
+        slack = arithmetic.analysis * rounding.entries
         return replace(self, interval=(lower - slack, upper + slack), rounding=rounding, last=last)
 
 
@@ -218,10 +230,23 @@ def opened(source: Source, mask_rows: bool = False) -> Term:
     return Term(source, identity_map(source.center), rows)
 
 
+def image_region(images: Tensor, radius: Tensor, box: Box | None, arithmetic: Arithmetic | None = None) -> Region:
+    """Return the region of the image itself: a ball of `radius` (B,) or (1,), inside a `box` if given."""
+    one = torch.ones(1, dtype=images.dtype, device=images.device)
+    region = Region(images, box, {(0, False): opened(Source(0, images, box, one, one, one))}, None, radius)
+    return region if arithmetic is None else replace(region, rounding=input_rounding(region.size(), arithmetic))
+
+
 def through_affine(
-    region: Region, operator: Operator, box: bool = True, skip: bool = False, box_gradients: bool = True
+    region: Region,
+    operator: Operator,
+    box: bool = True,
+    skip: bool = False,
+    box_gradients: bool = True,
+    arithmetic: Arithmetic | None = None,
+    norm: Tensor | None = None,
 ) -> Region:
-    """Carry a region through an affine layer: box and ball, intersected (eqs 21-23).
+    """Carry a region through an affine layer: box and ball, intersected (eqs 21-23), and rounding where it has any.
 
     Args:
         region: before it.
@@ -230,28 +255,30 @@ def through_affine(
         skip: take the ball's box alone where that is sound.
         box_gradients: False holds fixed by how much the box cuts each interval of the ball, so that no gradient goes
             through box propagation where a ball is known.
+        arithmetic: what the layer is executed in, where the region has a rounding.
+        norm: upper bound on the layer's spectral norm, (1,); None where the region's rounding is 0.
     """
     terms = {key: term.after(operator) for key, term in region.terms.items()}
     merged = None if region.merged is None else {key: term.after(operator) for key, term in region.merged.items()}
     behind = Region(operator.affine(region.center), None, terms, merged, region.epsilon)
-    if not box:
+    if box:
+        behind = replace(behind, interval=_interval(region, behind, operator, skip, box_gradients))
+    if arithmetic is None or region.rounding is None:
         return behind
+    return behind.executed(
+        after_affine(region.rounding, operator, region.reach(), norm, arithmetic), arithmetic, operator
+    )
+
+
+def _interval(region: Region, behind: Region, operator: Operator, skip: bool, box_gradients: bool) -> Box | None:
+    """Return the interval behind an affine layer, None where the balls say all; arguments as of `through_affine`."""
     if not behind.ball_known:
-        return replace(behind, interval=_box(region, operator))
+        return operator.box(*region.box())
     if region.interval is None:
-        return behind
+        return None
     if skip and operator.mixes:
-        return replace(behind, interval=behind.ball_box())
-    intersection = _intersection if box_gradients else _intersection_of_fixed_share
-    return replace(behind, interval=intersection(region, behind, operator))
-
-
-def _box(region: Region, operator: Operator) -> Box:
-    """Return what the box becomes: the interval around W mid + b of |W| half."""
-    lower, upper = region.box()
-    middle = operator.affine((upper + lower).mul_(0.5))
-    half = operator.absolute().apply((upper - lower).mul_(0.5))
-    return middle - half, middle + half
+        return behind.ball_box()
+    return (_intersection if box_gradients else _intersection_of_fixed_share)(region, behind, operator)
 
 
 class _ShareOfBall(torch.autograd.Function):
@@ -271,7 +298,7 @@ class _ShareOfBall(torch.autograd.Function):
 
 def _intersection(region: Region, behind: Region, operator: Operator) -> Box:
     """Return box ∩ ball behind an affine layer (eqs 21-22)."""
-    (lower, upper), (ball_lower, ball_upper) = _box(region, operator), behind.ball_box()
+    (lower, upper), (ball_lower, ball_upper) = operator.box(*region.box()), behind.ball_box()
     if not torch.is_grad_enabled():
         return torch.maximum(lower, ball_lower), torch.minimum(upper, ball_upper)
     return maximum(lower, ball_lower), minimum(upper, ball_upper)
@@ -281,14 +308,15 @@ def _intersection_of_fixed_share(region: Region, behind: Region, operator: Opera
     """Return box ∩ ball behind an affine layer; gradients are those of fixed shares of the ball's deviation."""
     center, deviation = behind.center, behind.deviation()
     with torch.no_grad():
-        lower, upper = _box(region, operator)
+        lower, upper = operator.box(*region.box())
         torch.maximum(lower, center - deviation, out=lower)
         torch.minimum(upper, center + deviation, out=upper)
     return _ShareOfBall.apply(center, deviation, lower), _ShareOfBall.apply(center, deviation, upper)
 
 
-def added(first: Region, second: Region, box: bool = True) -> Region:
-    """Return the region of the sum of two values that depend on the same image; `box`: as in `through_affine`."""
+def added(first: Region, second: Region, box: bool = True, arithmetic: Arithmetic | None = None) -> Region:
+    """Return the region of the sum of two values that depend on the same image; `box`, `arithmetic`: as
+    in `through_affine`."""
     interval = None
     if box:
         (first_lower, first_upper), (second_lower, second_upper) = first.box(), second.box()
@@ -300,7 +328,11 @@ def added(first: Region, second: Region, box: bool = True) -> Region:
             second.terms if second.merged is None else second.merged,
         )
     terms = _sum_terms(first.terms, second.terms)
-    return Region(first.center + second.center, interval, terms, merged, first.epsilon)
+    total = Region(first.center + second.center, interval, terms, merged, first.epsilon)
+    if arithmetic is None or first.rounding is None or second.rounding is None:
+        return total
+    size = first.size() + first.rounding.entries + second.size() + second.rounding.entries
+    return total.executed(first.rounding.plus(second.rounding, size, arithmetic), arithmetic)
 
 
 def _sum_terms(first: Terms, second: Terms) -> Terms:

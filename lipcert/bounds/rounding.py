@@ -14,11 +14,11 @@ The same recursion covers the float64 arithmetic of the bounds themselves: their
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lipcert.bounds.margins import l2_norm
 from lipcert.graph.operators import Operator, Shape
 
 ANALYSIS_OPERATIONS = 2**14
@@ -30,6 +30,13 @@ fan-in; an adjoint has the fan-out's operations; remainders use a center once fo
 
 HEADROOM = 8
 """Values must stay below the largest number over this: sums of a few of them still fit."""
+
+
+def l2_norm(vectors: Tensor) -> Tensor:
+    """Return the l2 norm over the last dimension, right where squares would underflow, infinite where an entry is."""
+    largest = vectors.detach().abs().amax(dim=-1, keepdim=True)
+    unit = torch.where((largest > 0) & largest.isfinite(), largest, 1)
+    return unit[..., 0] * torch.linalg.vector_norm(vectors / unit, dim=-1)
 
 
 @dataclass(frozen=True)
@@ -64,8 +71,7 @@ class Arithmetic:
         return relative / (1 - relative) if relative < 1 else float("inf")
 
 
-@dataclass(frozen=True)
-class Reach:
+class Reach(NamedTuple):
     """Where the inputs of an affine layer lie: |h| <= |center| + deviation entrywise, ‖h - center‖ <= radius.
 
     `center`, `deviation`: (B, *shape), both >= 0; `radius`: (B,) or (1,), None where it is not known.
@@ -74,11 +80,6 @@ class Reach:
     center: Tensor
     deviation: Tensor
     radius: Tensor | None
-
-    @property
-    def size(self) -> Tensor:
-        """Largest absolute values, (B, *shape)."""
-        return self.center + self.deviation
 
 
 @dataclass(frozen=True)
@@ -144,24 +145,19 @@ def after_affine(
 
     Entries are infinite where an intermediate result could overflow.
     """
-    operations, _ = operator.products()
-    if operations == 0:
+    sizes = operator.magnitudes(reach.center, reach.deviation, rounding.entries)
+    if sizes is None:
         return Rounding(operator.apply(rounding.entries), rounding.length)
-    shape, rows, absolute = operator.output_shape, operator.row_norms(), operator.absolute()
-    moved = absolute.apply(reach.deviation)
+    shape, moved = operator.output_shape, sizes.deviation
     if reach.radius is not None:
-        moved = torch.minimum(moved, _scaled_rows(rows, reach.radius, shape))
-    magnitude = operator.magnitude(reach.center + rounding.entries) + moved
-    size = reach.size + rounding.entries
-    largest = operator.intermediates(size).flatten(1).amax(dim=1).view(-1, *(1 for _ in shape))
-    flushed = absolute.apply((size > 0).to(size))  # inputs below `tiny` may be read as 0
-    vanished = (flushed + (2 * operations + 1) * largest) * arithmetic.tiny
-    fits = torch.maximum(magnitude, largest) < arithmetic.largest / HEADROOM
-    fresh = torch.where(fits, arithmetic.gamma(operations) * magnitude + vanished, torch.inf)
-    reached = (flushed > 0) | (operator.magnitude(torch.zeros_like(size[:1])) > 0)
-    fresh = torch.where(reached, fresh, 0)  # nothing but zeros is added up
+        moved = torch.minimum(moved, _scaled_rows(sizes.rows, reach.radius, shape))
+    magnitude = sizes.center + moved
+    vanished = (sizes.inputs + (2 * sizes.operations + 1) * sizes.largest) * arithmetic.tiny  # below `tiny` may be 0
+    fits = torch.maximum(magnitude, sizes.largest) < arithmetic.largest / HEADROOM
+    fresh = torch.where(fits, arithmetic.gamma(sizes.operations) * magnitude + vanished, torch.inf)
+    fresh = torch.where((sizes.inputs > 0) | (sizes.bias > 0), fresh, 0)  # else nothing but zeros is added up
     if norm is None:
         return replace(Rounding.of(fresh), fresh=fresh, inherited=rounding.length)
-    through = torch.minimum(absolute.apply(rounding.entries), _scaled_rows(rows, rounding.length, shape))
+    through = torch.minimum(sizes.errors, _scaled_rows(sizes.rows, rounding.length, shape))
     total = Rounding.of(through + fresh, norm * rounding.length + l2_norm(fresh.flatten(1)))
     return replace(total, fresh=fresh, inherited=rounding.length)

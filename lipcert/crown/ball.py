@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.bounds.margins import l2_norm, support
+from lipcert.bounds.margins import support
+from lipcert.bounds.rounding import l2_norm
 from lipcert.crown.substitution import SAFETY, UNDERFLOW, Rows, rounding_share
 from lipcert.norms.krylov import per_image
 

@@ -20,8 +20,7 @@ from torch import Tensor
 from lipcert.crown.ball import Ball
 from lipcert.crown.lines import Interval
 from lipcert.crown.network import Bend, Linear, Network, Sum
-from lipcert.graph.activations import Box
-from lipcert.graph.operators import Operator
+from lipcert.graph.operators import Box, Operator
 from lipcert.norms.krylov import per_image
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lipcert.crown.lines import Interval, Lines, Shares
 from lipcert.crown.network import Bend, Linear, Network, Sum
-from lipcert.graph.activations import Box
+from lipcert.graph.operators import Box
 
 SAFETY = 2
 """Factor on bounds of rounding errors, for those that the bounds themselves take and for products of two."""

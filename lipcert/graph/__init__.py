@@ -1,12 +1,12 @@
 """A model becomes a graph of affine, activation and sum nodes once; every bound runs over it."""
 
-from lipcert.graph.activations import Box, Clamp, Nonlinearity, PairSort, register_activation
+from lipcert.graph.activations import Clamp, Nonlinearity, PairSort, register_activation
 from lipcert.graph.checks import parametrizations, refuse_altered
 from lipcert.graph.compile import compile_graph
 from lipcert.graph.errors import NonFiniteBoundError, UnsupportedLayerError
 from lipcert.graph.layers import is_affine, operator, register_affine
 from lipcert.graph.nodes import Activation, Add, Affine, Graph, Image, Node
-from lipcert.graph.operators import LinearMap, Operator, Permutation, Shape, identity_map
+from lipcert.graph.operators import Box, LinearMap, Operator, Permutation, Shape, identity_map, map_of
 from lipcert.graph.scaling import scaling
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "compile_graph",
     "identity_map",
     "is_affine",
+    "map_of",
     "operator",
     "parametrizations",
     "refuse_altered",

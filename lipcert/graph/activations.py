@@ -15,12 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.graph.errors import UnsupportedLayerError
-from lipcert.graph.operators import Shape
+from lipcert.graph.operators import Box, Shape
 from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin
 from lipcert.nn.activations import clipped_max_min, clipped_relu, max_min, split_pairs
-
-Box = tuple[Tensor, Tensor]
-"""Lower and upper ends, (B, *shape) each."""
 
 
 class Nonlinearity:

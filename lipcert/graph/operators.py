@@ -8,12 +8,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Shape = tuple[int, ...]
+
+Box = tuple[Tensor, Tensor]
+"""Lower and upper ends, (B, *shape) each."""
+
+
+class Magnitudes(NamedTuple):
+    """What the rounding of an executed affine layer depends on, |h| <= center + deviation; (B, *output_shape) each.
+
+    Attributes:
+        operations: rounded operations of one entry, at most.
+        center: |A| (center + errors) + |b|; `deviation`: |A| deviation; `errors`: |A| errors.
+        inputs: |A| 1 of the inputs that may differ from 0; `bias`: |b|, (1, *output_shape).
+        largest: what no intermediate result of an image exceeds, (B, 1, ...).
+        rows: row norms of A, (1, *output_shape), None for ones.
+    """
+
+    operations: int
+    center: Tensor
+    deviation: Tensor
+    errors: Tensor
+    inputs: Tensor
+    bias: Tensor
+    largest: Tensor
+    rows: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -70,6 +95,29 @@ class Operator:
     def intermediates(self, size: Tensor) -> Tensor:
         """Return 1 plus a bound on what is computed on the way, and on the factors it meets; |h| <= `size`."""
         return 1 + size
+
+    def box(self, lower: Tensor, upper: Tensor) -> Box:
+        """Return the box of A h + b for h in a box: the interval around A mid + b of |A| half."""
+        middle = self.affine((upper + lower).mul_(0.5))
+        half = self.absolute().apply((upper - lower).mul_(0.5))
+        return middle - half, middle + half
+
+    def magnitudes(self, center: Tensor, deviation: Tensor, errors: Tensor) -> Magnitudes | None:
+        """Return what rounding depends on; None for a layer that computes nothing.
+
+        Args:
+            center, deviation: |h| <= center + deviation, (B, *input_shape).
+            errors: of executed inputs, at most, (B, *input_shape).
+        """
+        operations, _ = self.products()
+        if operations == 0:
+            return None
+        size = center + deviation + errors
+        stacked = torch.cat([center + errors, deviation, errors, (size > 0).to(size)])  # |A| is applied once
+        near, far, passed, inputs = self.absolute().apply(stacked).chunk(4)
+        bias = self.magnitude(torch.zeros_like(size[:1]))
+        largest = self.intermediates(size).flatten(1).amax(dim=1).view(-1, *(1 for _ in self.output_shape))
+        return Magnitudes(operations, near + bias, far, passed, inputs, bias, largest, self.row_norms())
 
     @property
     def mixes(self) -> bool:
@@ -330,6 +378,19 @@ class LinearMap:
         (outputs,) = self.output_shape
         units = torch.eye(outputs, dtype=self.origin.dtype, device=self.origin.device)
         return self.adjoint(units).flatten(1)
+
+
+def map_of(operator: Operator, values: Tensor) -> LinearMap:
+    """Return the linear map of one operator; `values`: of the dtype and device of its inputs."""
+    return LinearMap(
+        operator.input_shape,
+        operator.output_shape,
+        values.new_empty(0),
+        (operator,),
+        per_image=operator.per_image,
+        images=operator.images,
+        roundings=operator.products(),
+    )
 
 
 def identity_map(values: Tensor) -> LinearMap:
