@@ -1,1 +1,1 @@
-"""What the commands `certify`, `measure` and `soundness` do once their settings are composed."""
+"""What the Hydra applications do once their settings are composed, one file each."""

@@ -1,19 +1,24 @@
-"""The job of `lipcert.certify`: certify batch after batch, write the record."""
+"""The job of `lipcert.certify`: certify batch after batch at every epsilon, write the record."""
 
 from __future__ import annotations
 
+import copy
+import json
+import math
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import closing
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
+from torch import Tensor
 
-from lipcert.bounds import RULES
-from lipcert.certificates import CROWN_STAGES, STAGES, Cascade, Stage
+from lipcert.certificates import CROWN_STAGES, STAGES, Cascade, Certificate, Stage
 from lipcert.data.progress import progress
-from lipcert.jobs.certify_batch import certify_batch
-from lipcert.jobs.preparation import Subject, prepare
+from lipcert.jobs.preparation import Subject, check_choice, check_numbers, make_folder, prepare
 from lipcert.jobs.record import (
     describe_arithmetic,
     describe_model,
@@ -21,47 +26,20 @@ from lipcert.jobs.record import (
     global_norms,
     stage_tallies,
 )
-from lipcert.jobs.settings import check_choice, check_failure_probability, chosen_output, listed, make_folder
 from lipcert.jobs.tables import print_record
-from lipcert.records import FORMAT, JSON_NAME, Arithmetic, Contents, Journal, Model, Record, write_record
+from lipcert.records import (
+    FORMAT,
+    JSON_NAME,
+    Batch,
+    Contents,
+    Journal,
+    NormBracket,
+    Record,
+    Row,
+    StageWork,
+    write_record,
+)
 from lipcert.version import __version__
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything the rows of a record depend on, and how they are computed.
-
-    Attributes:
-        subject: network, images and radii.
-        model, arithmetic: what the record says of the network.
-        cascade: of the network.
-        batch_size: images bounded at a time.
-        failure_probability: of each norm.
-        clip_input: the adversary only uses pixels in [0, 1].
-    """
-
-    subject: Subject
-    model: Model
-    arithmetic: Arithmetic
-    cascade: Cascade
-    batch_size: int
-    failure_probability: float
-    clip_input: bool
-
-    @property
-    def header(self) -> dict[str, Any]:
-        """Everything the rows depend on, as JSON values."""
-        return {
-            "format": FORMAT,
-            "lipcert_version": __version__,
-            "model": asdict(self.model),
-            "data": asdict(self.subject.data),
-            "arithmetic": asdict(self.arithmetic),
-            "epsilons": list(self.subject.epsilons),
-            "clip_input": self.clip_input,
-            "failure_probability": self.failure_probability,
-            "stages": [{**asdict(stage), "bound": str(stage.bound)} for stage in self.cascade.stages],
-        }
 
 
 def run(config: DictConfig) -> float:
@@ -70,19 +48,22 @@ def run(config: DictConfig) -> float:
     Raises:
         ValueError, OSError: for settings, files or folders that cannot be, before anything is computed.
     """
-    check_failure_probability(config.failure_probability)
-    stages = chosen_stages(listed(config.stages), config.exhaustive)
-    folder = chosen_output(config, "certificates")
-    check_unfinished(folder, config.overwrite)
-    job = make_job(config, stages)
+    check_numbers(config, {}, ["failure_probability"])
+    stages = chosen_stages(config.stages, config.exhaustive)
+    subject = prepare(config, most_epsilons=None)
+    folder = subject.output("certificates")
+    if (folder / JSON_NAME).exists() and not config.overwrite:
+        raise FileExistsError(
+            f"{folder} already holds a record ({JSON_NAME}); choose another output=DIR, "
+            "or type overwrite=true to replace it."
+        )
+    cascade = Cascade(subject.model, stages, config.failure_probability, config.clip_input)
+    batch_size = subject.batch_size(stage.bound for stage in stages)
     make_folder(folder)
-    journal = Journal(folder, job.header, restart=config.overwrite)
-    try:
-        certify_rest(job, journal)
-        record = finish(job, journal, folder)
+    with closing(Journal(folder, header(subject, stages), restart=config.overwrite)) as journal:
+        certify_rest(subject, cascade, batch_size, journal)
+        record = finish(subject, stages, journal, folder)
         journal.remove()
-    finally:
-        journal.close()
     print_record(record, folder)
     return max(record.totals, key=lambda totals: totals.epsilon).certified_accuracy
 
@@ -103,54 +84,107 @@ def chosen_stages(names: Sequence[str] | None, exhaustive: bool = False) -> tupl
     return tuple(replace(stage, within=0.0, trial=None) for stage in stages) if exhaustive else stages
 
 
-def check_unfinished(folder: Path, overwrite: bool) -> None:
-    """Raise FileExistsError where a finished record would be replaced unasked."""
-    if (folder / JSON_NAME).exists() and not overwrite:
-        raise FileExistsError(
-            f"{folder} already holds a record ({JSON_NAME}); choose another output=DIR, "
-            "or type overwrite=true to replace it."
-        )
+def fixed_contents(subject: Subject) -> dict[str, Any]:
+    """Return the fields of `Contents` that rows depend on and that no batch changes."""
+    return {
+        "lipcert_version": __version__,
+        "model": describe_model(subject.network),
+        "data": subject.data,
+        "arithmetic": describe_arithmetic(subject.model),
+        "epsilons": subject.epsilons,
+        "clip_input": subject.config.clip_input,
+    }
 
 
-def make_job(config: DictConfig, stages: Sequence[Stage]) -> Job:
-    """Load what the settings name, and choose the size of a batch."""
-    subject = prepare(config, most_epsilons=None)
-    return Job(
-        subject=subject,
-        model=describe_model(subject.network),
-        arithmetic=describe_arithmetic(subject.model),
-        cascade=Cascade(subject.model, stages, config.failure_probability, config.clip_input),
-        batch_size=subject.batch_size(config, separate=any(RULES[stage.bound].across for stage in stages)),
-        failure_probability=config.failure_probability,
-        clip_input=config.clip_input,
-    )
+def header(subject: Subject, stages: Sequence[Stage]) -> dict[str, Any]:
+    """Return everything the rows depend on, as JSON values."""
+    about = {
+        "format": FORMAT,
+        **fixed_contents(subject),
+        "failure_probability": subject.config.failure_probability,
+        "stages": stages,
+    }
+    return json.loads(json.dumps(about, default=asdict))
 
 
-def certify_rest(job: Job, journal: Journal) -> None:
+def certify_rest(subject: Subject, cascade: Cascade, batch_size: int, journal: Journal) -> None:
     """Certify the images that the journal has not, batch after batch; show progress on a terminal."""
-    subject, total = job.subject, len(job.subject.split)
+    total = len(subject.split)
     with progress("certifying") as advance:
         advance(journal.images_done, total)
-        for first in range(journal.images_done, total, job.batch_size):
-            images, labels = (each.to(subject.device) for each in subject.split[first : first + job.batch_size])
-            batch = certify_batch(job.cascade, images, labels, first, subject.epsilons)
+        for first in range(journal.images_done, total, batch_size):
+            images, labels = (each.to(subject.device) for each in subject.split[first : first + batch_size])
+            batch = certify_batch(cascade, images, labels, first, subject.epsilons)
             global_norms([batch])  # raises at the first batch rather than after the last
             journal.append(batch)
             advance(journal.images_done, total)
 
 
-def finish(job: Job, journal: Journal, folder: Path) -> Record:
+def certify_batch(cascade: Cascade, images: Tensor, labels: Tensor, first: int, epsilons: Sequence[float]) -> Batch:
+    """Certify a batch at each epsilon, the largest first.
+
+    An image that is certified at one epsilon keeps that certificate at all smaller ones; a radius that was proved at a
+    larger epsilon stays proved.
+
+    Args:
+        cascade: of the network.
+        images: (B, C, H, W), float, pixels in [0, 1], on the device of the cascade.
+        labels: (B,), integers.
+        first: index of the first image in its split.
+        epsilons: l2 radii, in any order.
+    """
+    started, bounded, before = time.perf_counter(), cascade.norms_bounded, copy.deepcopy(cascade.tallies)
+    names = [stage.name for stage in cascade.stages]
+    undecided = torch.arange(len(labels))
+    latest: dict[int, Row] = {}
+    rows: list[Row] = []
+    for epsilon in sorted(epsilons, reverse=True):
+        if len(undecided):
+            certificate = cascade(images[undecided], labels[undecided], epsilon)
+            for row in certificate_rows(certificate, first + undecided, labels[undecided], epsilon, names):
+                known = latest[row.index].radius if row.certified and row.index in latest else 0.0
+                latest[row.index] = replace(row, radius=max(row.radius, known))
+            undecided = undecided[~certificate.certified]
+        rows += [replace(row, epsilon=epsilon) for row in latest.values()]
+    return Batch(
+        count=len(labels),
+        rows=tuple(rows),
+        norms_bounded=cascade.norms_bounded - bounded,
+        stages=tuple(
+            StageWork(tally.entered - old.entered, tally.certified - old.certified, tally.seconds - old.seconds)
+            for tally, old in zip(cascade.tallies, before, strict=True)
+        ),
+        norms={name: NormBracket(*bracket) for name, bracket in cascade.norm_brackets().items()},
+        seconds=time.perf_counter() - started,
+    )
+
+
+def certificate_rows(
+    certificate: Certificate, indices: Tensor, labels: Tensor, epsilon: float, names: Sequence[str]
+) -> list[Row]:
+    """Return a row an image, with the names of the stages; NaN becomes the worst value."""
+    columns = (
+        indices.tolist(),
+        labels.tolist(),
+        certificate.prediction.tolist(),
+        [epsilon] * len(labels),
+        certificate.margin.nan_to_num(-math.inf, math.inf, -math.inf).tolist(),
+        certificate.certified.tolist(),
+        certificate.lipschitz.nan_to_num(math.inf, math.inf).tolist(),
+        certificate.radius.tolist(),
+        certificate.rounding.nan_to_num(math.inf, math.inf).tolist(),
+        [names[stage] if stage >= 0 else "" for stage in certificate.stage.tolist()],
+    )
+    return [Row(*row) for row in zip(*columns, strict=True)]
+
+
+def finish(subject: Subject, stages: Sequence[Stage], journal: Journal, folder: Path) -> Record:
     """Write the record of all batches; return it."""
     contents = Contents(
-        lipcert_version=__version__,
-        checkpoint=str(job.subject.checkpoint),
-        model=job.model,
-        data=job.subject.data,
-        epsilons=job.subject.epsilons,
-        clip_input=job.clip_input,
-        arithmetic=job.arithmetic,
-        failure_probability=failure_probability(journal.batches, job.failure_probability),
-        stages=stage_tallies(journal.batches, job.cascade.stages),
+        **fixed_contents(subject),
+        checkpoint=str(subject.checkpoint),
+        failure_probability=failure_probability(journal.batches, subject.config.failure_probability),
+        stages=stage_tallies(journal.batches, stages),
         norms=global_norms(journal.batches),
         seconds=sum(batch.seconds for batch in journal.batches),
     )

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import count
 
 import torch
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from lipcert.attacks.growing_radii import Attacked, attack_at_growing_radii, refutations
-from lipcert.bounds import RULES, Bound
-from lipcert.certificates import Certifier, Float64Model
+from lipcert.bounds import Bound
+from lipcert.certificates import Certificate, Certifier, Float64Model, bisect, certify_batches
+from lipcert.data.progress import progress
 from lipcert.jobs.power_iterations import convergence_counts
-from lipcert.jobs.preparation import Subject, prepare
-from lipcert.jobs.radii import Radii, certified_radii
+from lipcert.jobs.preparation import Subject, check_choice, check_numbers, make_folder, prepare
 from lipcert.jobs.record import describe_arithmetic, describe_model
-from lipcert.jobs.settings import (
-    check_at_least,
-    check_choice,
-    check_failure_probability,
-    chosen_output,
-    make_folder,
-)
 from lipcert.jobs.tables import print_measurement
 from lipcert.norms import UpperNorms
 from lipcert.records import FailureProbability
@@ -38,6 +29,9 @@ from lipcert.version import __version__
 
 ATTACKED_AT_A_TIME = 100
 """Images of one step of PGD."""
+
+RESOLUTION = 0.02
+"""The bisection of an image ends when its radius is known to this share of epsilon."""
 
 SMALLEST = {
     "lanczos_steps": 1,
@@ -53,53 +47,6 @@ SMALLEST = {
 """Smallest values of settings that are integers."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """A network, the images that it is measured on, (N, C, H, W) and (N,) on its device, and how.
-
-    Attributes:
-        subject: network, test images and epsilon.
-        images, labels: of the subject.
-        bounds: by which radii are certified, one after the other.
-        radii: at which PGD attacks, the smallest first.
-        batch_size: images bounded at a time.
-        config: all settings.
-    """
-
-    subject: Subject
-    images: Tensor
-    labels: Tensor
-    bounds: tuple[Bound, ...]
-    radii: tuple[float, ...]
-    batch_size: int
-    config: DictConfig
-
-
-def make_job(config: DictConfig) -> Job:
-    """Load and check everything that the settings name.
-
-    Raises:
-        ValueError, OSError: for settings or files that cannot be.
-    """
-    check_at_least(config, SMALLEST)
-    if not 1 <= config.reach < math.inf:
-        raise ValueError(f"Expected `reach` >= 1 and finite, got {config.reach}.")
-    if not 0 < config.tolerance < 1:
-        raise ValueError(f"Expected `tolerance` in (0, 1), got {config.tolerance}.")
-    check_failure_probability(config.failure_probability)
-    bounds = tuple(Bound(name) for name in config.bounds)
-    check_choice("bounds", [str(bound) for bound in bounds], Bound)
-    subject = prepare(config)
-    size = subject.batch_size(config, separate=any(RULES[bound].across for bound in bounds))
-    return Job(subject, *subject.tensors(), bounds, grid(subject.epsilon, config.reach, config.points), size, config)
-
-
-def grid(epsilon: float, reach: float, points: int) -> tuple[float, ...]:
-    """Return radii up to `reach` times epsilon at even distances, epsilon itself among them, the smallest first."""
-    shares = {round(reach * step / points, 12) for step in range(1, points + 1)} | {1.0}
-    return tuple(share * epsilon for share in sorted(shares))
-
-
 def run(config: DictConfig) -> float:
     """Measure, write and print; return the certified accuracy at epsilon by the last bound.
 
@@ -108,110 +55,147 @@ def run(config: DictConfig) -> float:
         ValueError, OSError: for settings, files or folders that cannot be, before anything is computed.
     """
     started = time.perf_counter()
-    job = make_job(config)
-    folder = chosen_output(config, "measurements")
+    check_numbers(config, SMALLEST, ("tolerance", "failure_probability"))
+    if not 1 <= config.reach < math.inf:
+        raise ValueError(f"Expected `reach` >= 1 and finite, got {config.reach}.")
+    bounds = [Bound(name) for name in config.bounds]
+    check_choice("bounds", config.bounds, Bound)
+    subject = prepare(config)
+    batch_size, (images, labels) = subject.batch_size(bounds), subject.tensors()
+    radii = grid(subject.epsilon, config.reach, config.points)
+    folder = subject.output("measurements")
     make_folder(folder)
-    few = job.images[: config.convergence_images]
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not sys.stderr.isatty(), transient=True) as progress:
-        total = len(job.bounds) * (1 + config.rounds) + len(job.radii) + len(few.split(job.batch_size))
-        task = progress.add_task("certified radii", total=total)
-        certified, failure = measure_radii(job, lambda: progress.advance(task))
-        progress.update(task, description="attacks", completed=len(job.bounds) * (1 + config.rounds))
-        attacked = attack(job, lambda: progress.advance(task))
-        radius = torch.stack([each.radius for each in certified]).amax(dim=0)
-        refuse(refutations(attacked.broken_at, radius, range(len(radius))))
-        progress.update(task, description="power iterations")
-        counts = count_iterations(job, few, lambda: progress.advance(task))
-    kept = extremes(certified[-1].radius, certified[-1].certificate.correct(job.labels), config.thumbnails)
-    header = describe(job, failure, kept, len(few), time.perf_counter() - started)
-    rows = image_rows(job, certified, attacked)
-    convergence = [
-        ConvergenceRow(layer, taken, images)
-        for layer, images_by_count in counts.items()
-        for taken, images in sorted(images_by_count.items())
-    ]
-    curves = write_measurement(folder, header, rows, convergence, {index: job.images[index] for index in kept})
+    certified, failure = certify_by_each_bound(subject, images, labels, bounds, radii[-1], batch_size)
+    attack = Attack(config.pgd_steps, config.restarts, config.seed)
+    strength = (attack.steps, attack.restarts, ATTACKED_AT_A_TIME, attack.seed)
+    with steps("attacks", len(radii)) as advance:
+        attacked = attack_at_growing_radii(subject.model, images, labels, radii, subject.epsilon, *strength, advance)
+    refuted = refutations(attacked.broken_at, certified[-1].radius, range(len(labels)))
+    if refuted:
+        raise ArithmeticError(f"Refuted: {refuted[0]}; {len(refuted)} in all. Nothing was written.")
+    few = images[: config.convergence_images]
+    convergence = count_iterations(subject, few, batch_size)
+    kept = extremes(certified[-1].radius, certified[-1].correct(labels), config.thumbnails)
+    header = Header(
+        lipcert_version=__version__,
+        checkpoint=str(subject.checkpoint),
+        model=describe_model(subject.network),
+        data=subject.data,
+        epsilon=subject.epsilon,
+        bounds=tuple(map(str, bounds)),
+        arithmetic=describe_arithmetic(subject.model).statement,
+        failure_probability=failure,
+        attack=attack,
+        radii=radii,
+        convergence=Convergence(len(few), config.tolerance, config.iterations, config.seed),
+        thumbnails=tuple(kept),
+        seconds=time.perf_counter() - started,
+    )
+    rows = image_rows(labels, certified, attacked)
+    curves = write_measurement(folder, header, rows, convergence, {index: images[index] for index in kept})
     print_measurement(header, curves, convergence, folder)
-    return next(row.certified[-1] for row in curves if row.epsilon == job.subject.epsilon)
+    return next(row.certified[-1] for row in curves if row.epsilon == subject.epsilon)
 
 
-def measure_radii(job: Job, advance: Callable[[], object]) -> tuple[list[Radii], FailureProbability]:
+@contextmanager
+def steps(title: str, total: int) -> Iterator[Callable[[], None]]:
+    """Show a progress bar of `total` steps; what it yields is called after each."""
+    with progress(title) as advance:
+        done = count(1)
+        yield lambda: advance(next(done), total)
+
+
+def grid(epsilon: float, reach: float, points: int) -> tuple[float, ...]:
+    """Return radii up to `reach` times epsilon at even distances, epsilon itself among them, the smallest first."""
+    shares = {round(reach * step / points, 12) for step in range(1, points + 1)} | {1.0}
+    return tuple(share * epsilon for share in sorted(shares))
+
+
+def certify_by_each_bound(
+    subject: Subject, images: Tensor, labels: Tensor, bounds: list[Bound], farthest: float, batch_size: int
+) -> tuple[list[Certificate], FailureProbability]:
     """Return what each bound proves of all images, and with what failure probability all of it together."""
-    norms = UpperNorms(failure_probability=job.config.failure_probability)
-    network = Float64Model(job.subject.model, norms)
-    known = torch.zeros(len(job.labels), dtype=torch.float64)
+    config = subject.config
+    norms = UpperNorms(failure_probability=config.failure_probability)
+    network = Float64Model(subject.model, norms)
+    known = torch.zeros(len(labels), dtype=torch.float64)
     certified = []
-    for bound in job.bounds:
-        radii = certified_radii(
-            Certifier(network, bound, job.config.lanczos_steps),
-            job.images,
-            job.labels,
-            job.subject.epsilon,
-            known,
-            farthest=job.radii[-1],
-            rounds=job.config.rounds,
-            batch_size=job.batch_size,
-            advance=advance,
-        )
-        certified.append(radii)
-        known = radii.radius
+    for bound in bounds:
+        certifier = Certifier(network, bound, config.lanczos_steps)
+        with steps(f"certified radii, {bound}", 1 + config.rounds) as advance:
+            certificate = certified_radii(
+                certifier, images, labels, subject.epsilon, known, farthest, config.rounds, batch_size, advance
+            )
+        certified.append(certificate)
+        known = certificate.radius
     failure = FailureProbability(norms.failure_probability, norms.bounded, norms.union_failure_probability)
     return certified, failure
 
 
-def attack(job: Job, advance: Callable[[], object]) -> Attacked:
-    """Return the outcome of PGD on all images."""
-    config = job.config
-    return attack_at_growing_radii(
-        job.subject.model,
-        job.images,
-        job.labels,
-        job.radii,
-        job.subject.epsilon,
-        config.pgd_steps,
-        config.restarts,
-        ATTACKED_AT_A_TIME,
-        config.seed,
-        advance,
-    )
+def certified_radii(
+    certifier: Certifier,
+    images: Tensor,
+    labels: Tensor,
+    epsilon: float,
+    known: Tensor,
+    farthest: float,
+    rounds: int,
+    batch_size: int,
+    advance: Callable[[], object] = lambda: None,
+) -> Certificate:
+    """Return the certificate at epsilon with larger radii, each proved itself in a bisection around epsilon.
+
+    A proof at one radius holds at every smaller one, so `radius >= r` says that the image is certified at r. What is
+    refused at one radius is never claimed at larger ones, which only makes the answer smaller.
+
+    Args:
+        certifier: of the network and one bound.
+        images: (N, C, H, W), pixels in [0, 1]; labels: (N,).
+        epsilon: l2 radius that every image is tried at, first.
+        known: radii that a looser bound proved, (N,) float64.
+        farthest: > epsilon; tried second where epsilon is certified, then its multiples by 2.
+        rounds: further trials an image at most.
+        batch_size: images bounded at a time.
+        advance: called after each trial of all images, at most 1 + `rounds` times.
+    """
+
+    def attempt(rows: Tensor, radii: Tensor) -> Tensor:
+        proved = certify_batches(certifier, images[rows], labels[rows], radii, batch_size).radius
+        advance()
+        return proved
+
+    certificate = certify_batches(certifier, images, labels, epsilon, batch_size)
+    advance()
+    correct = certificate.correct(labels)
+    proved = torch.where(correct, torch.maximum(known, certificate.radius), 0)
+    refused = torch.full_like(proved, epsilon).masked_fill(certificate.certified, torch.inf).masked_fill(~correct, 0)
+    radius = bisect(attempt, proved, refused, rounds, RESOLUTION * epsilon, farthest)
+    return replace(certificate, radius=radius)
 
 
-def count_iterations(job: Job, images: Tensor, advance: Callable[[], object]) -> dict[str, Counter[int]]:
+def count_iterations(subject: Subject, images: Tensor, batch_size: int) -> list[ConvergenceRow]:
     """Return how many of some images take so many power iterations, by layer."""
     if not len(images):
-        return {}
-    config = job.config
-    return convergence_counts(
-        job.subject.model,
-        images,
-        job.subject.epsilon,
-        config.tolerance,
-        config.iterations,
-        job.batch_size,
-        config.seed,
-        advance,
-    )
+        return []
+    config = subject.config
+    with steps("power iterations", math.ceil(len(images) / batch_size)) as advance:
+        limits = (config.tolerance, config.iterations)
+        counts = convergence_counts(subject.model, images, subject.epsilon, *limits, batch_size, config.seed, advance)
+    return [ConvergenceRow(layer, *each) for layer, taken in counts.items() for each in sorted(taken.items())]
 
 
-def refuse(sentences: list[str]) -> None:
-    """Raise ArithmeticError with the first of some refutations, if there are any."""
-    if sentences:
-        raise ArithmeticError(f"Refuted: {sentences[0]}; {len(sentences)} in all. Nothing was written.")
-
-
-def extremes(radius: Tensor, correct: Tensor, count: int) -> list[int]:
+def extremes(radius: Tensor, correct: Tensor, number: int) -> list[int]:
     """Return the indices of the images classified correctly with the smallest, and with the largest radius."""
     rows = correct.nonzero()[:, 0]
     ordered = rows[radius[rows].argsort(stable=True)].tolist()
-    return sorted({*ordered[:count], *(ordered[-count:] if count else [])})
+    return sorted({*ordered[:number], *(ordered[-number:] if number else [])})
 
 
-def image_rows(job: Job, certified: list[Radii], attacked: Attacked) -> list[ImageRow]:
+def image_rows(labels: Tensor, certified: list[Certificate], attacked: Attacked) -> list[ImageRow]:
     """Return a row an image."""
-    last = certified[-1].certificate
+    last = certified[-1]
     columns = (
-        job.labels.tolist(),
+        labels.tolist(),
         last.prediction.tolist(),
         attacked.prediction.tolist(),
         attacked.broken_at.tolist(),
@@ -220,23 +204,3 @@ def image_rows(job: Job, certified: list[Radii], attacked: Attacked) -> list[Ima
         zip(*(each.radius.tolist() for each in certified), strict=True),
     )
     return [ImageRow(index, *row) for index, row in enumerate(zip(*columns, strict=True))]
-
-
-def describe(job: Job, failure: FailureProbability, kept: list[int], counted: int, seconds: float) -> Header:
-    """Return what the measurement says of itself."""
-    config = job.config
-    return Header(
-        lipcert_version=__version__,
-        checkpoint=str(job.subject.checkpoint),
-        model=describe_model(job.subject.network),
-        data=job.subject.data,
-        epsilon=job.subject.epsilon,
-        bounds=tuple(map(str, job.bounds)),
-        arithmetic=describe_arithmetic(job.subject.model).statement,
-        failure_probability=failure,
-        attack=Attack(config.pgd_steps, config.restarts, config.seed),
-        radii=job.radii,
-        convergence=Convergence(counted, config.tolerance, config.iterations, config.seed),
-        thumbnails=tuple(kept),
-        seconds=seconds,
-    )

@@ -1,25 +1,22 @@
-"""A trained network and the test images that a job is about, loaded once."""
+"""What jobs share: a trained network and the images that it is judged on, loaded once, and checks of settings."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from torch import Tensor, nn
 
+from lipcert.bounds import RULES, Bound, check_epsilon
 from lipcert.certificates.batch_size import choose_batch_size
 from lipcert.checkpoints import LoadedNetwork, load_network, read_checkpoint
 from lipcert.data import Split, load_images
 from lipcert.jobs.record import describe_data
-from lipcert.jobs.settings import (
-    chosen_data,
-    chosen_device,
-    chosen_epsilons,
-    chosen_images,
-    required_checkpoint,
-)
 from lipcert.records import Data
 from lipcert.system.configuration import refuse_unknown
 from lipcert.system.plugins import load_plugins
@@ -27,9 +24,10 @@ from lipcert.system.plugins import load_plugins
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained network, test images and l2 radii.
+    """A trained network, test images and l2 radii: what the settings of a job name.
 
     Attributes:
+        config: all settings of the job.
         checkpoint: the network's file.
         network: in eval mode, on the device.
         split: the images and labels, on the CPU.
@@ -38,6 +36,7 @@ class Subject:
         device: of the network.
     """
 
+    config: DictConfig
     checkpoint: Path
     network: LoadedNetwork
     split: Split
@@ -60,10 +59,18 @@ class Subject:
         images, labels = self.split[:]
         return images.to(self.device), labels.to(self.device)
 
-    def batch_size(self, config: DictConfig, separate: bool) -> int:
-        """Return how many images to bound at a time by the settings of a job; see `choose_batch_size`."""
-        shape, size = self.data.image_shape, config.batch_size
-        return choose_batch_size(self.model, shape, self.device, size, config.memory_gb, separate)
+    def batch_size(self, bounds: Iterable[Bound]) -> int:
+        """Return how many images to bound at a time, see `choose_batch_size`."""
+        size, memory = self.config.batch_size, self.config.memory_gb
+        separate = any(RULES[bound].across for bound in bounds)
+        return choose_batch_size(self.model, self.data.image_shape, self.device, size, memory, separate)
+
+    def output(self, kind: str) -> Path:
+        """Return the folder asked for, else RUN/KIND/x for RUN/checkpoints/x.ckpt, or one beside the file."""
+        if self.config.output is not None:
+            return Path(self.config.output)
+        folder = self.checkpoint.parent
+        return (folder.parent if folder.name == "checkpoints" else folder) / kind / self.checkpoint.stem
 
 
 def prepare(config: DictConfig, most_epsilons: int | None = 1) -> Subject:
@@ -78,14 +85,90 @@ def prepare(config: DictConfig, most_epsilons: int | None = 1) -> Subject:
     """
     refuse_unknown(config)
     load_plugins(config.plugins)
-    device, checkpoint = chosen_device(config.device), read_checkpoint(required_checkpoint(config))
+    device = chosen_device(config.device)
+    if config.checkpoint is None:
+        raise ValueError("Which network? Type checkpoint=PATH, for example checkpoint=RUN/checkpoints/best.ckpt.")
+    checkpoint = read_checkpoint(config.checkpoint)
     epsilons = chosen_epsilons(config.epsilon, checkpoint.description, most_epsilons)
-    name = chosen_data(config, checkpoint.description)
+    name, limit = config.data.name or checkpoint.description.get("data"), config.data.limit_test
+    if not isinstance(name, str):
+        raise ValueError(f"checkpoint={config.checkpoint} names no data; type data=NAME for the data it is for.")
+    if limit is not None and limit < 1:
+        raise ValueError(f"Expected `limit` >= 1, got {limit}.")
     source = load_images(name, config.data.root)
-    split = chosen_images(source, name, config.data.limit_test)
+    if not len(source.test):
+        raise ValueError(f"{name} has no test images; there is nothing to certify.")
+    split = source.test.first(limit)
     data = describe_data(name, split, source.num_classes)
     network = load_network(
         checkpoint, data.image_shape, data.num_classes, config.model.name, config.model.activation, config.builder
     )
     network.model.to(device)
-    return Subject(checkpoint.path, network, split, data, epsilons, device)
+    return Subject(config, checkpoint.path, network, split, data, epsilons, device)
+
+
+def chosen_epsilons(given: Any, description: Mapping[str, Any], most: int | None = None) -> tuple[float, ...]:
+    """Return the radii asked for, `most` at most, else the one the checkpoint was trained for.
+
+    Raises:
+        ValueError: for none, for one twice, for too many, or for one that is no positive finite number.
+    """
+    wanted = description.get("epsilon") if given is None else given
+    if wanted is None:
+        raise ValueError("The checkpoint names no epsilon; type epsilon=RADIUS (l2, in pixels of [0, 1]).")
+    values = list(wanted) if isinstance(wanted, ListConfig) else [wanted]
+    if not values:
+        raise ValueError("Expected at least one `epsilon`, got an empty list.")
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"Expected `epsilon` to be a number or a list of numbers, got {value!r}.")
+        check_epsilon(value)
+    if len(set(values)) < len(values):
+        raise ValueError(f"Expected each `epsilon` once, got {values}.")
+    if most is not None and len(values) > most:
+        raise ValueError(f"Expected one `epsilon`, got {values}; run the command once for each.")
+    return tuple(map(float, values))
+
+
+def chosen_device(name: str) -> torch.device:
+    """Return the device asked for; a GPU if there is one for `auto`.
+
+    Raises:
+        ValueError: for a device that is not there.
+    """
+    kinds = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    chosen = kinds[-1] if name == "auto" else name
+    if chosen.partition(":")[0] not in kinds:
+        raise ValueError(f"`device`={name} is not there; use device=auto or device=cpu.")
+    return torch.device(chosen)
+
+
+def check_numbers(config: DictConfig, smallest: Mapping[str, int], shares: Sequence[str] = ()) -> None:
+    """Raise ValueError naming the first setting below its smallest value, or of `shares` outside (0, 1)."""
+    for name, least in smallest.items():
+        if config[name] < least:
+            raise ValueError(f"Expected `{name}` >= {least}, got {config[name]}.")
+    for name in shares:
+        if not 0 < config[name] < 1:
+            raise ValueError(f"Expected `{name}` in (0, 1), got {config[name]}.")
+
+
+def check_choice(name: str, chosen: Sequence[str], known: Iterable[str]) -> None:
+    """Raise ValueError unless at least one of the `known` values is chosen for setting `name`, and each once."""
+    known = list(known)
+    if not chosen or not set(chosen) <= set(known) or len(set(chosen)) < len(chosen):
+        raise ValueError(f"Expected `{name}` to be some of {', '.join(known)}, each once, got {list(chosen)}.")
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of a record.
+
+    Raises:
+        OSError: if it cannot be made or written, saying what to do.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"output={folder} cannot be made ({error.strerror}); choose another output=DIR.") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"output={folder} cannot be written; choose another output=DIR.")

@@ -7,8 +7,7 @@ from dataclasses import asdict
 
 from omegaconf import DictConfig
 
-from lipcert.jobs.preparation import prepare
-from lipcert.jobs.settings import check_at_least, check_choice, chosen_output, listed, make_folder
+from lipcert.jobs.preparation import check_choice, check_numbers, make_folder, prepare
 from lipcert.jobs.tables import print_findings
 from lipcert.records import model_sha256
 from lipcert.soundness.attacked import ATTACKS, Strength, usable_attacks
@@ -27,11 +26,11 @@ def run(config: DictConfig) -> float:
         RefutedError: naming an image or a layer, after the findings are written.
         ValueError, OSError: for settings, files or folders that cannot be, before anything is computed.
     """
-    check_at_least(config, SMALLEST)
-    names = ATTACKS if config.attacks is None else tuple(listed(config.attacks) or ())
+    check_numbers(config, SMALLEST)
+    names = ATTACKS if config.attacks is None else config.attacks
     check_choice("attacks", names, ATTACKS)
     strength = Strength(config.steps, config.restarts, config.queries, config.batch_size, config.seed)
-    folder, subject = chosen_output(config, "soundness"), prepare(config)
+    subject = prepare(config)
     classes = subject.data.num_classes
     attacks = usable_attacks(names, subject.data.image_shape, classes)
     if not attacks:
@@ -45,6 +44,7 @@ def run(config: DictConfig) -> float:
         "strength": asdict(strength),
         "side": config.side,
     }
+    folder = subject.output("soundness")
     make_folder(folder)
     findings = examine(
         subject.model, *subject.tensors(), subject.epsilon, about, attacks, strength, config.norms, config.side

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
+from itertools import chain, repeat
 from pathlib import Path
+from statistics import median_low
 
 from rich.console import Console
 from rich.table import Table
 
-from lipcert.records import Record
+from lipcert.records import Data, Record
 from lipcert.records.measurement import NOT_CONVERGED, ConvergenceRow, CurveRow, Header
 from lipcert.soundness.attacked import AttackOutcome
 from lipcert.soundness.findings import Findings
@@ -17,130 +20,121 @@ from lipcert.soundness.norms import NormsOutcome
 
 def print_record(record: Record, folder: Path) -> None:
     """Print accuracies at each epsilon, the work of each stage, and the failure probability of it all."""
-    console, contents, data = Console(), record.contents, record.contents.data
-    title = f"{data.num_images} {data.split} images of {data.name}"
-    accuracies = _table(title, 0, "epsilon", "clean", "certified")
-    for totals in record.totals:
-        accuracies.add_row(f"{totals.epsilon:.6g}", f"{totals.clean_accuracy:.1%}", f"{totals.certified_accuracy:.1%}")
+    contents = record.contents
+    accuracies = (
+        (f"{each.epsilon:.6g}", f"{each.clean_accuracy:.1%}", f"{each.certified_accuracy:.1%}")
+        for each in record.totals
+    )
+    stages = (
+        (each.name, each.bound, each.lanczos_steps, each.entered, each.certified, f"{each.seconds:.1f}")
+        for each in contents.stages
+    )
     columns = ("stage", "bound", "Lanczos steps", "entered", "certified", "seconds")
-    stages = _table("stages, all epsilons together", 2, *columns)
-    for stage in contents.stages:
-        numbers = (str(stage.lanczos_steps), str(stage.entered), str(stage.certified), f"{stage.seconds:.1f}")
-        stages.add_row(stage.name, stage.bound, *numbers)
-    console.print(accuracies)
-    console.print(stages)
-    console.print(f"All of it holds {contents.failure_probability.certainty}; {contents.seconds:.1f} seconds.")
-    console.print(contents.arithmetic.statement)
-    console.print(f"The record is in {folder}", soft_wrap=True, markup=False)
+    _print(
+        _table(_title(contents.data), 0, ("epsilon", "clean", "certified"), accuracies),
+        _table("stages, all epsilons together", 2, columns, stages),
+        f"All of it holds {contents.failure_probability.certainty}; {contents.seconds:.1f} seconds.",
+        contents.arithmetic.statement,
+        where=f"The record is in {folder}",
+    )
 
 
 def print_measurement(
     header: Header, curves: Sequence[CurveRow], convergence: Sequence[ConvergenceRow], folder: Path
 ) -> None:
     """Print accuracies at each radius, medians of power iterations, the failure probability."""
-    console, data = Console(), header.data
-    bounds = (f"certified, {bound}" for bound in header.bounds)
-    title = f"{data.num_images} {data.split} images of {data.name}"
-    accuracies = _table(title, 0, "epsilon", "withstand PGD", *bounds)
-    for row in curves:
-        accuracies.add_row(f"{row.epsilon:.4g}", f"{row.pgd:.1%}", *(f"{each:.1%}" for each in row.certified))
-    console.print(accuracies)
-    if convergence:
-        console.print(_convergence(header, convergence))
-    console.print(
-        f"All certified radii hold together {header.failure_probability.certainty}; {header.seconds:.1f} seconds."
+    columns = ("epsilon", "withstand PGD", *(f"certified, {bound}" for bound in header.bounds))
+    accuracies = ((f"{row.epsilon:.4g}", *(f"{each:.1%}" for each in (row.pgd, *row.certified))) for row in curves)
+    _print(
+        _table(_title(header.data), 0, columns, accuracies),
+        *([_convergence(header, convergence)] if convergence else []),
+        f"All certified radii hold together {header.failure_probability.certainty}; {header.seconds:.1f} seconds.",
+        header.arithmetic,
+        where=f"The measurement is in {folder}",
     )
-    console.print(header.arithmetic)
-    console.print(f"The measurement is in {folder}", soft_wrap=True, markup=False)
-
-
-def _convergence(header: Header, convergence: Sequence[ConvergenceRow]) -> Table:
-    """Return a table of medians of power iterations, by layer."""
-    about = header.convergence
-    title = f"power iterations until a vector moves by {about.tolerance:g}, {about.images} images"
-    table = _table(title, 1, "layer", "median", "not converged")
-    for layer in dict.fromkeys(row.layer for row in convergence):
-        rows = [row for row in convergence if row.layer == layer]
-        middle = median(rows)
-        late = sum(row.images for row in rows if row.iterations == NOT_CONVERGED)
-        table.add_row(layer, f"> {about.largest}" if middle == NOT_CONVERGED else str(middle), str(late))
-    return table
-
-
-def median(rows: Sequence[ConvergenceRow]) -> int:
-    """Return the (lower) median of iterations over the images of one layer; `NOT_CONVERGED` is the most.
-
-    Raises:
-        ValueError: for no images.
-    """
-    ordered = sorted(rows, key=lambda row: (row.iterations == NOT_CONVERGED, row.iterations))
-    middle, images = (sum(row.images for row in rows) + 1) // 2, 0
-    for row in ordered:
-        images += row.images
-        if images >= middle:
-            return row.iterations
-    raise ValueError("Expected rows of a layer, got none.")
 
 
 def print_findings(findings: Findings, folder: Path) -> None:
     """Print the outcome of each part of a soundness run."""
-    console = Console()
-    console.print(f"{findings.certified} of {findings.images} images certified; {findings.certify_seconds:.1f} s")
-    if findings.norms.asked:
-        console.print(_norms(findings.norms))
-        short = findings.norms.compared < findings.norms.asked
-        more = f"; {findings.norms.asked} were asked for, type a larger limit=" if short else ""
-        console.print(f"{findings.norms.compared} norms compared; {findings.norms.seconds:.1f} s{more}")
+    norms, rounding, precision = findings.norms, findings.rounding, findings.precision
+    parts: list[Table | str] = [
+        f"{findings.certified} of {findings.images} images certified; {findings.certify_seconds:.1f} s"
+    ]
+    if norms.asked:
+        more = f"; {norms.asked} were asked for, type a larger limit=" if norms.compared < norms.asked else ""
+        parts += [_norms(norms), f"{norms.compared} norms compared; {norms.seconds:.1f} s{more}"]
     if findings.attacks:
-        console.print(_attacks(findings.attacks))
-        console.print(f"the smallest certified margin is {findings.attacks[0].smallest_certified:.4g}")
+        smallest = findings.attacks[0].smallest_certified
+        parts += [_attacks(findings.attacks), f"the smallest certified margin is {smallest:.4g}"]
     else:
-        console.print("Nothing is certified, so nothing was attacked.")
-    if findings.rounding is not None:
-        part = findings.rounding
-        console.print(
-            f"rounding: {part.points} points, {part.above} beyond what certificates allow for; the largest error is "
-            f"{part.largest_error:.3g}, {part.largest_share:.3g} of what they do; {part.seconds:.1f} s"
+        parts.append("Nothing is certified, so nothing was attacked.")
+    if rounding is not None:
+        parts.append(
+            f"rounding: {rounding.points} points, {rounding.above} beyond what certificates allow for; the largest "
+            f"error is {rounding.largest_error:.3g}, {rounding.largest_share:.3g} of what they do; "
+            f"{rounding.seconds:.1f} s"
         )
-    if findings.precision is not None:
-        precise = findings.precision
-        console.print(
-            f"float64: {precise.refused} of {precise.certified} certified images refused; {precise.seconds:.1f} s"
-        )
-    console.print(f"The findings are in {folder}", soft_wrap=True, markup=False)
+    if precision is not None:
+        refused = f"{precision.refused} of {precision.certified} certified images refused"
+        parts.append(f"float64: {refused}; {precision.seconds:.1f} s")
+    _print(*parts, where=f"The findings are in {folder}")
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value - 1:.2e}"
+def _print(*parts: Table | str, where: str) -> None:
+    console = Console()
+    for part in parts:
+        console.print(part)
+    console.print(where, soft_wrap=True, markup=False)
 
 
-def _norms(outcome: NormsOutcome) -> Table:
-    columns = ("layer", "kind", "method", "compared", "count", "smallest", "largest", "below 0")
-    table = _table("norm upper bounds over exact norms, less 1", 4, *columns)
-    for each in outcome.ratios:
-        compared = "parts" if each.parts else "all"
-        numbers = (str(each.count), _number(each.smallest), _number(each.largest), str(each.below))
-        table.add_row(each.layer, each.kind, each.method, compared, *numbers)
-    return table
+def _title(data: Data) -> str:
+    return f"{data.num_images} {data.split} images of {data.name}"
 
 
-def _attacks(outcomes: tuple[AttackOutcome, ...]) -> Table:
-    columns = ("attack", "pixels", "images", "found", "below", "executed", "least room", "seconds")
-    table = _table("attacks on certified images: smallest executed margin, less certified", 2, *columns)
-    for each in outcomes:
-        table.add_row(
-            each.attack,
-            "[0, 1]".replace("[", r"\[") if each.box else "free",
-            *(str(number) for number in (each.attacked, each.found, each.below)),
-            *(f"{number:.4g}" for number in (each.smallest_executed, each.smallest_room)),
-            f"{each.seconds:.1f}",
-        )
-    return table
-
-
-def _table(title: str, words: int, *columns: str) -> Table:
+def _table(title: str, words: int, columns: Sequence[str], rows: Iterable[Iterable[object]]) -> Table:
     """Return a table whose columns after the first `words` hold numbers."""
     table = Table(title=title)
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < words else "right")
+    for row in rows:
+        table.add_row(*map(str, row))
     return table
+
+
+def _convergence(header: Header, convergence: Sequence[ConvergenceRow]) -> Table:
+    """Return a table of (lower) medians of power iterations, by layer."""
+    about, lines = header.convergence, []
+    for layer in dict.fromkeys(row.layer for row in convergence):
+        rows = [row for row in convergence if row.layer == layer]
+        counts = ((math.inf if row.iterations == NOT_CONVERGED else row.iterations, row.images) for row in rows)
+        median = median_low(chain.from_iterable(repeat(*each) for each in counts))
+        late = sum(row.images for row in rows if row.iterations == NOT_CONVERGED)
+        lines.append((layer, f"> {about.largest}" if math.isinf(median) else median, late))
+    title = f"power iterations until a vector moves by {about.tolerance:g}, {about.images} images"
+    return _table(title, 1, ("layer", "median", "not converged"), lines)
+
+
+def _norms(outcome: NormsOutcome) -> Table:
+    columns = ("layer", "kind", "method", "compared", "count", "smallest", "largest", "below 0")
+    rows = (
+        (
+            *(each.layer, each.kind, each.method, "parts" if each.parts else "all", each.count),
+            *("-" if ratio is None else f"{ratio - 1:.2e}" for ratio in (each.smallest, each.largest)),
+            each.below,
+        )
+        for each in outcome.ratios
+    )
+    return _table("norm upper bounds over exact norms, less 1", 4, columns, rows)
+
+
+def _attacks(outcomes: Iterable[AttackOutcome]) -> Table:
+    columns = ("attack", "pixels", "images", "found", "below", "executed", "least room", "seconds")
+    rows = (
+        (
+            *(each.attack, r"\[0, 1]" if each.box else "free", each.attacked, each.found, each.below),
+            *(f"{margin:.4g}" for margin in (each.smallest_executed, each.smallest_room)),
+            f"{each.seconds:.1f}",
+        )
+        for each in outcomes
+    )
+    return _table("attacks on certified images: smallest executed margin, less certified", 2, columns, rows)

@@ -10,8 +10,7 @@ import torch
 from lipcert.attacks.growing_radii import attack_at_growing_radii, refutations
 from lipcert.bounds import Bound
 from lipcert.certificates import Certifier, Float64Model, certify
-from lipcert.jobs.measure import grid
-from lipcert.jobs.radii import RESOLUTION, certified_radii
+from lipcert.jobs.measure import RESOLUTION, certified_radii, grid
 from tests.soundness.trained import EPSILON, digits, trained
 
 COUNT = 40

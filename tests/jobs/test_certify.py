@@ -11,8 +11,7 @@ from torch import nn
 
 from lipcert.certificates import STAGES
 from lipcert.certificates.cascade import Cascade
-from lipcert.jobs.certify import chosen_stages
-from lipcert.jobs.certify_batch import certify_batch
+from lipcert.jobs.certify import certify_batch, chosen_stages
 from lipcert.nn import build
 from lipcert.records import Row
 from lipcert.records.format import COLUMNS
