@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from lipcert.reporting.figures.drawing import Picture
-from lipcert.reporting.figures.saving import as_svg
+from lipcert.reporting.figures.comparison import comparison_pictures
+from lipcert.reporting.figures.picture import Picture, as_svg
 from lipcert.reporting.groups import by_data_set, group_runs
-from lipcert.reporting.pictures import pictures_of_comparison, slug
+from lipcert.reporting.pictures import pictures_of_run, slug
 from lipcert.reporting.runs import Run, State
-from lipcert.reporting.shown import Shown, show
+from lipcert.reporting.shown import Shown
+from lipcert.reporting.statistics import short
 from lipcert.reporting.tables import Table, tables
 from lipcert.version import __version__
 
@@ -61,50 +62,46 @@ class Report:
 
 def build(runs: Sequence[Run]) -> Report:
     """Return what a page of these runs shows."""
-    groups = group_runs(runs)
-    data_sets = by_data_set(groups)
+    data_sets = by_data_set(group_runs(runs))
+    apart = len(data_sets) > 1
     notes = []
-    if len(data_sets) > 1:
+    if apart:
         names = ", ".join(data.name for data in data_sets)
         notes.append(f"The runs are of {len(data_sets)} data sets ({names}); each has tables of its own.")
     for data in data_sets:
-        doubled = [name for name, group in zip(data.names, data.groups, strict=True) if group.doubled]
+        doubled = [name for name, group in data.named_groups if group.doubled]
         if doubled:
             notes.append(f"On {data.name}, a seed stands for several runs of: {', '.join(doubled)}.")
         if "epsilon" in data.columns:
             notes.append(f"On {data.name}, epsilon differs; accuracies at different epsilons do not compare.")
+    pictures = [comparison_pictures(data, f"_{slug(data.name)}" if apart else "") for data in data_sets]
     return Report(
-        tuple(show(run, f"run-{number}-{slug(run.name)}") for number, run in enumerate(runs, start=1)),
+        tuple(
+            Shown(run, f"run-{number}-{slug(run.name)}", tuple(pictures_of_run(run)))
+            for number, run in enumerate(runs, start=1)
+        ),
         tuple(tables([data for data in data_sets if any(group.runs for group in data.groups)])),
-        tuple(pictures_of_comparison(data_sets)),
+        tuple(picture for each in pictures for picture in each),
         tuple(notes),
     )
 
 
 def render(report: Report, command: str) -> str:
-    """Return the page as HTML that needs no other file.
-
-    Args:
-        report: what it shows.
-        command: by which it was made.
-    """
+    """Return the page as HTML that needs no other file; `command` is the one by which it was made."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
     environment = Environment(
-        loader=PackageLoader("lipcert.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("lipcert.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.lstrip_blocks = True
-    style, _, _ = environment.loader.get_source(environment, "style.css")  # type: ignore[union-attr]
-
-    def svg(picture: Picture, anchor: str = "all") -> Markup:
-        return Markup(as_svg(replace(picture, key=f"{anchor}-{picture.key}")))
-
     return environment.get_template("report.html").render(
         report=report,
-        style=Markup(style),
-        svg=svg,
-        is_picture=lambda each: isinstance(each, Picture),
+        svg=lambda picture, anchor: Markup(as_svg(picture, anchor)),
+        short=short,
         version=__version__,
         command=command,
         folded=len(report.runs) > OPEN,

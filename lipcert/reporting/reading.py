@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lipcert.records import read_record
+from lipcert.records import JSON_NAME, read_record
 from lipcert.records.measurement import Measurement
 from lipcert.records.measurement_files import HEADER_NAME, read_measurement
 from lipcert.reporting.metrics import NAME as METRICS
 from lipcert.reporting.metrics import Metrics, read_metrics
 from lipcert.reporting.runs import Certified, Run, State
 from lipcert.system.errors import reason_of
-from lipcert.system.settings import NOT_COMPARED, by_dotted_key, is_within
+from lipcert.system.settings import by_dotted_key
 
 RESULTS = "results.json"
-CONFIGURATION = Path(".hydra") / "config.yaml"
-MARKS = (RESULTS, METRICS, str(CONFIGURATION), "checkpoints", "error.txt", "certificate.json")
+CONFIGURATION = ".hydra/config.yaml"
+FAILURE = "error.txt"
+MARKS = (RESULTS, METRICS, CONFIGURATION, "checkpoints", FAILURE, JSON_NAME)
 """A folder with one of these is a run, or what is left of one."""
 
 WORDS = ("data", "model", "activation", "method", "bound")
@@ -66,118 +68,88 @@ def read_run(folder: Path, name: str) -> Run:
         why = "there is no such folder" if not folder.exists() else f"none of {', '.join(MARKS)} is in it"
         return Run(folder, name, State.NO_RUN, problems=(f"{folder} is no run: {why}.",))
     problems: list[str] = []
+    failed = _failed(folder / FAILURE, problems)
     results = _results(folder / RESULTS, problems)
     configuration = _configuration(folder / CONFIGURATION, problems)
     certificates = _certificates(folder, problems)
     trained = bool(results) or (folder / METRICS).exists() or bool(configuration)
     metrics = read_metrics(folder / METRICS) if trained else Metrics()
-    epochs = configuration.get("schedule.epochs", results.get("epochs"))
-    state = State.COMPLETE if results or (certificates and not trained) else State.UNFINISHED
-    if (folder / "error.txt").exists():
-        state = State.FAILED
-        problems.insert(0, f"The run failed: {_last_line(folder / 'error.txt')}")
-    elif state is State.UNFINISHED:
+    complete = results or (certificates and not trained)
+    state = State.FAILED if failed else State.COMPLETE if complete else State.UNFINISHED
+    if state is State.UNFINISHED:
+        epochs = configuration.get("schedule.epochs")
         of = f" of {epochs}" if isinstance(epochs, int) else ""
         problems.insert(0, f"The run is not finished: {metrics.epochs}{of} epochs, no readable {RESULTS}.")
-    return Run(
-        folder,
-        name,
-        state,
-        results,
-        {key: value for key, value in configuration.items() if not is_within(key, ("seed", *NOT_COMPARED))},
-        configuration.get("data.root"),
-        epochs if isinstance(epochs, int) else None,
-        metrics,
-        certificates,
-        _measurement(folder, configuration, problems),
-        (*problems, *metrics.problems),
-    )
+    measurement = _measurement(folder, configuration.get("evaluation.checkpoint", "last"), problems)
+    problems += metrics.problems
+    return Run(folder, name, state, results, configuration, metrics, certificates, measurement, tuple(problems))
+
+
+@contextmanager
+def _telling(problems: list[str], sentence: str = "{}") -> Iterator[None]:
+    """Add `sentence`, with the reason for its {}, to `problems` where a file cannot be read."""
+    try:
+        yield
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        problems.append(sentence.format(reason_of(error)))
+
+
+def _failed(path: Path, problems: list[str]) -> bool:
+    """Return whether the run left an error, and tell it."""
+    if not path.exists():
+        return False
+    with _telling(problems, "The run failed: {}"):
+        lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        problems.append(f"The run failed: {lines[-1] if lines else f'{FAILURE} is empty.'}")
+    return True
 
 
 def _results(path: Path, problems: list[str]) -> dict[str, Any]:
-    """Return `results.json`, empty where it is missing or damaged; numbers that are none are told and left out."""
+    """Return `results.json`, empty where it is missing or damaged; numbers that are not finite are told, and None."""
     if not path.exists():
         return {}
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+    with _telling(problems, f"{RESULTS} is damaged ({{}}); the run is in no table."):
+        text = path.read_text(encoding="utf-8")
+        results = json.loads(text)
         if not isinstance(results, dict):
             raise ValueError(f"expected an object, got a {type(results).__name__}")
         missing = [key for key in WORDS if not isinstance(results.get(key), str)]
         if missing:
             raise ValueError(f"no {', '.join(missing)}")
-    except (OSError, ValueError) as error:
-        problems.append(f"{RESULTS} is damaged ({reason_of(error)}); the run is in no table.")
-        return {}
-    broken = [key for key, value in results.items() if isinstance(value, float) and not math.isfinite(value)]
-    if broken:
-        problems.append(f"{RESULTS} holds no finite number under {', '.join(broken)}.")
-    return _finite(results)
-
-
-def _finite(value: Any) -> Any:
-    """Return JSON values without numbers that are not finite."""
-    if isinstance(value, dict):
-        kept = {key: _finite(each) for key, each in value.items()}
-        return {key: each for key, each in kept.items() if not isinstance(each, float) or math.isfinite(each)}
-    return value
+        broken = [key for key, value in results.items() if isinstance(value, float) and not math.isfinite(value)]
+        if broken:
+            problems.append(f"{RESULTS} holds no finite number under {', '.join(broken)}.")
+        return dict(json.loads(text, parse_constant=lambda _: None))
+    return {}
 
 
 def _configuration(path: Path, problems: list[str]) -> dict[str, Any]:
-    """Return the leaves of the configuration by dotted key, as written, interpolations included."""
+    """Return the leaves of the configuration by dotted key, empty where it is missing or damaged."""
     if not path.exists():
         return {}
-    try:
+    with _telling(problems, f"{path.name} is damaged ({{}}); runs are grouped by {RESULTS} alone."):
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError("expected keys and values")
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        problems.append(f"{path.name} is damaged ({reason_of(error)}); runs are grouped by {RESULTS} alone.")
-        return {}
-    return by_dotted_key(content)
-
-
-def _last_line(path: Path) -> str:
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    except OSError as error:
-        return reason_of(error)
-    return lines[-1] if lines else "error.txt is empty."
+        return by_dotted_key(content)
+    return {}
 
 
 def _certificates(folder: Path, problems: list[str]) -> tuple[Certified, ...]:
     """Return the totals of the records in a run, or in a folder that is one."""
-    paths = [*folder.glob("certificate.json"), *sorted((folder / "certificates").glob("*/certificate.json"))]
-    if not paths:
-        return ()
-    found = []
-    for path in paths:
-        try:
+    found: list[Certified] = []
+    for path in (*folder.glob(JSON_NAME), *sorted((folder / "certificates").glob(f"*/{JSON_NAME}"))):
+        with _telling(problems, "A record is left out: {}"):
             record = read_record(path)
-        except (OSError, ValueError) as error:
-            problems.append(f"A record is left out: {reason_of(error)}")
-            continue
-        failure = record.contents.failure_probability.total
-        found += [
-            Certified(
-                str(path.parent.relative_to(folder)),
-                each.epsilon,
-                each.num_images,
-                each.clean_accuracy,
-                each.certified_accuracy,
-                failure,
-            )
-            for each in record.totals
-        ]
+            name, failure = str(path.parent.relative_to(folder)), record.contents.failure_probability.total
+            found += [Certified(name, totals, failure) for totals in record.totals]
     return tuple(found)
 
 
-def _measurement(folder: Path, configuration: dict[str, Any], problems: list[str]) -> Measurement | None:
+def _measurement(folder: Path, evaluated: str, problems: list[str]) -> Measurement | None:
     """Return the measurement of the checkpoint that was evaluated, else of any other."""
-    evaluated = str(configuration.get("evaluation.checkpoint", "last"))
-    paths = sorted((folder / "measurements").glob(f"*/{HEADER_NAME}"), key=lambda path: path.parent.name != evaluated)
-    for path in paths:
-        try:
+    paths = (folder / "measurements").glob(f"*/{HEADER_NAME}")
+    for path in sorted(paths, key=lambda path: path.parent.name != evaluated):
+        with _telling(problems):
             return read_measurement(path.parent)
-        except ValueError as error:
-            problems.append(str(error))
     return None

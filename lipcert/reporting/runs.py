@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
+from lipcert.records import Totals
 from lipcert.records.measurement import Measurement
 from lipcert.reporting.metrics import Metrics
+from lipcert.system.settings import NOT_COMPARED, is_within
 
 ELSEWHERE = {
     "data": "data.name",
@@ -30,19 +32,12 @@ class State(StrEnum):
     NO_RUN = "no run"
 
 
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 @dataclass(frozen=True)
 class Certified:
-    """One epsilon of a record of certificates: counts of images, accuracies as fractions."""
+    """One epsilon of a record of certificates; `record` is its folder."""
 
     record: str
-    epsilon: float
-    images: int
-    clean: float
-    certified: float
+    totals: Totals
     failure_probability: float
 
 
@@ -54,9 +49,7 @@ class Run:
         folder: where it lies; name: unique in a report.
         state: how far it came.
         results: of `results.json`; empty unless it is complete.
-        settings: of its configuration, by dotted key, without what does not tell runs apart.
-        data_root: folder of its data, where it was named.
-        epochs: that were asked for, where that is known.
+        configuration: its leaves by dotted key, as written, interpolations included.
         metrics: curves over epochs.
         certificates: of its records.
         measurement: what `lipcert.measure` left, if anything.
@@ -67,18 +60,24 @@ class Run:
     name: str
     state: State
     results: dict[str, Any] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
-    data_root: str | None = None
-    epochs: int | None = None
+    configuration: dict[str, Any] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=Metrics)
     certificates: tuple[Certified, ...] = ()
     measurement: Measurement | None = None
     problems: tuple[str, ...] = ()
 
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The configuration without what does not tell runs apart."""
+        return {key: value for key, value in self.configuration.items() if not is_within(key, ("seed", *NOT_COMPARED))}
+
     def number(self, key: str) -> float | None:
-        """Return a finite number of the results, None where there is none."""
-        value = self.results.get(key)
-        return float(value) if _is_number(value) else None
+        """Return a number of the results, None where there is none."""
+        return _numbers(self.results).get(key)
+
+    def numbers(self, key: str) -> dict[str, float]:
+        """Return the numbers that lie by name under a key of the results, such as `varying_fraction`."""
+        return _numbers(self.results.get(key))
 
     def word(self, key: str) -> str:
         """Return a word of the results, else of the configuration."""
@@ -88,22 +87,11 @@ class Run:
         return "?" if value is None else str(value)
 
     @property
-    def certified_by_bound(self) -> dict[str, float]:
-        """Certified accuracy by bound, as fractions."""
-        return self._numbers("certified_accuracy_by_bound")
-
-    @property
-    def varying(self) -> dict[str, float]:
-        """Mean fraction of varying neurons by layer."""
-        return self._numbers("varying_fraction")
-
-    def _numbers(self, key: str) -> dict[str, float]:
-        found = self.results.get(key)
-        pairs = found.items() if isinstance(found, dict) else ()
-        return {str(name): float(value) for name, value in pairs if _is_number(value)}
-
-    @property
     def is_empty(self) -> bool:
         """Whether there is nothing to show of it but sentences."""
-        shown = (self.results, self.metrics.series, self.certificates, self.measurement)
-        return not any(shown)
+        return not (self.results or self.metrics.series or self.certificates or self.measurement)
+
+
+def _numbers(value: Any) -> dict[str, float]:
+    pairs = value.items() if isinstance(value, dict) else ()
+    return {name: float(each) for name, each in pairs if isinstance(each, int | float)}

@@ -28,6 +28,6 @@ def percent(fraction: float | None) -> str:
     return ABSENT if fraction is None else f"{100 * fraction:.1f}"
 
 
-def short(value: float | None) -> str:
+def short(value: float) -> str:
     """Return a number with four significant digits, without trailing zeros."""
-    return ABSENT if value is None or math.isnan(value) else f"{value:.4g}"
+    return ABSENT if math.isnan(value) else f"{value:.4g}"

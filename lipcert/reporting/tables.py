@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
-from lipcert.reporting.groups import TITLES, DataSet, Group
+from lipcert.reporting.groups import TITLES, WORDS, DataSet, Group
 from lipcert.reporting.statistics import ABSENT, mean_and_deviation
-
-ACCURACIES = {"clean %": "clean_accuracy", "PGD %": "pgd_accuracy", "certified %": "certified_accuracy"}
 
 WEIGHT = "sparsity.weight"
 
@@ -24,130 +26,102 @@ class Table:
     numbers: int
 
 
-def _heads(keys: Sequence[str]) -> tuple[str, ...]:
-    return tuple(TITLES.get(key, key) for key in keys)
-
-
-def _about(data: DataSet) -> str:
-    """Return what all rows have in common."""
-    said = [f"{TITLES.get(key, key)} {value}" for key, value in data.constant.items() if value != "?"]
-    return f"{data.name}: {', '.join(said)}." if said else f"{data.name}."
-
-
-def accuracies(data: DataSet) -> Table:
-    """Return clean, attacked and certified accuracies, the latter also by each other bound: Table 4."""
-    bounds = list(
-        dict.fromkeys(bound for group in data.groups for run in group.runs for bound in run.certified_by_bound)
-    )
-    rows = [
-        (
-            *label,
-            group.seeds,
-            *(mean_and_deviation(group.values(key)) for key in ACCURACIES.values()),
-            *(mean_and_deviation(group.certified_by(bound)) for bound in bounds),
-        )
-        for label, group in zip(data.labels, data.groups, strict=True)
-    ]
-    heads = (*_heads(data.columns), "seeds", *ACCURACIES, *(f"by {bound} %" for bound in bounds))
-    caption = f"{_about(data)} As Table 4 of the paper: certified by the bound of training; then by each bound."
-    return Table(f"Accuracies on {data.name}", caption, heads, tuple(rows), len(data.columns) + 1)
-
-
-def lipschitz(data: DataSet) -> Table:
-    """Return global and local Lipschitz bounds beside accuracies: Table 5."""
-    rows = [
-        (
-            *label,
-            group.seeds,
-            mean_and_deviation(group.values("global_lipschitz"), 1, 2),
-            mean_and_deviation(group.values("local_lipschitz_mean"), 1, 2),
-            *(mean_and_deviation(group.values(key)) for key in ACCURACIES.values()),
-            _varying(group),
-        )
-        for label, group in zip(data.labels, data.groups, strict=True)
-    ]
-    heads = (*_heads(data.columns), "seeds", "L global", "L local", *ACCURACIES, "varying % by layer")
-    caption = (
-        f"{_about(data)} As Table 5 of the paper: upper bounds up to the last activation, the local one a mean over "
-        "test images."
-    )
-    return Table(f"Lipschitz bounds on {data.name}", caption, heads, tuple(rows), len(data.columns) + 1)
+def _mean(group: Group, key: str, part: str | None = None, factor: float = 100, digits: int = 1) -> str:
+    return mean_and_deviation(group.values(key, part), factor, digits)
 
 
 def _varying(group: Group) -> str:
     """Return the mean percentage of varying neurons of each layer."""
-    layers = dict.fromkeys(layer for run in group.runs for layer in run.varying)
-    means = [
-        mean_and_deviation([sum(run.varying[layer] for run in runs) / len(runs)], digits=0)
-        for layer in layers
-        if (runs := [run for run in group.runs if layer in run.varying])
-    ]
-    return " · ".join(means) or ABSENT
+    layers = dict.fromkeys(layer for run in group.runs for layer in run.numbers("varying_fraction"))
+    means = [statistics.mean(group.values("varying_fraction", layer)) for layer in layers]
+    return " · ".join(f"{100 * mean:.0f}" for mean in means) or ABSENT
+
+
+Columns = Mapping[str, Callable[[Group], str]]
+"""What a cell of a group says, by the column's head."""
+
+ACCURACIES: Columns = {
+    "clean %": partial(_mean, key="clean_accuracy"),
+    "PGD %": partial(_mean, key="pgd_accuracy"),
+    "certified %": partial(_mean, key="certified_accuracy"),
+}
+LIPSCHITZ: Columns = {
+    "L global": partial(_mean, key="global_lipschitz", factor=1, digits=2),
+    "L local": partial(_mean, key="local_lipschitz_mean", factor=1, digits=2),
+}
+VARYING: Columns = {"varying % by layer": _varying}
+
+
+def _by_group(data: DataSet, title: str, caption: str, *columns: Columns) -> Table:
+    """Return a table with a row a group, behind what tells it apart and its seeds."""
+    constant = {key: data.groups[0].text(key) for key in WORDS if key not in data.columns}
+    shared = ", ".join(f"{TITLES.get(key, key)} {text}" for key, text in constant.items() if text != "?")
+    cells = {head: cell for each in columns for head, cell in each.items()}
+    return Table(
+        f"{title} on {data.name}",
+        f"{data.name}{': ' if shared else ''}{shared}. As {caption}",
+        (*(TITLES.get(key, key) for key in data.columns), "seeds", *cells),
+        tuple(
+            (*map(group.text, data.columns), group.seeds, *(cell(group) for cell in cells.values()))
+            for group in data.groups
+        ),
+        len(data.columns) + 1,
+    )
+
+
+def accuracies(data: DataSet) -> Table:
+    """Return clean, attacked and certified accuracies, the latter also by each other bound: Table 4."""
+    key = "certified_accuracy_by_bound"
+    bounds = dict.fromkeys(bound for group in data.groups for run in group.runs for bound in run.numbers(key))
+    by_bound = {f"by {bound} %": partial(_mean, key=key, part=bound) for bound in bounds}
+    caption = "Table 4 of the paper: certified by the bound of training; then by each bound."
+    return _by_group(data, "Accuracies", caption, ACCURACIES, by_bound)
+
+
+def lipschitz(data: DataSet) -> Table:
+    """Return global and local Lipschitz bounds beside accuracies: Table 5."""
+    caption = "Table 5 of the paper: upper bounds up to the last activation, the local one a mean over test images."
+    return _by_group(data, "Lipschitz bounds", caption, LIPSCHITZ, ACCURACIES, VARYING)
 
 
 def sparsity(data: DataSet) -> Table | None:
     """Return accuracies by the weight of the sparsity loss, None where there is one weight alone: Table 6."""
     if WEIGHT not in data.columns:
         return None
+
+    def weight(group: Group) -> float:
+        value = group.first.settings.get(WEIGHT)
+        return value if isinstance(value, int | float) else math.inf
+
     others = [key for key in data.columns if key != WEIGHT]
-    place = data.columns.index(WEIGHT)
-    ordered = sorted(zip(data.labels, data.groups, strict=True), key=lambda pair: _weight(pair[0][place]))
-    rows = [
-        (
-            label[place],
-            *(label[data.columns.index(key)] for key in others),
-            group.seeds,
-            *(mean_and_deviation(group.values(key)) for key in ACCURACIES.values()),
-            _varying(group),
-        )
-        for label, group in ordered
-    ]
-    heads = ("λ sparse", *_heads(others), "seeds", *ACCURACIES, "varying % by layer")
-    return Table(
-        f"Weight of the sparsity loss on {data.name}",
-        f"{_about(data)} As Table 6 of the paper.",
-        heads,
-        tuple(rows),
-        len(others) + 2,
-    )
-
-
-def _weight(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("inf")
+    ordered = replace(data, groups=tuple(sorted(data.groups, key=weight)), columns=(WEIGHT, *others))
+    table = _by_group(ordered, "Weight of the sparsity loss", "Table 6 of the paper.", ACCURACIES, VARYING)
+    return replace(table, columns=("λ sparse", *table.columns[1:]))
 
 
 def seconds(data_sets: Sequence[DataSet]) -> Table | None:
     """Return seconds an epoch, a row a network and a column a method and bound: Table 7."""
-    cells: dict[tuple[str, ...], dict[str, list[float]]] = {}
-    for data in data_sets:
-        for group in data.groups:
-            run = group.first
-            row, column = (
-                (data.name, run.word("model"), run.word("activation")),
-                f"{run.word('method')} {run.word('bound')}",
-            )
-            found = group.values("seconds_per_epoch")
-            if found:
-                cells.setdefault(row, {}).setdefault(column, []).extend(found)
-    columns = list(dict.fromkeys(column for row in cells.values() for column in row))
-    if not columns:
-        return None
+    found: dict[tuple[str, ...], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for run in (run for data in data_sets for group in data.groups for run in group.runs):
+        taken = run.number("seconds_per_epoch")
+        if taken is not None:
+            network = run.word("data"), run.word("model"), run.word("activation")
+            found[network][f"{run.word('method')} {run.word('bound')}"].append(taken)
+    columns = list(dict.fromkeys(column for cells in found.values() for column in cells))
     rows = [
-        (*row, *(mean_and_deviation(found.get(column, []), 1, 1) for column in columns)) for row, found in cells.items()
+        (*network, *(mean_and_deviation(cells.get(column, []), 1) for column in columns))
+        for network, cells in found.items()
     ]
     caption = (
         "As Table 7 of the paper: training alone, without validation. Times compare only between runs made on the same "
         "machine, one at a time; all runs of a method and bound are averaged, whatever their other settings."
     )
-    return Table("Seconds an epoch", caption, ("data", "model", "activation", *columns), tuple(rows), 3)
+    return (
+        Table("Seconds an epoch", caption, ("data", "model", "activation", *columns), tuple(rows), 3) if rows else None
+    )
 
 
 def tables(data_sets: Sequence[DataSet]) -> list[Table]:
     """Return all tables that there is anything for; those of several data sets are kept apart."""
-    found: list[Table | None] = []
-    for make in (accuracies, lipschitz, sparsity):
-        found += [make(data) for data in data_sets]
+    found = [make(data) for make in (accuracies, lipschitz, sparsity) for data in data_sets]
     return [table for table in (*found, seconds(data_sets)) if table is not None]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from lipcert.reporting.figures.drawing import Picture
 from lipcert.reporting.figures.palette import DARK, LIGHT, Palette
-from lipcert.reporting.figures.saving import as_png
+from lipcert.reporting.figures.picture import Picture, as_png
 from lipcert.reporting.page import Report, build, render
 from lipcert.reporting.pictures import slug
 from lipcert.reporting.reading import read_runs

@@ -17,10 +17,10 @@ from tests.reporting.examples import CONVERGENCE, HEADER, IMAGES, METRICS, RESUL
 
 def test_a_finished_run(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "run"), "run")
-    assert (run.state, run.problems, run.epochs) == (State.COMPLETE, (), 3)
+    assert (run.state, run.problems, run.configuration["schedule.epochs"]) == (State.COMPLETE, (), 3)
     assert run.results == RESULTS
     assert run.number("clean_accuracy") == 0.9137
-    assert run.certified_by_bound["tight"] == 0.7182
+    assert run.numbers("certified_accuracy_by_bound")["tight"] == 0.7182
     assert run.metrics.get("lipschitz/local").values == (7.25, 5.25, 3.25)
     assert run.metrics.get("val/clean_accuracy").epochs == (1, 2)
     assert list(run.metrics.by_layer("varying")) == ["1", "10"]
@@ -128,11 +128,11 @@ def test_certificates(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     written(folder)
     found = read_run(tmp_path / "run", "run").certificates
-    assert [(each.epsilon, each.images, each.failure_probability) for each in found] == [
+    assert [(each.totals.epsilon, each.totals.num_images, each.failure_probability) for each in found] == [
         (0.1, 3, 1.2e-8),
         (0.25, 3, 1.2e-8),
     ]
-    assert [each.certified for each in found] == [2 / 3, 1 / 3]
+    assert [each.totals.certified_accuracy for each in found] == [2 / 3, 1 / 3]
     (folder / "certificates.csv").write_text("changed")
     run = read_run(tmp_path / "run", "run")
     assert run.certificates == ()

@@ -2,66 +2,56 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lipcert.reporting.figures.drawing import (
-    FONT,
-    HEIGHT,
-    Picture,
-    canvas,
-    gap_of,
-    label_ends,
-    percentages,
-    plain_logarithm,
-    room_beside,
-    spread,
-)
-from lipcert.reporting.figures.palette import Palette
-from lipcert.reporting.figures.training import draw_varying, line, over_epochs
+from lipcert.reporting.figures.axes import Line, draw_lines, legend, line_chart, logarithmic, percentages
+from lipcert.reporting.figures.palette import SERIES, Palette
+from lipcert.reporting.figures.picture import HEIGHT, Picture
+from lipcert.reporting.figures.training import varying_lines
 from lipcert.reporting.groups import DataSet, Group
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_LINES = 6
-"""Groups in one picture of lines; each has a colour of its own."""
-
+MOST_LINES = len(SERIES)
 MOST_PANELS = 8
+"""Groups in one picture."""
 
-STRENGTHS = (1.0, 0.55)
-"""Of lines whose groups share a bound, and so a colour."""
+MARKERS = "os^Dv*PX"
+"""Of points that are named: all of them, where these are enough."""
 
-MOST_NAMED = 8
-"""Points of a plot that are all named."""
+
+def comparison_pictures(data: DataSet, suffix: str = "") -> list[Picture]:
+    """Return the pictures over groups of runs that there are numbers for; `suffix` ends their keys."""
+    found = (pareto(data, f"pareto{suffix}"), lipschitz(data, f"lipschitz{suffix}"), varying(data, f"varying{suffix}"))
+    return [picture for picture in found if picture is not None]
 
 
 @dataclass(frozen=True)
 class Point:
-    """A group's certified and clean accuracy, mean and sample deviation of each."""
+    """A group's certified and clean accuracy in per cent, mean and sample deviation of each."""
 
     name: str
     bound: str
     certified: float
     clean: float
-    deviation: tuple[float, float]
+    deviations: tuple[float, float]
 
 
-def points(data: DataSet) -> list[Point]:
-    """Return a point for each group with results."""
-    found = []
-    for name, group in zip(data.names, data.groups, strict=True):
-        certified, clean = group.values("certified_accuracy"), group.values("clean_accuracy")
-        if certified and clean:
-            deviations = (statistics.stdev(each) if len(each) > 1 else 0.0 for each in (certified, clean))
-            means = statistics.mean(certified), statistics.mean(clean)
-            found.append(Point(name, group.first.word("bound"), *means, tuple(deviations)))  # type: ignore[arg-type]
-    return found
+def points(data: DataSet) -> Iterator[Point]:
+    """Yield a point for each group with results."""
+    for name, group in data.named_groups:
+        both = [[100 * value for value in group.values(f"{kind}_accuracy")] for kind in ("certified", "clean")]
+        if all(both):
+            certified, clean = map(statistics.mean, both)
+            across, up = (statistics.stdev(values) if len(values) > 1 else 0.0 for values in both)
+            yield Point(name, group.first.word("bound"), certified, clean, (across, up))
 
 
 def frontier(found: Sequence[Point]) -> list[Point]:
@@ -80,160 +70,110 @@ def frontier(found: Sequence[Point]) -> list[Point]:
 
 def pareto(data: DataSet, key: str) -> Picture | None:
     """Return clean against certified accuracy of all groups, None for fewer than two."""
-    found = points(data)
+    found = list(points(data))
     if len(found) < 2:
         return None
     best = frontier(found)
+    named = found if len(found) <= len(MARKERS) else best
+    markers = dict(zip((point.name for point in named), itertools.cycle(MARKERS)))
 
-    def draw(palette: Palette) -> Figure:
-        figure, (axes,) = canvas(palette, height=3.3)
-        axes.grid(axis="x", color=palette["grid"], linewidth=0.7)
-        axes.plot(
-            [100 * point.certified for point in best],
-            [100 * point.clean for point in best],
-            color=palette["muted"],
-            linewidth=1.0,
-            linestyle=(0, (3, 2)),
-        )
-        for bound in dict.fromkeys(point.bound for point in found):
-            chosen = [point for point in found if point.bound == bound]
+    def draw(figure: Figure, palette: Palette) -> None:
+        axes = figure.subplots()
+        axes.grid(axis="x")
+        joined = [point.certified for point in best], [point.clean for point in best]
+        axes.plot(*joined, color=palette["muted"], linewidth=1.0, linestyle=(0, (3, 2)))
+        for point in found:
             axes.errorbar(
-                [100 * point.certified for point in chosen],
-                [100 * point.clean for point in chosen],
-                xerr=[100 * point.deviation[0] for point in chosen],
-                yerr=[100 * point.deviation[1] for point in chosen],
-                fmt="o",
+                point.certified,
+                point.clean,
+                point.deviations[1],
+                point.deviations[0],
+                fmt=markers.get(point.name, "."),
                 markersize=6,
-                color=palette.bound(bound),
+                color=palette[point.bound],
                 elinewidth=1.0,
+                label=point.name if point in named else None,
             )
         axes.margins(0.12)
-        axes.set_xlabel("certified accuracy, %")
-        axes.set_ylabel("clean accuracy, %")
-        _label_points(axes, found if len(found) <= MOST_NAMED else best, palette)
-        return figure
+        axes.set(xlabel="certified accuracy, %", ylabel="clean accuracy, %")
+        legend(figure, axes)
 
     return Picture(
         key,
         f"Clean against certified accuracy on {data.name}",
         "Means of groups of runs, coloured by bound; bars are sample deviations over seeds. The dashed line joins "
-        f"those that no other beats in both.{'' if len(found) <= MOST_NAMED else ' They are named.'}",
-        "Scatter plot. "
-        + " ".join(f"{p.name}: clean {100 * p.clean:.1f} %, certified {100 * p.certified:.1f} %." for p in found),
+        f"those that no other beats in both.{'' if named is found else ' They are named.'}",
+        "Scatter plot. " + " ".join(f"{p.name}: clean {p.clean:.1f} %, certified {p.certified:.1f} %." for p in found),
         draw,
+        height=3.3,
     )
-
-
-def _label_points(axes: Axes, shown: Sequence[Point], palette: Palette) -> None:
-    """Write the names of points beside the axes, with a thin line from each to its point."""
-    axes.set_ylim(axes.get_ylim())  # heights are shares of it from here on
-    wanted = [float(axes.transLimits.transform((0, 100 * point.clean))[1]) for point in shown]
-    names = room_beside(axes, [point.name for point in shown])
-    for height, name, point in zip(spread(wanted, gap_of(names)), names, shown, strict=True):
-        axes.annotate(
-            name,
-            (100 * point.certified, 100 * point.clean),
-            xytext=(1.03, height),
-            textcoords="axes fraction",
-            va="center",
-            color=palette.bound(point.bound),
-            fontsize=FONT - 0.5,
-            fontweight="bold",
-            annotation_clip=False,
-            in_layout=False,
-            arrowprops={"arrowstyle": "-", "color": palette["muted"], "linewidth": 0.5, "alpha": 0.7, "shrinkB": 4},
-        )
-
-
-def _shown(data: DataSet, most: int) -> list[tuple[str, Group]]:
-    """Return at most so many groups with curves, those that certify most."""
-    pairs = [(name, group) for name, group in zip(data.names, data.groups, strict=True) if group.first.metrics.series]
-
-    def certified(pair: tuple[str, Group]) -> float:
-        return -max(pair[1].values("certified_accuracy"), default=-1.0)
-
-    chosen = sorted(pairs, key=certified)[:most]
-    return [pair for pair in pairs if pair in chosen]
-
-
-def _chosen(data: DataSet, shown: int) -> str:
-    return (
-        ""
-        if shown == len(data.groups)
-        else f" Shown are {shown} of {len(data.groups)} groups, those that certify most."
-    )
-
-
-def _colours(chosen: Sequence[tuple[str, Group]], palette: Palette) -> list[tuple[str, float]]:
-    """Return a colour and its strength a group: its bound's, weaker for the second of a bound, else one for each."""
-    bounds = [group.first.word("bound") for _, group in chosen]
-    places = [bounds[:index].count(bound) for index, bound in enumerate(bounds)]
-    if max(places) < len(STRENGTHS):
-        return [(palette.bound(bound), STRENGTHS[place]) for bound, place in zip(bounds, places, strict=True)]
-    return [(colour, 1.0) for colour in palette.series[: len(chosen)]]
 
 
 def lipschitz(data: DataSet, key: str) -> Picture | None:
     """Return local Lipschitz bounds over epochs of several groups, global ones dashed: Figure 7."""
-    chosen = [
-        (name, group)
+    chosen = {
+        name: group.first
         for name, group in _shown(data, MOST_LINES)
         if group.first.metrics.get("lipschitz/local") and group.first.metrics.get("lipschitz/global")
-    ]
+    }
     if len(chosen) < 2:
         return None
-
-    def draw(palette: Palette) -> Figure:
-        figure, (axes,) = canvas(palette, height=3.3)
-        ends = []
-        for (name, group), (colour, strength) in zip(chosen, _colours(chosen, palette), strict=True):
-            local = group.first.metrics.get("lipschitz/local")
-            line(axes, group.first.metrics.get("lipschitz/global"), colour, 0.6 * strength, dashed=True)
-            line(axes, local, colour, strength)
-            ends.append((local.values[-1], name, colour))
-        plain_logarithm(axes)
-        over_epochs(axes, "Lipschitz bound")
-        label_ends(axes, ends)
-        return figure
-
+    bounds = [run.word("bound") for run in chosen.values()]
+    roles = bounds if len(set(bounds)) == len(bounds) else SERIES
+    lines = []
+    for (name, run), role in zip(chosen.items(), roles, strict=False):
+        lines.append(Line("", run.metrics.get("lipschitz/global"), role, 0.6, dashed=True))
+        lines.append(Line(name, run.metrics.get("lipschitz/local"), role))
+    last = ", ".join(f"{line.name} {line.series.values[-1]:.4g}" for line in lines if line.name)
     return Picture(
         key,
         f"Lipschitz bounds over epochs on {data.name}",
         "As in Figure 7 of the paper: local bounds, dashed global ones, of one run of each group; estimates while "
         f"training.{_chosen(data, len(chosen))}",
-        "Line chart over epochs, logarithmic. Last local bounds: "
-        + ", ".join(f"{name} {group.first.metrics.get('lipschitz/local').values[-1]:.4g}" for name, group in chosen),
-        draw,
+        f"Line chart over epochs, logarithmic. Last local bounds: {last}",
+        line_chart(lines, "Lipschitz bound", logarithmic),
+        height=3.3,
     )
 
 
 def varying(data: DataSet, key: str) -> Picture | None:
     """Return proportions of varying neurons a layer, a panel a group: Figure 6."""
-    chosen = [pair for pair in _shown(data, MOST_PANELS) if pair[1].first.metrics.by_layer("varying")]
+    found = {name: varying_lines(group.first.metrics) for name, group in _shown(data, MOST_PANELS)}
+    chosen = {name: lines for name, lines in found.items() if lines}
     if len(chosen) < 2:
         return None
     rows = math.ceil(len(chosen) / 2)
 
-    def draw(palette: Palette) -> Figure:
-        figure, panels = canvas(palette, rows, 2, height=max(HEIGHT, 1.2 * rows + 0.5))
+    def draw(figure: Figure, palette: Palette) -> None:
+        panels = figure.subplots(rows, 2, sharex=True, sharey=True).flat
+        for axes, (name, lines) in zip(panels, chosen.items(), strict=False):
+            draw_lines(axes, lines, palette)
+            percentages(axes)
+            axes.set_title(textwrap.fill(name, 22))
         for axes in panels[len(chosen) :]:
             axes.set_visible(False)
-        for axes, (name, group) in zip(panels, chosen, strict=False):
-            layers = group.first.metrics.by_layer("varying")
-            ends = draw_varying(axes, layers, palette)
-            percentages(axes, 1.02)
-            axes.set_title(textwrap.fill(name, 22), fontsize=FONT - 0.5, pad=3, color=palette["ink"])
-            label_ends(axes, [(value, text.removeprefix("layer "), colour) for value, text, colour in ends], room=False)
-        for axes in panels[max(0, len(chosen) - 2) : len(chosen)]:
-            over_epochs(axes)
-            axes.tick_params(labelbottom=True)
-        return figure
+        panels[len(chosen) - 2].tick_params(labelbottom=True)
+        figure.supxlabel("epoch", color=palette["muted"])
+        legend(figure, max(panels, key=lambda axes: len(axes.get_lines())))
 
     return Picture(
         key,
         f"Varying neurons over epochs on {data.name}",
         "As in Figure 6 of the paper: share of neurons whose output is not constant within epsilon, by layer, of one "
         f"run of each group; darker lines are later layers.{_chosen(data, len(chosen))}",
-        f"Line charts over epochs, one a group: {', '.join(name for name, _ in chosen)}.",
+        f"Line charts over epochs, one a group: {', '.join(chosen)}.",
         draw,
+        height=max(HEIGHT, 1.2 * rows + 0.5),
     )
+
+
+def _shown(data: DataSet, most: int) -> list[tuple[str, Group]]:
+    """Return at most so many groups with curves, those that certify most, in their order."""
+    pairs = [pair for pair in data.named_groups if pair[1].first.metrics.series]
+    by_accuracy = sorted(pairs, key=lambda pair: -max(pair[1].values("certified_accuracy"), default=-1.0))
+    return [pair for pair in pairs if pair in by_accuracy[:most]]
+
+
+def _chosen(data: DataSet, shown: int) -> str:
+    count = len(data.groups)
+    return "" if shown == count else f" Shown are {shown} of {count} groups, those that certify most."

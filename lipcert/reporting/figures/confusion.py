@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from lipcert.records.measurement import Measurement
-from lipcert.reporting.figures.drawing import FONT, Picture, canvas
 from lipcert.reporting.figures.palette import Palette
+from lipcert.reporting.figures.picture import FONT, Absent, Picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,85 +18,61 @@ if TYPE_CHECKING:
 MOST_CLASSES = 20
 """With more, a matrix of classes cannot be read."""
 
-
-@dataclass(frozen=True)
-class Matrix:
-    """A confusion matrix: counts by label (rows) and class said (columns); `columns` head it."""
-
-    title: str
-    caption: str
-    counts: tuple[tuple[int, ...], ...]
-    columns: tuple[str, ...]
+Counts = npt.NDArray[np.int64]
+"""Counts of images by label (rows) and class said (columns); one more column counts those of which none is."""
 
 
-def matrices(measured: Measurement) -> dict[str, Matrix]:
-    """Return the confusion matrices of clean, attacked and certified predictions, by key."""
-    header, images = measured.header, measured.images
-    classes, place = header.data.num_classes, measured.tightest
-    names = tuple(map(str, range(classes)))
+def matrices(measured: Measurement) -> dict[str, Counts]:
+    """Return the confusion matrices of clean, attacked and certified predictions, by name."""
+    images, classes = measured.images, measured.header.data.num_classes
 
-    def counted(said: Callable[[int], int], width: int) -> tuple[tuple[int, ...], ...]:
-        counts = [[0] * width for _ in range(classes)]
-        for number, row in enumerate(images):
-            counts[row.label][said(number)] += 1
-        return tuple(map(tuple, counts))
+    def counted(said: Sequence[int], columns: int) -> Counts:
+        counts = np.zeros((classes, columns), np.int64)
+        np.add.at(counts, ([row.label for row in images], said), 1)
+        return counts
 
-    def certified(number: int) -> int:
-        row = images[number]
-        proved = row.prediction == row.label and row.radii[place] >= header.epsilon
-        return row.label if proved else classes
-
-    within = f"within ε = {header.epsilon:.4g}"
+    proved = [row.prediction == row.label and row.radii[-1] >= measured.header.epsilon for row in images]
     return {
-        "confusion_clean": Matrix("Clean", "Predictions.", counted(lambda n: images[n].prediction, classes), names),
-        "confusion_attacked": Matrix(
-            "Attacked", f"Predictions under PGD {within}.", counted(lambda n: images[n].attacked, classes), names
-        ),
-        "confusion_certified": Matrix(
-            "Certified",
-            f"Proved {within} by the {header.bounds[place]} bound; the last column counts images not proved.",
-            counted(certified, classes + 1),
-            (*names, "open"),
+        "clean": counted([row.prediction for row in images], classes),
+        "attacked": counted([row.attacked for row in images], classes),
+        "certified": counted(
+            [row.label if done else classes for row, done in zip(images, proved, strict=True)], classes + 1
         ),
     }
 
 
-def confusion(key: str, matrix: Matrix) -> Picture:
-    """Return a confusion matrix as picture."""
+def confusions(measured: Measurement) -> list[Picture | Absent]:
+    """Return the confusion matrices as pictures."""
+    header = measured.header
+    classes = header.data.num_classes
+    if classes > MOST_CLASSES:
+        sentence = f"{classes} classes are too many for a matrix; images.csv of the measurement has all rows."
+        return [Absent("Confusion", sentence)]
+    within = f"within ε = {header.epsilon:.4g}"
+    captions = {
+        "clean": "Predictions.",
+        "attacked": f"Predictions under PGD {within}.",
+        "certified": f"Proved {within} by the {header.bounds[-1]} bound; the last column counts images not proved.",
+    }
+    return [_picture(name, captions[name], counts) for name, counts in matrices(measured).items()]
 
-    def draw(palette: Palette) -> Figure:
-        from matplotlib.patches import Rectangle
 
-        figure, (axes,) = canvas(palette, height=3.5)
-        largest = max(max(row) for row in matrix.counts) or 1
-        for label, row in enumerate(matrix.counts):
-            for said, count in enumerate(row):
-                if not count:
-                    continue
-                right = label == said
-                colour = palette["tight"] if right else palette["attacked"]
-                corner = (said - 0.47, label - 0.47)
-                axes.add_patch(
-                    Rectangle(corner, 0.94, 0.94, facecolor=colour, alpha=0.14 + 0.38 * count / largest, linewidth=0)
-                )
-                size = FONT - 1 if len(matrix.columns) <= 12 else FONT - 3
-                axes.text(said, label, str(count), ha="center", va="center", color=palette["ink"], fontsize=size)
-        axes.set_xlim(-0.5, len(matrix.columns) - 0.5)
-        axes.set_ylim(len(matrix.counts) - 0.5, -0.5)
-        axes.set_xticks(range(len(matrix.columns)), matrix.columns)
-        axes.set_yticks(range(len(matrix.counts)), map(str, range(len(matrix.counts))))
+def _picture(name: str, caption: str, counts: Counts) -> Picture:
+    classes, columns = counts.shape
+    names = [*map(str, range(classes)), "open"][:columns]
+
+    def draw(figure: Figure, palette: Palette) -> None:
+        axes = figure.subplots()
+        for label, said in np.argwhere(counts):
+            count = counts[label, said]
+            colour = palette["tight" if label == said else "attacked"]
+            axes.bar(said, 0.94, 0.94, label - 0.47, color=colour, alpha=0.14 + 0.38 * count / counts.max())
+            axes.text(said, label, str(count), ha="center", va="center", fontsize=FONT - (1 if columns <= 12 else 3))
         axes.grid(visible=False)
         axes.spines["bottom"].set_visible(False)
-        axes.set_xlabel("prediction")
-        axes.set_ylabel("label")
-        return figure
+        axes.set(xlim=(-0.5, columns - 0.5), xlabel="prediction", ylim=(classes - 0.5, -0.5), ylabel="label")
+        axes.set_xticks(range(columns), names)
+        axes.set_yticks(range(classes), names[:classes])
 
-    right = sum(row[label] for label, row in enumerate(matrix.counts))
-    total = sum(map(sum, matrix.counts))
-    return Picture(
-        key,
-        f"Confusion: {matrix.title.lower()}",
-        matrix.caption,
-        f"Matrix of labels and predictions: {right} of {total} images on the diagonal.",
-        draw,
-    )
+    alt = f"Matrix of labels and predictions: {np.trace(counts)} of {counts.sum()} images on the diagonal."
+    return Picture(f"confusion_{name}", f"Confusion: {name}", caption, alt, draw, height=3.5)

@@ -1,16 +1,17 @@
-"""Pictures of what a measurement proved: curves against epsilon, radii, margins."""
+"""Pictures of what a measurement proved: curves against epsilon, radii, margins; power iterations (Figure 5)."""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from lipcert.records.measurement import Measurement
-from lipcert.reporting.figures.drawing import FONT, Picture, canvas, counts, label_ends, percentages
+from lipcert.records.measurement import NOT_CONVERGED, ConvergenceRow, Measurement
+from lipcert.reporting.figures.axes import counts, legend, percentages, rule
 from lipcert.reporting.figures.palette import Palette
+from lipcert.reporting.figures.picture import HEIGHT, Absent, Picture
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 BINS = 24
@@ -21,31 +22,19 @@ def curves(measured: Measurement) -> Picture:
     """Return certified accuracy against epsilon by each bound, and accuracy under PGD above them."""
     header, rows = measured.header, measured.curves
     epsilons = [row.epsilon for row in rows]
+    by_bound = dict(zip(header.bounds, zip(*(row.certified for row in rows), strict=True), strict=True))
 
-    def draw(palette: Palette) -> Figure:
-        figure, (axes,) = canvas(palette)
-        lines = [("PGD", [row.pgd for row in rows], palette["attacked"])]
-        for place, bound in enumerate(header.bounds):
-            lines.append((bound, [row.certified[place] for row in rows], palette.bound(bound)))
-        axes.axvline(header.epsilon, color=palette["muted"], linewidth=0.9, linestyle=(0, (2, 2)))
-        for name, values, colour in reversed(lines):  # where bounds agree, dashes show the one below
-            dashes = (0, (3, 1.6)) if name == "local" else "-"
-            axes.plot(epsilons, values, color=colour, linestyle=dashes, marker="o", markersize=2.6)
+    def draw(figure: Figure, palette: Palette) -> None:
+        axes = figure.subplots()
+        lines = {"PGD": [row.pgd for row in rows], **dict(reversed(by_bound.items()))}
+        for name, values in lines.items():
+            dashes = (0, (3, 1.6)) if name == "local" else "-"  # where bounds agree, they show the one below
+            colour = palette["attacked" if name == "PGD" else name]
+            axes.plot(epsilons, values, color=colour, linestyle=dashes, marker="o", markersize=2.6, label=name)
+        rule(axes, header.epsilon, palette, label="ε of the run")
         percentages(axes)
-        axes.set_xlim(0, epsilons[-1])
-        axes.set_xlabel("ε")
-        axes.set_ylabel("accuracy")
-        axes.annotate(
-            "ε of the run",
-            (header.epsilon, 1.0),
-            xytext=(4, -1),
-            textcoords="offset points",
-            va="top",
-            color=palette["muted"],
-            fontsize=FONT - 1,
-        )
-        label_ends(axes, [(values[-1], name, colour) for name, values, colour in lines])
-        return figure
+        axes.set(xlim=(0, epsilons[-1]), xlabel="ε", ylabel="accuracy")
+        legend(figure, axes)
 
     at = next(row for row in rows if row.epsilon == header.epsilon)
     said = ", ".join(f"{bound} {100 * value:.1f} %" for bound, value in zip(header.bounds, at.certified, strict=True))
@@ -62,25 +51,21 @@ def curves(measured: Measurement) -> Picture:
 def radii(measured: Measurement) -> Picture:
     """Return the histogram of certified radii, by bound."""
     header = measured.header
-    right = [row for row in measured.images if row.prediction == row.label]
-    largest = max((max(row.radii) for row in right), default=0.0) or header.epsilon
+    right = [row.radii for row in measured.images if row.prediction == row.label]
+    largest = max(map(max, right), default=0.0) or header.epsilon
     edges = [largest * step / BINS for step in range(BINS + 1)]
 
-    def draw(palette: Palette) -> Figure:
-        figure, (axes,) = canvas(palette)
-        last = len(header.bounds) - 1
+    def draw(figure: Figure, palette: Palette) -> None:
+        axes = figure.subplots()
         for place, bound in enumerate(header.bounds):
-            values = [row.radii[place] for row in right]
-            colour = palette.bound(bound)
-            if place == last:
-                axes.hist(values, edges, color=colour, alpha=0.25)
-            axes.hist(values, edges, histtype="step", color=colour, linewidth=1.6, label=bound)
-        axes.axvline(header.epsilon, color=palette["muted"], linewidth=0.9, linestyle=(0, (2, 2)))
-        axes.set_xlim(0, largest)
-        axes.set_xlabel("certified radius")
+            values = [radii[place] for radii in right]
+            if place == measured.tightest:
+                axes.hist(values, edges, color=palette[bound], alpha=0.25)
+            axes.hist(values, edges, histtype="step", color=palette[bound], linewidth=1.6, label=bound)
+        rule(axes, header.epsilon, palette)
+        axes.set(xlim=(0, largest), xlabel="certified radius")
         counts(axes)
-        _legend(axes, palette)
-        return figure
+        axes.legend()
 
     wrong = len(measured.images) - len(right)
     return Picture(
@@ -90,10 +75,6 @@ def radii(measured: Measurement) -> Picture:
         f"Histogram of {len(right)} radii up to {largest:.4g} by the bounds {', '.join(header.bounds)}.",
         draw,
     )
-
-
-def _legend(axes: Axes, palette: Palette) -> None:
-    axes.legend(frameon=False, labelcolor=palette["ink"], fontsize=FONT - 0.5, handlelength=1.1, borderaxespad=0.2)
 
 
 def edges_with_zero(lowest: float, highest: float) -> list[float]:
@@ -107,28 +88,74 @@ def edges_with_zero(lowest: float, highest: float) -> list[float]:
 def margins(measured: Measurement) -> Picture:
     """Return the histogram of certified margins at epsilon by the last bound."""
     header = measured.header
-    finite = [row.margin for row in measured.images if abs(row.margin) != float("inf")]
+    finite = [row.margin for row in measured.images if math.isfinite(row.margin)]
+    positive = [value for value in finite if value > 0]
+    others = [value for value in finite if value <= 0]
     lowest, highest = min(finite, default=0.0), max(finite, default=0.0)
-    edges = edges_with_zero(lowest, highest)
-    positive = sum(value > 0 for value in finite)
 
-    def draw(palette: Palette) -> Figure:
-        figure, (axes,) = canvas(palette)
-        axes.hist([value for value in finite if value <= 0], edges, color=palette["attacked"], alpha=0.75, label="≤ 0")
-        axes.hist(
-            [value for value in finite if value > 0], edges, color=palette["tight"], alpha=0.85, label="certified"
-        )
-        axes.axvline(0, color=palette["muted"], linewidth=0.9, linestyle=(0, (2, 2)))
+    def draw(figure: Figure, palette: Palette) -> None:
+        axes = figure.subplots()
+        colours = [palette["attacked"], palette["tight"]]
+        edges = edges_with_zero(lowest, highest)
+        axes.hist([others, positive], edges, stacked=True, color=colours, alpha=0.8, label=["≤ 0", "certified"])
+        rule(axes, 0, palette)
         axes.set_xlabel("certified margin")
         counts(axes)
-        _legend(axes, palette)
-        return figure
+        axes.legend()
 
     return Picture(
         "margins",
         "Certified margins",
         f"Lower bounds of the label's logit less every other within ε = {header.epsilon:.4g}, by the "
         f"{header.bounds[-1]} bound.",
-        f"Histogram of {len(finite)} margins from {lowest:.4g} to {highest:.4g}; {positive} are positive.",
+        f"Histogram of {len(finite)} margins from {lowest:.4g} to {highest:.4g}; {len(positive)} are positive.",
         draw,
     )
+
+
+def convergence(measured: Measurement) -> Picture | Absent:
+    """Return histograms of power iterations until convergence, a layer each: Figure 5."""
+    title = "Power iterations to convergence"
+    if not measured.convergence:
+        return Absent(title, "None were counted.")
+    about = measured.header.convergence
+    layers: dict[str, list[ConvergenceRow]] = defaultdict(list)
+    for row in measured.convergence:
+        layers[row.layer].append(row)
+    late = {layer: sum(row.images for row in rows if row.iterations == NOT_CONVERGED) for layer, rows in layers.items()}
+    done = {layer: [row for row in rows if row.iterations != NOT_CONVERGED] for layer, rows in layers.items()}
+    end = float(about.largest if any(late.values()) else max(2, *(row.iterations for row in measured.convergence)))
+    edges = [end ** (step / BINS) for step in range(BINS + 1)]
+    beyond = end ** (1 + 1.6 / BINS)
+
+    def draw(figure: Figure, palette: Palette) -> None:
+        panels = figure.subplots(len(layers), sharex=True, squeeze=False)[:, 0]
+        for place, (axes, layer) in enumerate(zip(panels, layers, strict=True), start=1):
+            iterations = [max(1, row.iterations) for row in done[layer]]
+            weights = [row.images for row in done[layer]]
+            axes.hist(iterations, edges, weights=weights, color=palette["layer"], alpha=0.85)
+            axes.bar(beyond, late[layer], width=beyond - end, color=palette["attacked"], alpha=0.85)
+            axes.set_title(f"layer {place}")
+            counts(axes, "images" if place == len(layers) // 2 + 1 else "")
+        ticks = {10.0**power: f"{10**power}" for power in range(6) if 10**power <= end}
+        if any(late.values()):
+            ticks = {place: name for place, name in ticks.items() if place < end / 2} | {beyond: f"> {about.largest}"}
+        axes.set(xscale="log", xlim=(1, beyond * 1.3 if any(late.values()) else end), xlabel="iterations")
+        axes.set_xticks([*ticks], [*ticks.values()])
+        axes.minorticks_off()
+
+    return Picture(
+        "convergence",
+        title,
+        f"As in Figure 5 of the paper: from a random vector until it moves by {about.tolerance:g} or less, masked "
+        f"maps of the local bound, {about.images} images. A measurement: no certificate rests on power iteration.",
+        "Histograms by layer. " + " ".join(_spoken(layer, done[layer], late[layer], about.largest) for layer in layers),
+        draw,
+        height=max(HEIGHT, 0.85 * len(layers) + 0.5),
+    )
+
+
+def _spoken(layer: str, done: list[ConvergenceRow], late: int, largest: int) -> str:
+    iterations = [row.iterations for row in done]
+    said = f"{min(iterations)} to {max(iterations)} iterations" if iterations else "none converged"
+    return f"Layer {layer}: {said}{f', {late} images took more than {largest}' if late else ''}."

@@ -1,0 +1,124 @@
+"""A picture, and how it becomes inline SVG that the page colours, or PNG."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lipcert.reporting.figures.palette import PAGE, Palette
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDTH, HEIGHT = 4.3, 2.9
+"""Inches; small, so that words stay readable on a phone."""
+
+FONT = 9.0
+
+Draw = Callable[["Figure", Palette], None]
+"""Draws on an empty figure."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that can be drawn in any palette.
+
+    Attributes:
+        key: name of its file, without folder and ending.
+        title: heading; caption: what is seen and where it comes from; alt: for who cannot see it.
+        draw: draws it; height: of the figure, in inches.
+    """
+
+    key: str
+    title: str
+    caption: str
+    alt: str
+    draw: Draw
+    height: float = HEIGHT
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A picture for which there are no numbers: a sentence says why, and `command` what makes them."""
+
+    title: str
+    sentence: str
+    command: str | None = None
+
+
+def style(palette: Palette) -> dict[Any, Any]:
+    """Return matplotlib's settings: thin horizontal rules, no frame, quiet ticks."""
+    small, muted, surface = FONT - 0.5, palette["muted"], palette["surface"]
+    return {
+        "font.size": FONT,
+        "text.color": palette["ink"],
+        "figure.facecolor": surface,
+        "figure.labelsize": FONT,
+        "figure.constrained_layout.use": True,
+        "figure.constrained_layout.w_pad": 0.07,
+        "figure.constrained_layout.h_pad": 0.07,
+        "axes.facecolor": surface,
+        "axes.edgecolor": muted,
+        "axes.labelcolor": muted,
+        "axes.labelsize": FONT,
+        "axes.titlesize": FONT,
+        "axes.titlelocation": "left",
+        "axes.titlepad": 3,
+        "axes.axisbelow": True,
+        "axes.grid": True,
+        "axes.grid.axis": "y",
+        **{f"axes.spines.{side}": False for side in ("top", "right", "left")},
+        "grid.color": palette["grid"],
+        "grid.linewidth": 0.7,
+        **{f"{axis}tick.{size}.size": 0 for axis in "xy" for size in ("major", "minor")},
+        **{f"{axis}tick.color": muted for axis in "xy"},
+        **{f"{axis}tick.labelsize": small for axis in "xy"},
+        "legend.frameon": False,
+        "legend.fontsize": small,
+        "legend.handlelength": 1.1,
+        "legend.borderaxespad": 0.2,
+        "lines.linewidth": 1.9,
+        "lines.markersize": 4,
+        "lines.solid_capstyle": "round",
+        "savefig.dpi": 220,
+        "svg.fonttype": "none",
+    }
+
+
+def as_png(picture: Picture, palette: Palette) -> bytes:
+    """Return a picture as PNG."""
+    return _saved(picture, palette, "png", "")
+
+
+def as_svg(picture: Picture, anchor: str = "") -> str:
+    """Return a picture as inline SVG whose colours and font are the page's; `anchor` makes its ids its own."""
+    content = _saved(picture, PAGE, "svg", f"{anchor}-{picture.key}").decode()
+    content = re.sub(
+        r"<metadata>.*?</metadata>\s*|<!--.*?-->\s*", "", content[content.index("<svg") :], flags=re.DOTALL
+    )
+    content = re.sub(r"font: [^;\"]*?([\d.]+px)[^;\"]*", r"font-size: \1", content)
+    content = re.sub(r" ?font-family: [^;\"]*;?", "", content)
+    for role, colour in PAGE.items():
+        content = content.replace(colour, f"var(--{role})")
+    used = set(re.findall(r"#([\w-]+)", content))
+    content = re.sub(r' id="([^"]+)"', lambda match: match[0] if match[1] in used else "", content)
+    box = content[content.index("viewBox=") :].split('"')[1]
+    opening = f'<svg viewBox="{box}" role="img" aria-label="{html.escape(picture.alt)}">'
+    return opening + content[content.index(">") + 1 :]
+
+
+def _saved(picture: Picture, palette: Palette, kind: str, salt: str) -> bytes:
+    """Return the bytes of a file; `salt` goes into the ids of an SVG."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    content = io.BytesIO()
+    with matplotlib.rc_context({**style(palette), "svg.hashsalt": salt}):
+        figure = Figure(figsize=(WIDTH, picture.height))
+        picture.draw(figure, palette)
+        figure.savefig(content, format=kind)
+    return content.getvalue()
