@@ -1,13 +1,61 @@
-"""Adversarial training in l2: cross-entropy where a gradient ascent makes it large."""
+"""Losses at the points of the ball on which the present network does worst: adversarial training and TRADES, in l2."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipcert.losses.inner import Ascent, clean_logits, misleading_images
-from lipcert.losses.objective import Objective, Setting
-from lipcert.losses.standard import after_warm_up
+from lipcert.attacks import evaluating, projected_ascent, uniform_in_ball
+from lipcert.losses.objective import Objective, Setting, after_warm_up
+from lipcert.losses.options import check_number, check_switch, check_whole
+
+START_NOISE = 1e-3
+"""Standard deviation of TRADES' start about the image, where the divergence and its gradient are 0."""
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """The inner problem: gradient ascent inside the ball and [0, 1].
+
+    The network is asked in eval mode; its modes, buffers and gradients stay as they are.
+
+    Attributes:
+        steps: gradient steps.
+        step_size: l2 length of each, as a share of epsilon, so that it follows the schedule of epsilon.
+        random_start: begin anywhere in the ball, by torch's global random state; otherwise at the image.
+
+    Raises:
+        ValueError: for values that make no ascent.
+    """
+
+    steps: int
+    step_size: float
+    random_start: bool = True
+
+    def __post_init__(self) -> None:
+        check_whole("steps", self.steps, 1)
+        check_number("step_size", self.step_size, least=0)
+        check_switch("random_start", self.random_start)
+
+    def climb(
+        self, model: nn.Module, images: Tensor, start: Tensor, epsilon: float, loss: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Return points about `images` where `loss` of the logits is large, (B, ...), found from `start`."""
+        with evaluating(model):
+            return projected_ascent(
+                lambda points: loss(model(points)), images, start, epsilon, self.steps, self.step_size * epsilon
+            )
+
+    def mislead(self, model: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
+        """Return points about `images` where the cross-entropy is large, (B, ...)."""
+        start = uniform_in_ball(images, epsilon) if self.random_start else images
+        return self.climb(
+            model, images, start, epsilon, lambda logits: F.cross_entropy(logits, labels, reduction="sum")
+        )
 
 
 class Adversarial:
@@ -29,5 +77,55 @@ class Adversarial:
 
     @after_warm_up
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
-        points = misleading_images(model, images, labels, setting.epsilon, self.ascent)
-        return Objective(F.cross_entropy(model(points), labels), clean_logits(model, images))
+        points = self.ascent.mislead(model, images, labels, setting.epsilon)
+        with torch.no_grad(), evaluating(model):
+            clean = model(images)
+        return Objective(F.cross_entropy(model(points), labels), clean)
+
+
+def divergence(logits: Tensor, moved: Tensor) -> Tensor:
+    """Return the sum over images of KL(softmax(logits) || softmax(moved)), (): both (B, K)."""
+    return F.kl_div(moved.log_softmax(dim=1), logits.log_softmax(dim=1), reduction="sum", log_target=True)
+
+
+def trades_loss(logits: Tensor, moved: Tensor, labels: Tensor, beta: float) -> Tensor:
+    """Return CE(z(x), y) + beta KL(softmax z(x) || softmax z(x')), averaged over images (Zhang et al. 2019, eq. 5).
+
+    Args:
+        logits, moved: of the images and of their moved copies, (B, K).
+        labels: (B,).
+        beta: weight of the divergence.
+    """
+    return F.cross_entropy(logits, labels) + beta * divergence(logits, moved) / len(labels)
+
+
+class TRADES:
+    """Clean cross-entropy and the divergence of predictions at the points that maximise it; a row of Table 5.
+
+    Args:
+        beta: weight of the divergence, 1/lambda there.
+        steps: gradient steps of the inner maximisation.
+        step_size: of each, as a share of epsilon.
+
+    Raises:
+        ValueError: for settings out of range.
+    """
+
+    name = "trades"
+
+    def __init__(self, beta: float = 6.0, steps: int = 10, step_size: float = 0.2) -> None:
+        self.beta = check_number("beta", beta, least=0)
+        self.ascent = Ascent(steps, step_size)
+
+    def moved_images(self, model: nn.Module, images: Tensor, epsilon: float) -> Tensor:
+        """Return points of the l2 ball of radius `epsilon` and [0, 1] where `model` differs most from `images`."""
+        with torch.no_grad(), evaluating(model):
+            logits = model(images)
+        start = images + START_NOISE * torch.randn_like(images)
+        return self.ascent.climb(model, images, start, epsilon, lambda moved: divergence(logits, moved))
+
+    @after_warm_up
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
+        moved = self.moved_images(model, images, setting.epsilon)
+        logits = model(images)
+        return Objective(trades_loss(logits, model(moved), labels, self.beta), logits)

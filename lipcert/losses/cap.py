@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from lipcert.crown import Ball, Interval, Rows, State, dual_boxes, network_of, substitute
 from lipcert.graph import Clamp, Graph, UnsupportedLayerError, compile_graph
-from lipcert.losses.objective import Objective, Setting
+from lipcert.losses.objective import Objective, Setting, after_warm_up
 from lipcert.losses.options import check_whole
-from lipcert.losses.standard import after_warm_up
 
 
 def cap_logits(
@@ -70,8 +69,7 @@ class CAP:
     activations = ("relu",)
 
     def __init__(self, projections: int = 50) -> None:
-        check_whole("projections", projections, 0)
-        self.projections = projections
+        self.projections = check_whole("projections", projections, 0)
 
     @after_warm_up
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:

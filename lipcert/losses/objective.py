@@ -1,10 +1,13 @@
-"""What a training method is given, and what it gives back."""
+"""What a training method is given, what it gives back, and the plainest of them: cross-entropy of clean images."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import wraps
+from typing import Protocol, TypeVar
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipcert.bounds import Analysis, Bound, Plan, analyze
@@ -83,3 +86,29 @@ class Method(Protocol):
     name: str
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective: ...
+
+
+class Standard:
+    """Cross-entropy of clean logits; certifies nothing by itself, the reference of Table 5."""
+
+    name = "standard"
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
+        logits = model(images)
+        return Objective(F.cross_entropy(logits, labels), logits)
+
+
+M = TypeVar("M")
+Call = Callable[[M, nn.Module, Tensor, Tensor, Setting], Objective]
+
+
+def after_warm_up(call: Call[M]) -> Call[M]:
+    """Return a method's `call` with standard training in its place while epsilon is 0: a decorator of `__call__`."""
+
+    @wraps(call)
+    def with_warm_up(method: M, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
+        if setting.epsilon > 0:
+            return call(method, model, images, labels, setting)
+        return Standard()(model, images, labels, setting)
+
+    return with_warm_up

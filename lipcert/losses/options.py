@@ -1,40 +1,41 @@
-"""Checks of the hyper-parameters that a user types under `method`."""
+"""Checks of the hyper-parameters that a user types under `method`; each names the one that it refuses."""
 
 from __future__ import annotations
 
 import math
 
 
-def check_number(name: str, value: object, above: float = -math.inf, below: float = math.inf) -> float:
-    """Return `value` if it is a finite number with `above` < value < `below`.
+def check_number(
+    name: str, value: object, above: float = -math.inf, least: float = -math.inf, below: float = math.inf
+) -> float:
+    """Return `value` if it is a finite number with `above` < value < `below` and `least` <= value.
 
     Raises:
-        ValueError: naming `method.<name>`, for anything else.
+        ValueError: for anything else.
     """
-    if isinstance(value, int | float) and not isinstance(value, bool) and above < value < below:
+    if isinstance(value, int | float) and not isinstance(value, bool) and above < value < below and least <= value:
         return float(value)
-    limits = [f"{sign} {limit:g}" for sign, limit in ((">", above), ("<", below)) if math.isfinite(limit)]
-    expected = " and ".join(["finite", *limits])
+    limits = {f"> {above:g}": above, f">= {least:g}": least, f"< {below:g}": below}
+    expected = " and ".join(["finite", *(said for said, limit in limits.items() if math.isfinite(limit))])
     raise ValueError(f"Expected `method.{name}` to be a number, {expected}, got {value!r}.")
 
 
-def check_least(name: str, value: float, least: float = 0.0) -> None:
-    """Raise ValueError, naming `method.<name>`, unless `value` is a finite number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
-        raise ValueError(f"Expected `method.{name}` to be a finite number >= {least:g}, got {value!r}.")
+def check_whole(name: str, value: object, least: int) -> int:
+    """Return `value` if it is a whole number of at least `least`.
 
-
-def check_whole(name: str, value: int, least: int) -> None:
-    """Raise ValueError, naming `method.<name>`, unless `value` is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"Expected `method.{name}` to be a whole number >= {least}, got {value!r}.")
+    Raises:
+        ValueError: for anything else.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+        return value
+    raise ValueError(f"Expected `method.{name}` to be a whole number >= {least}, got {value!r}.")
 
 
 def check_switch(name: str, value: object) -> bool:
     """Return `value` if it is true or false.
 
     Raises:
-        ValueError: naming `method.<name>`, for anything else.
+        ValueError: for anything else.
     """
     if isinstance(value, bool):
         return value

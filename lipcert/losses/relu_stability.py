@@ -8,11 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipcert.bounds import ActivationBounds, Analysis
-from lipcert.losses.inner import Ascent, misleading_images
-from lipcert.losses.objective import Objective, Setting
-from lipcert.losses.options import check_least
-from lipcert.losses.standard import after_warm_up
+from lipcert.bounds import Analysis
+from lipcert.losses.adversarial import Ascent
+from lipcert.losses.objective import Objective, Setting, after_warm_up
+from lipcert.losses.options import check_number
 from lipcert.nn import ClippedReLU
 
 
@@ -26,18 +25,6 @@ def instability(lower: Tensor, upper: Tensor, kink: Tensor | float = 0.0) -> Ten
     return -(1 + products).tanh().flatten(1).sum(dim=1).mean()
 
 
-def _of_activation(bounds: ActivationBounds) -> Tensor:
-    layer = bounds.layer
-    if isinstance(layer, ClippedReLU):
-        return instability(bounds.lower, bounds.upper) + instability(bounds.lower, bounds.upper, layer.threshold)
-    if isinstance(layer, nn.ReLU):
-        return instability(bounds.lower, bounds.upper)
-    raise ValueError(
-        f"ReLU stability knows no kinks of {type(layer).__name__}: "
-        "set model.activation=relu or clipped_relu, or choose another method."
-    )
-
-
 def relu_stability_loss(analysis: Analysis) -> Tensor:
     """Return the sum over activations, kinks and neurons of -tanh(1 + LB·UB), averaged over images, ().
 
@@ -49,7 +36,18 @@ def relu_stability_loss(analysis: Analysis) -> Tensor:
     Raises:
         ValueError: for activations of other kinds.
     """
-    return torch.stack([_of_activation(bounds) for bounds in analysis.activations]).sum()
+    losses = []
+    for bounds in analysis.activations:
+        layer = bounds.layer
+        if not isinstance(layer, nn.ReLU | ClippedReLU):
+            raise ValueError(
+                f"ReLU stability knows no kinks of {type(layer).__name__}: "
+                "set model.activation=relu or clipped_relu, or choose another method."
+            )
+        losses.append(instability(bounds.lower, bounds.upper))
+        if isinstance(layer, ClippedReLU):
+            losses.append(instability(bounds.lower, bounds.upper, layer.threshold))
+    return torch.stack(losses).sum()
 
 
 class ReLUStability:
@@ -72,13 +70,12 @@ class ReLUStability:
     activations: ClassVar[tuple[str, ...]] = ("relu", "clipped_relu")
 
     def __init__(self, weight: float = 1e-4, steps: int = 8, step_size: float = 0.3, random_start: bool = True) -> None:
-        check_least("weight", weight)
-        self.weight = weight
+        self.weight = check_number("weight", weight, least=0)
         self.ascent = Ascent(steps, step_size, random_start)
 
     @after_warm_up
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
-        points = misleading_images(model, images, labels, setting.epsilon, self.ascent)
+        points = self.ascent.mislead(model, images, labels, setting.epsilon)
         analysis = setting.analyze(model, images)
         loss = F.cross_entropy(model(points), labels) + self.weight * relu_stability_loss(analysis)
         return Objective(loss + setting.sparsity(analysis), analysis.logits, analysis)

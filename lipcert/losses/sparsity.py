@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.bounds import ActivationBounds, Analysis
+from lipcert.bounds import Analysis
 from lipcert.nn import ClippedMaxMin, ClippedReLU
 
 
@@ -32,15 +32,6 @@ def clipped_max_min_hinge(
     return hinge.mean()
 
 
-def _hinge(bounds: ActivationBounds, threshold_weight: float) -> Tensor | None:
-    layer = bounds.layer
-    if isinstance(layer, ClippedReLU):
-        return clipped_relu_hinge(bounds.lower, bounds.upper, layer.threshold, threshold_weight)
-    if isinstance(layer, ClippedMaxMin):
-        return clipped_max_min_hinge(*bounds.output_box(), layer.max, layer.min, threshold_weight)
-    return None
-
-
 def sparsity_loss(analysis: Analysis, threshold_weight: float) -> Tensor:
     """Return the sum over clipped activations of their mean hinge, () (eqs 12, 26).
 
@@ -51,14 +42,19 @@ def sparsity_loss(analysis: Analysis, threshold_weight: float) -> Tensor:
     Raises:
         ValueError: for a network without clipped activations.
     """
-    hinges = [_hinge(bounds, threshold_weight) for bounds in analysis.activations]
-    present = [hinge for hinge in hinges if hinge is not None]
-    if not present:
+    hinges = []
+    for bounds in analysis.activations:
+        layer = bounds.layer
+        if isinstance(layer, ClippedReLU):
+            hinges.append(clipped_relu_hinge(bounds.lower, bounds.upper, layer.threshold, threshold_weight))
+        elif isinstance(layer, ClippedMaxMin):
+            hinges.append(clipped_max_min_hinge(*bounds.output_box(), layer.max, layer.min, threshold_weight))
+    if not hinges:
         raise ValueError(
             "The sparsity loss needs clipped activations: "
             "set model.activation=clipped_relu or clipped_maxmin, or sparsity.weight=0."
         )
-    return torch.stack(present).sum()
+    return torch.stack(hinges).sum()
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from lipcert.bounds import Bound
 from lipcert.losses import TRADES, Adversarial, ReLUStability, Setting, Sparsity, trades_loss
-from lipcert.losses.inner import Ascent, misleading_images
+from lipcert.losses.adversarial import Ascent, divergence
 from lipcert.losses.objective import Method
-from lipcert.losses.trades import divergence
 from lipcert.norms import PowerNorms
 from tests.attacks.test_model_state import same, state
 from tests.networks import images, network
@@ -126,7 +125,7 @@ class TestAdversarial:
 
     def test_the_attack_follows_epsilon_and_its_settings(self) -> None:
         model, inputs = network("plain", "relu", scale=1.5), images(6)
-        one = misleading_images(model, inputs, LABELS, 0.4, Ascent(1, 0.25, False)) - inputs
+        one = Ascent(1, 0.25, False).mislead(model, inputs, LABELS, 0.4) - inputs
         assert (one.flatten(1).norm(dim=1) <= 0.1 + 1e-9).all()  # one step of a quarter of epsilon
         assert one.flatten(1).norm(dim=1).max() > 0.099
 
@@ -202,7 +201,7 @@ def test_running_statistics_see_no_attack() -> None:
     torch.manual_seed(0)
     with torch.no_grad():
         expected.eval()
-        points = misleading_images(expected, images(6), LABELS, 0.3, Ascent(4, 0.25))
+        points = Ascent(4, 0.25).mislead(expected, images(6), LABELS, 0.3)
         expected.train()(points)
     assert model[1].num_batches_tracked == 1
     torch.testing.assert_close(model[1].running_mean, expected[1].running_mean)

@@ -12,8 +12,8 @@ from torch.func import functional_call
 
 from lipcert.bounds import Bound, analyze, worst_logits
 from lipcert.losses import CLL, CRM, EMMA, Objective, Setting, Sparsity, sparsity_loss
+from lipcert.losses.margins import margins, pair_radii, pair_slopes
 from lipcert.losses.objective import Method
-from lipcert.losses.radii import margins, pair_radii, pair_slopes
 from lipcert.nn import ClippedMaxMin, ClippedReLU
 from lipcert.norms import PowerNorms
 from tests.losses.dense import dense, pixels, setting

@@ -1,4 +1,4 @@
-"""GloRo: one more class that stands for 'not certified'."""
+"""Losses of worst logits over ball and box: BCP and GloRo."""
 
 from __future__ import annotations
 
@@ -7,23 +7,44 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipcert.bounds import worst_logits
-from lipcert.losses.objective import MARGIN_ROUNDS, Objective, Setting
-from lipcert.losses.options import check_least, check_switch
-from lipcert.losses.standard import after_warm_up
+from lipcert.losses.objective import MARGIN_ROUNDS, Objective, Setting, after_warm_up
+from lipcert.losses.options import check_number, check_switch
 
 EXCLUDE = ("label", "prediction")
+
+
+def bcp_loss(logits: Tensor, worst: Tensor, labels: Tensor, mixing: float) -> Tensor:
+    """Return (1 - mixing) CE(z, y) + mixing CE(z*, y) (eq. 25).
+
+    Args:
+        logits, worst: clean ones z and worst ones z*, (B, K).
+        labels: (B,).
+        mixing: lambda, in [0, 1].
+    """
+    return (1 - mixing) * F.cross_entropy(logits, labels) + mixing * F.cross_entropy(worst, labels)
+
+
+class BCP:
+    """Mixed loss on clean and worst logits (eqs 24-26); source: appendix B, reference [20] there."""
+
+    name = "bcp"
+
+    @after_warm_up
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
+        analysis = setting.analyze(model, images)
+        worst = worst_logits(analysis, labels, rounds=MARGIN_ROUNDS)
+        loss = bcp_loss(analysis.logits, worst, labels, setting.mixing)
+        return Objective(loss + setting.sparsity(analysis), analysis.logits, analysis)
 
 
 def gloro_logits(logits: Tensor, worst: Tensor, excluded: Tensor) -> Tensor:
     """Append max over j ≠ excluded of z*_j to the clean logits: (B, K) -> (B, K + 1) (appendix B).
 
     Args:
-        logits: clean ones, (B, K).
-        worst: worst ones z*, (B, K).
+        logits, worst: clean ones z and worst ones z*, (B, K).
         excluded: the class the extra one competes with, (B,).
     """
-    is_excluded = F.one_hot(excluded, worst.shape[1]).bool()
-    extra = worst.masked_fill(is_excluded, -torch.inf).amax(dim=1, keepdim=True)
+    extra = worst.scatter(1, excluded.unsqueeze(1), -torch.inf).amax(dim=1, keepdim=True)
     return torch.cat((logits, extra), dim=1)
 
 
@@ -62,8 +83,7 @@ class GloRo:
             raise ValueError(f"Expected `method.exclude` to be one of {list(EXCLUDE)}, got {exclude!r}.")
         self.exclude = exclude
         self.box = check_switch("box", box)
-        check_least("weight", weight)
-        self.weight = weight
+        self.weight = check_number("weight", weight, least=0)
         self.name = "gloro_published" if exclude == "prediction" and not box else "gloro"
 
     @after_warm_up
