@@ -33,7 +33,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
     Raises:
         FileNotFoundError: for a file that is not there.
-        ValueError: for one that is damaged, holds pickled objects or no state dict.
+        ValueError: for one that is damaged, holds pickled objects or no state dict, or would unpack to more than it is.
     """
     path = Path(path)
     if not path.is_file():
@@ -51,6 +51,12 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise ValueError(f"checkpoint={path} holds no state dict (tensors by name); save model.state_dict() into it.")
     if isinstance(description, dict):  # of lipcert's Lightning module, the network is one part
         tensors = {name.removeprefix("model."): each for name, each in tensors.items() if name.startswith("model.")}
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ValueError(
+                f"checkpoint={path} says {name!r} is of shape {tuple(tensor.shape)} but does not hold all its numbers; "
+                "save dense tensors."
+            )
     return Checkpoint(path, _unwrapped(tensors), description if isinstance(description, dict) else {})
 
 

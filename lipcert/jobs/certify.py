@@ -39,6 +39,7 @@ from lipcert.records import (
     StageWork,
     write_record,
 )
+from lipcert.system.plugins import plugins_sha256
 from lipcert.version import __version__
 
 
@@ -100,6 +101,7 @@ def header(subject: Subject, stages: Sequence[Stage]) -> dict[str, Any]:
     """Return everything the rows depend on, as JSON values."""
     about = {
         "format": FORMAT,
+        "plugins": plugins_sha256(subject.config.plugins),
         **fixed_contents(subject),
         "failure_probability": subject.config.failure_probability,
         "stages": stages,

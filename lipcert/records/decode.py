@@ -8,6 +8,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
+from lipcert.system.files import read_bytes
+
 T = TypeVar("T")
 
 
@@ -16,10 +18,10 @@ def read_object(path: Path, version: int) -> dict[str, Any]:
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: for what is no object of that format, and for NaN and infinity.
+        ValueError: for what is no object of that format, a key that stands twice, NaN and infinity; as `read_bytes`.
     """
     try:
-        content = json.loads(path.read_bytes(), parse_constant=_no_number)
+        content = json.loads(read_bytes(path), parse_constant=_no_number, object_pairs_hook=_each_once)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
     if not isinstance(content, dict):
@@ -32,6 +34,14 @@ def read_object(path: Path, version: int) -> dict[str, Any]:
 
 def _no_number(constant: str) -> NoReturn:
     raise ValueError(f"it holds {constant}")
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        twice = next(key for key in content if sum(key == other for other, _ in pairs) > 1)
+        raise ValueError(f"it holds {twice!r} twice in one object")
+    return content
 
 
 def decode(kind: type[T], value: object, place: str) -> T:

@@ -11,6 +11,7 @@ from typing import Any
 from lipcert.records.decode import decode, read_object
 from lipcert.records.format import COLUMNS, FORMAT, Contents, Record, Row, RowsFile, Totals
 from lipcert.records.table import from_csv
+from lipcert.system.files import read_bytes
 
 
 def read_record(path: str | Path) -> Record:
@@ -29,7 +30,10 @@ def read_record(path: str | Path) -> Record:
     rows_path = path.parent / rows_file.file
     if not rows_path.is_file():
         raise FileNotFoundError(f"{rows_path} is missing; it belongs beside {path.name} and holds its rows.")
-    content = rows_path.read_bytes()
+    try:
+        content = read_bytes(rows_path)
+    except ValueError as error:
+        raise ValueError(f"{rows_path} is refused: {error}.") from error
     digest = hashlib.sha256(content).hexdigest()
     if digest != rows_file.sha256:
         raise ValueError(f"{rows_path} was changed: its SHA-256 is {digest}, {path.name} says {rows_file.sha256}.")

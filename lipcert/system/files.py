@@ -14,6 +14,24 @@ from lipcert.system.errors import first_line
 
 ZIP_MAGIC = b"PK\x03\x04"
 
+LARGEST_FILE = 2**28
+"""Bytes of a record's file, at most: 256 MiB, more than a million rows."""
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of a file that lies in its folder itself.
+
+    Raises:
+        ValueError: for a symbolic link out of its folder, or more than `LARGEST_FILE` bytes.
+        OSError: if it cannot be read.
+    """
+    if path.resolve().parent != path.parent.resolve():
+        raise ValueError(f"it is a symbolic link to {path.resolve()}, out of its folder; put the file itself there")
+    size = path.stat().st_size
+    if size > LARGEST_FILE:
+        raise ValueError(f"it holds {size} bytes, more than the {LARGEST_FILE} that are read")
+    return path.read_bytes()
+
 
 def write_bytes(path: Path, content: bytes | memoryview, previous: Path | None = None) -> None:
     """Write a file under a temporary name, sync it, then rename it: readers see all of it or nothing, at any time.
@@ -79,7 +97,8 @@ def damage(path: Path) -> str | None:
     """Return what is wrong with the bytes of a zip archive, such as a checkpoint; None where every checksum holds.
 
     `torch.save` stores a CRC-32 of every member of its archive, but `torch.load` verifies none: a flipped bit inside a
-    tensor loads as another number. Files of other formats (pickles of old versions of torch) carry no checksums and
+    tensor loads as another number. It compresses nothing: an archive that unpacks to more bytes than it has is refused
+    before anything of it is unpacked. Files of other formats (pickles of old versions of torch) carry no checksums and
     pass.
     """
     with path.open("rb") as file:
@@ -87,6 +106,9 @@ def damage(path: Path) -> str | None:
             return None
     try:
         with zipfile.ZipFile(path) as archive:
+            size, unpacked = path.stat().st_size, sum(each.file_size for each in archive.infolist())
+            if unpacked > size:
+                return f"it unpacks to {unpacked} bytes, more than its own {size}; torch.save compresses nothing"
             member = archive.testzip()
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
         return first_line(error)

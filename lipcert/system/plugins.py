@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 
@@ -34,3 +36,17 @@ def load_plugins(names: Sequence[str]) -> None:
                 f"plugins={name} cannot be imported: {error}. Give modules of the working directory or of installed "
                 "packages, without .py: plugins=[my_module]."
             ) from error
+
+
+def plugins_sha256(names: Sequence[str]) -> dict[str, str]:
+    """Return by name the SHA-256 of the source of plugins that are loaded: a module's file, all files of a package."""
+    return {name: _sha256(sys.modules[name]) for name in names}
+
+
+def _sha256(module: ModuleType) -> str:
+    folders = [Path(each) for each in getattr(module, "__path__", ())]
+    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    digest = hashlib.sha256()
+    for path in [Path(module.__file__)] if module.__file__ and not folders else files:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,25 @@ def test_one_flipped_bit_of_a_weight(tmp_path: Path) -> None:
     flip_bit(path, network[0].weight)
     assert not torch.equal(torch.load(path, weights_only=True)["0.weight"], network[0].weight)
     assert "damaged or no checkpoint" in _refusal(path)
+
+
+def test_archives_that_unpack_to_more_than_they_are(tmp_path: Path) -> None:
+    """A megabyte of zeros in a kilobyte; a gigabyte is refused as fast."""
+    path = _saved(tmp_path, {"0.weight": torch.zeros(2**18)})
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    assert path.stat().st_size < 2**13
+    assert "it unpacks to 10" in _refusal(path)
+
+
+@pytest.mark.parametrize("tensor", [torch.zeros(1).expand(2**50), torch.eye(3).to_sparse()])
+def test_tensors_that_do_not_hold_their_numbers(tmp_path: Path, tensor: torch.Tensor) -> None:
+    refusal = _refusal(_saved(tmp_path, {"0.weight": tensor}))
+    assert "says '0.weight' is of shape" in refusal
+    assert "does not hold all its numbers" in refusal
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -391,6 +391,20 @@ def test_a_partial_record_of_another_network_is_refused(
     assert "sha256" in certify(OWN, "limit=8").stderr
 
 
+def test_a_partial_record_under_another_plugin_is_refused(
+    home: Path, certify: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers come from plugins, too: rows of one version and of another must not stand in one record."""
+    plugin = "plugins=[layers_of_the_partial_record]"
+    Path("layers_of_the_partial_record.py").write_text("slope = 1")
+    with monkeypatch.context() as patches:
+        _firsts(patches, stop_at=4)
+        assert certify(OWN, "limit=8", "batch_size=4", "stages=[global]", plugin).exit == 130
+    assert "plugins {'layers_of_the_partial_record': " in certify(OWN, "limit=8", "stages=[global]").stderr
+    Path("layers_of_the_partial_record.py").write_text("slope = 2")
+    assert "begun with other settings: plugins {" in certify(OWN, "limit=8", "stages=[global]", plugin).stderr
+
+
 def test_edited_rows_are_noticed(home: Path, certify: Command) -> None:
     assert certify(OWN, "limit=3").exit == 0
     path = RECORD / "certificates.csv"

@@ -187,6 +187,45 @@ def test_what_is_no_record(tmp_path: Path, content: bytes) -> None:
         read_record(path)
 
 
+def test_keys_that_stand_twice_are_refused(tmp_path: Path) -> None:
+    """Readers differ in which of the two they take."""
+    written(tmp_path)
+    path = tmp_path / "certificate.json"
+    for key in ("clip_input", "lower"):
+        text = path.read_text()
+        path.write_text(text.replace(f'"{key}":', f'"{key}": 0, "{key}":', 1))
+        with pytest.raises(ValueError, match=f"it holds '{key}' twice in one object"):
+            read_record(path)
+        path.write_text(text)
+
+
+@pytest.mark.parametrize("name", ["certificate.json", "certificates.csv"])
+def test_links_out_of_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "record").mkdir()
+    written(tmp_path / "record")
+    path = tmp_path / "record" / name
+    path.rename(tmp_path / name)
+    path.symlink_to(tmp_path / name)
+    with pytest.raises(ValueError, match=rf"{name} is .*a symbolic link to .*out of its folder"):
+        read_record(tmp_path / "record" / "certificate.json")
+
+
+def test_a_link_to_the_folder_is_no_link_out_of_it(tmp_path: Path) -> None:
+    (tmp_path / "record").mkdir()
+    record = written(tmp_path / "record")
+    (tmp_path / "latest").symlink_to(tmp_path / "record")
+    assert read_record(tmp_path / "latest" / "certificate.json") == record
+
+
+@pytest.mark.parametrize("name", ["certificate.json", "certificates.csv"])
+def test_files_beyond_all_measure_are_not_read(tmp_path: Path, name: str) -> None:
+    written(tmp_path)
+    with (tmp_path / name).open("r+b") as file:
+        file.truncate(2**40)  # of which the disk holds a few blocks
+    with pytest.raises(ValueError, match=rf"{name} is .*it holds 1099511627776 bytes, more than the 268435456"):
+        read_record(tmp_path / "certificate.json")
+
+
 def test_cut_summary(tmp_path: Path) -> None:
     written(tmp_path)
     path = tmp_path / "certificate.json"

@@ -11,7 +11,7 @@ from torch import nn
 from lipcert.data import SOURCES
 from lipcert.recheck.program import compile_program
 from lipcert.soundness.dense import segments
-from lipcert.system.plugins import load_plugins
+from lipcert.system.plugins import load_plugins, plugins_sha256
 
 
 @pytest.fixture(autouse=True)
@@ -49,3 +49,18 @@ def test_the_check_refuses_what_it_was_not_told_of() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Hardtanh(), nn.Linear(3, 2)).eval()
     with pytest.raises(NotImplementedError, match=r"Layer '2' \(Hardtanh\) cannot be re-checked"):
         compile_program(model, (1, 2, 2))
+
+
+def test_the_source_of_a_plugin_has_a_digest(tmp_path: Path) -> None:
+    (tmp_path / "one_file.py").write_text("a = 1")
+    (tmp_path / "of_files").mkdir()
+    for name in ("__init__", "part"):
+        (tmp_path / "of_files" / f"{name}.py").write_text("b = 1")
+    names = ["one_file", "of_files"]
+    load_plugins(names)
+    before = plugins_sha256(names)
+    (tmp_path / "one_file.py").write_text("a = 2")
+    (tmp_path / "of_files" / "part.py").write_text("b = 2")
+    after = plugins_sha256(names)
+    assert list(before) == list(after) == names
+    assert all(before[name] != after[name] for name in names)
