@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from lipcert.certificates import Certificate, certified_radius, certify, global_lipschitz, local_lipschitz
     from lipcert.graph import UnsupportedLayerError
 
-_CERTIFICATES = ("Certificate", "certified_radius", "certify", "global_lipschitz", "local_lipschitz")
-
 __all__ = [
     "Certificate",
     "UnsupportedLayerError",
@@ -25,12 +23,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import the public functions at first use, so that command lines start quickly."""
-    if name in _CERTIFICATES:
-        from lipcert import certificates
+    if name not in __all__:
+        raise AttributeError(f"module 'lipcert' has no attribute {name!r}")
+    from lipcert import certificates, graph
 
-        return getattr(certificates, name)
-    if name == "UnsupportedLayerError":
-        from lipcert.graph import UnsupportedLayerError
-
-        return UnsupportedLayerError
-    raise AttributeError(f"module 'lipcert' has no attribute {name!r}")
+    value = getattr(graph if name == "UnsupportedLayerError" else certificates, name)
+    globals()[name] = value  # not asked for again
+    return value

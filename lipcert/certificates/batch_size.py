@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.bounds.margins import LARGEST_CHUNK
-from lipcert.norms.exact import EXACT_SIDE
+from lipcert.norms.upper import EXACT_SIDE
 from lipcert.system.memory import free_memory
 
 LARGEST_BATCH = {"cpu": 32, "cuda": 256}

@@ -105,19 +105,8 @@ class Cascade:
             raise ValueError("Expected at least one stage.")
         self.stages = tuple(stages)
         self.tallies = [Tally() for _ in stages]
-        self._network = network = Float64Model(model, UpperNorms(failure_probability=failure_probability))
-        self._certifiers = [
-            Certifier(
-                network,
-                stage.bound,
-                stage.lanczos_steps,
-                clip_input,
-                arithmetic,
-                stage.constant_share,
-                stage.slope_steps,
-            )
-            for stage in stages
-        ]
+        self.clip_input, self.arithmetic = clip_input, arithmetic
+        self._network = Float64Model(model, UpperNorms(failure_probability=failure_probability))
 
     @property
     def norms_bounded(self) -> int:
@@ -152,8 +141,17 @@ class Cascade:
 
     def _certify(self, index: int, images: Tensor, labels: Tensor, epsilon: float | Tensor) -> Certificate:
         """Run one stage and count it."""
-        started, tally = time.perf_counter(), self.tallies[index]
-        certificate = self._certifiers[index](images, labels, epsilon)
+        started, tally, stage = time.perf_counter(), self.tallies[index], self.stages[index]
+        certifier = Certifier(
+            self._network,
+            stage.bound,
+            stage.lanczos_steps,
+            self.clip_input,
+            self.arithmetic,
+            stage.constant_share,
+            stage.slope_steps,
+        )
+        certificate = certifier(images, labels, epsilon)
         tally.entered += len(labels)
         tally.certified += int(certificate.certified.sum())
         tally.seconds += time.perf_counter() - started

@@ -149,12 +149,13 @@ class Certifier:
         analysis = self.network.analyze(
             images, epsilon, self.bound, self.lanczos_steps, self.constant_share, self.clip_input, arithmetic
         )
-        check_logits(analysis.logits)
-        check_labels(labels, *analysis.logits.shape)
+        logits = analysis.logits
+        check_logits(logits)
+        check_labels(labels, *logits.shape)
         labels = labels.long()
-        prediction = analysis.logits.argmax(dim=1)
+        prediction = logits.argmax(dim=1)
         correct = prediction == labels
-        margins = _margins(analysis, labels, arithmetic)
+        margins = _margins(analysis, logits, labels, arithmetic)
         radii = torch.as_tensor(epsilon, dtype=torch.float64, device=images.device).expand(len(images))
         proved = torch.zeros_like(radii)
         undecided = correct & ~(self._margin(margins) > 0)
@@ -194,7 +195,7 @@ class Certifier:
         def proved(rows: Tensor, radii: Tensor) -> Tensor:
             epsilon = largest.index_put((rows,), radii) * (1 + SLACK)
             smaller = replace(analysis, region=replace(analysis.region, epsilon=epsilon))
-            margin = self._margin(_margins(smaller, labels, arithmetic))
+            margin = self._margin(_margins(smaller, smaller.logits, labels, arithmetic))
             return torch.where(margin[rows] > 0, radii, 0)
 
         return bisect(proved, torch.zeros_like(largest), largest, RADIUS_ROUNDS)
@@ -212,9 +213,9 @@ class Certifier:
         return raised, torch.where(undecided, radius, 0)
 
 
-def _margins(analysis: Analysis, labels: Tensor, arithmetic: Arithmetic) -> Margins:
-    """Return lower bounds of margins over the region of the analysis."""
-    worst = analysis.logits + worst_increase(analysis, labels) * (1 + SLACK)
+def _margins(analysis: Analysis, logits: Tensor, labels: Tensor, arithmetic: Arithmetic) -> Margins:
+    """Return lower bounds of margins over the region of the analysis, whose center are the `logits`."""
+    worst = logits + worst_increase(analysis, labels) * (1 + SLACK)
     rounding = logit_rounding(analysis, labels) * (1 + SLACK)
     own = labels.unsqueeze(1)
 

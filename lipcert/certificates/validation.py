@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from lipcert.graph.checks import parametrizations, refuse_altered
-from lipcert.norms.exact import SMALLEST_NORM
+from lipcert.norms.bracket import SMALLEST_NORM
 
 
 def check_tensor(name: str, value: object) -> None:

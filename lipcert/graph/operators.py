@@ -350,9 +350,13 @@ class LinearMap:
         `rows`: (B, *output_shape), `columns`: (B, *input_shape), entries 0 or 1; None stands for ones. Only outputs
         are masked: inputs of `apply` and `adjoint` must already lie inside.
         """
-        masks = [mask for mask in (rows, columns) if mask is not None]
-        images = max([self.images, *(mask.shape[0] for mask in masks)])
-        return replace(self, rows=rows, columns=columns, per_image=self.per_image or bool(masks), images=images)
+        masked = rows is not None or columns is not None
+        images = self.masked_images(rows, columns)
+        return replace(self, rows=rows, columns=columns, per_image=self.per_image or masked, images=images)
+
+    def masked_images(self, rows: Tensor | None, columns: Tensor | None) -> int:
+        """Return how many images the map between these masks, as of `restricted`, differs between, else 1."""
+        return max([self.images, *(mask.shape[0] for mask in (rows, columns) if mask is not None)])
 
     def transpose(self) -> LinearMap:
         """Return the adjoint as a map of its own."""

@@ -1,10 +1,10 @@
 """Spectral norms of linear maps: upper bounds for certificates, estimates to train on."""
 
+from lipcert.norms.bracket import Bracket
 from lipcert.norms.estimate import PowerNorms
-from lipcert.norms.exact import Bracket, is_small
-from lipcert.norms.lanczos import norm_bracket, norm_upper_bound
+from lipcert.norms.lanczos import norm_bracket
 from lipcert.norms.protocol import MapKey, Norms
-from lipcert.norms.upper import UpperNorms
+from lipcert.norms.upper import UpperNorms, is_small
 
 __all__ = [
     "Bracket",
@@ -14,5 +14,4 @@ __all__ = [
     "UpperNorms",
     "is_small",
     "norm_bracket",
-    "norm_upper_bound",
 ]

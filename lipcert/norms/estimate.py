@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.graph.operators import LinearMap
-from lipcert.norms.exact import images_of
 from lipcert.norms.gram import Grams
 from lipcert.norms.krylov import (
     ALIVE,
@@ -196,7 +195,7 @@ class PowerNorms(nn.Module):
             right = shared_right_vector(linear_map, shared)
             right = right if columns is None else right.to(columns) * columns
             return power_iteration_from_right(masked, right, self.iterations)
-        left = shared.expand(images_of(linear_map, rows, columns), *linear_map.output_shape)
+        left = shared.expand(linear_map.masked_images(rows, columns), *linear_map.output_shape)
         left = left if rows is None else left.to(rows) * rows
         gram = self.grams.of(name, linear_map, keep=self.training)
         if gram is None:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from lipcert.graph.errors import NonFiniteBoundError
 from lipcert.graph.operators import LinearMap, largest_absolute
-from lipcert.norms.exact import ROUNDING, Bracket, enclose, images_of
+from lipcert.norms.bracket import ROUNDING, Bracket, enclose
 from lipcert.norms.krylov import per_image
 
 BREAKDOWN = 1e-14
@@ -194,7 +194,7 @@ def norm_bracket(
     dtype, device = linear_map.origin.dtype, linear_map.origin.device
     if dtype != torch.float64:
         raise ValueError(f"An upper bound needs float64, got {dtype}; convert model and images with .double().")
-    images = images_of(linear_map, rows, columns)
+    images = linear_map.masked_images(rows, columns)
     on_input = math.prod(linear_map.input_shape) <= math.prod(linear_map.output_shape)
     shape, mask = (linear_map.input_shape, columns) if on_input else (linear_map.output_shape, rows)
     generator = fresh_generator() if generator is None else generator
@@ -220,23 +220,3 @@ def norm_bracket(
     lower = found.lower.view(STARTS, -1).amax(dim=0).clamp_min(0).sqrt() * (1 - ROUNDING)
     upper = found.upper.view(STARTS, -1).amax(dim=0).sqrt() * (1 + ROUNDING)
     return enclose(linear_map, rows, columns, lower, torch.minimum(upper, largest))
-
-
-def norm_upper_bound(
-    linear_map: LinearMap,
-    steps: int,
-    failure_probability: float,
-    rows: Tensor | None = None,
-    columns: Tensor | None = None,
-    generator: np.random.Generator | None = None,
-) -> Tensor:
-    """Return an upper bound of norms, (B,): the upper side of `norm_bracket`.
-
-    Args:
-        linear_map: M.
-        steps: of Lanczos, at most.
-        failure_probability: that the bound of one image is wrong.
-        rows, columns: 0/1 masks of outputs and inputs, (B, *shape); None for ones.
-        generator: of the start vectors, to be left out but in tests: fresh randomness when None.
-    """
-    return norm_bracket(linear_map, steps, failure_probability, rows, columns, generator).upper

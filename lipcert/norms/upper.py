@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,10 +11,59 @@ import torch
 from torch import Tensor
 
 from lipcert.graph import Activation, Graph, Image
-from lipcert.graph.operators import LinearMap
-from lipcert.norms.exact import Bracket, exact_norm, images_of, is_small
-from lipcert.norms.lanczos import fresh_generator, norm_bracket
+from lipcert.graph.errors import NonFiniteBoundError
+from lipcert.graph.operators import LinearMap, largest_absolute
+from lipcert.norms.bracket import ROUNDING, SMALLEST_NORM, Bracket, enclose
+from lipcert.norms.lanczos import norm_bracket
 from lipcert.norms.protocol import MapKey
+
+EXACT_SIDE, EXACT_SIDE_PER_IMAGE = 128, 64
+"""Maps with a side of so few entries, the same for all images or not, get exact norms."""
+
+
+@torch.no_grad()
+def exact_norm(linear_map: LinearMap, rows: Tensor | None = None, columns: Tensor | None = None) -> Bracket:
+    """Return a lower and an *upper bound* on the norm of diag(rows) M diag(columns).
+
+    Certain, and exact up to the rounding of its Gram matrix and of the eigenvalues, for which it allows; for maps with
+    a small side, see `is_small`.
+
+    Raises:
+        NonFiniteBoundError: if the operator yields NaN or infinity.
+    """
+    on_input = math.prod(linear_map.input_shape) <= math.prod(linear_map.output_shape)
+    inner, outer = (columns, rows) if on_input else (rows, columns)
+    shape = linear_map.input_shape if on_input else linear_map.output_shape
+    through = linear_map.apply if on_input else linear_map.adjoint
+    size, origin, count = math.prod(shape), linear_map.origin, linear_map.images
+    units = torch.eye(size, dtype=origin.dtype, device=origin.device).view(size, 1, *shape)
+    if linear_map.per_image:
+        images = torch.stack([through(unit.expand(count, *shape)).flatten(1) for unit in units], dim=1)
+    else:
+        images = through(units[:, 0]).flatten(1)[None]
+    masked = images if outer is None else images * outer.flatten(1)[:, None]
+    gram = masked @ images.mT
+    if inner is not None:
+        gram = gram * inner.flatten(1)[:, None] * inner.flatten(1)[:, :, None]
+    if not bool(gram.isfinite().all()):
+        raise NonFiniteBoundError("a layer's operator yields NaN or infinity; check its weights.")
+    largest = largest_absolute(linear_map) * (1 + ROUNDING)
+    operations = sum(linear_map.roundings) + images.shape[-1] + 100 * size
+    slack = operations * torch.finfo(torch.float64).eps * largest.square()
+    eigenvalue = torch.linalg.eigvalsh(gram)[:, -1].clamp_min(0)
+    lower = (eigenvalue - slack).clamp_min(0).sqrt() * (1 - ROUNDING)
+    upper = (eigenvalue + slack).sqrt() * (1 + ROUNDING)
+    upper = torch.minimum(upper, largest)
+    if rows is None and columns is None:
+        upper = torch.where(largest == 0, 0, upper).clamp_min(SMALLEST_NORM)
+        return Bracket(torch.minimum(lower, upper), upper)
+    return enclose(linear_map, rows, columns, lower, upper)
+
+
+def is_small(linear_map: LinearMap) -> bool:
+    """Return whether `exact_norm` costs less than Lanczos: it applies the map once a unit vector, not once a step."""
+    side = min(math.prod(linear_map.input_shape), math.prod(linear_map.output_shape))
+    return side <= (EXACT_SIDE_PER_IMAGE if linear_map.per_image else EXACT_SIDE)
 
 
 def constant_share(mask: Tensor | None, images: int) -> Tensor | float:
@@ -54,7 +104,7 @@ class UpperNorms:
         self.steps = steps
         self.global_steps = min(120, 3 * steps) if global_steps is None else global_steps
         self.failure_probability = failure_probability
-        self.generator = fresh_generator() if generator is None else generator
+        self.generator = generator
         self.smallest_share = smallest_share
         self._kept = _Kept()
 
@@ -79,7 +129,7 @@ class UpperNorms:
     ) -> Bracket:
         if is_small(linear_map):
             return exact_norm(linear_map, rows, columns)
-        self._kept.bounded += images_of(linear_map, rows, columns)
+        self._kept.bounded += linear_map.masked_images(rows, columns)
         return norm_bracket(linear_map, steps, self.failure_probability, rows, columns, self.generator)
 
     def bracket(self, key: MapKey, linear_map: LinearMap) -> Bracket:
@@ -102,7 +152,7 @@ class UpperNorms:
         """
         if key.graph is None or linear_map.per_image:
             return self._bound(linear_map, self.steps, rows, columns).upper
-        images = images_of(linear_map, rows, columns)
+        images = linear_map.masked_images(rows, columns)
         norms = self.global_norm(key, linear_map).expand(images).clone()
         shares = torch.maximum(*(torch.as_tensor(constant_share(mask, images)) for mask in (rows, columns)))
         chosen = ((shares > 0) & (shares >= self.smallest_share)).expand(images).nonzero()[:, 0]

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lipcert.graph import LinearMap, NonFiniteBoundError
 from lipcert.norms import lanczos as lanczos_module
-from lipcert.norms import norm_upper_bound
-from lipcert.norms.exact import SMALLEST_NORM
+from lipcert.norms import norm_bracket
+from lipcert.norms.bracket import SMALLEST_NORM
 from lipcert.norms.lanczos import fresh_generator
 from tests.norms.maps import dense_map, map_of
 from tests.oracles import map_matrix
@@ -30,6 +30,18 @@ def _start(seed: int) -> np.random.Generator:
 def _alike(images: int, size: int) -> Tensor:
     """Return row masks that leave nothing out: so many independent bounds of one norm."""
     return torch.ones(images, size, dtype=torch.float64)
+
+
+def _upper_bound(
+    linear_map: LinearMap,
+    steps: int,
+    failure_probability: float,
+    rows: Tensor | None = None,
+    columns: Tensor | None = None,
+    generator: np.random.Generator | None = None,
+) -> Tensor:
+    """Return upper bounds by Lanczos, (B,)."""
+    return norm_bracket(linear_map, steps, failure_probability, rows, columns, generator).upper
 
 
 def _exact(linear_map: LinearMap, rows: Tensor, columns: Tensor) -> Tensor:
@@ -54,7 +66,7 @@ def test_masked_convolutions_are_bounded_from_above(name: str, steps: int) -> No
     rows = (torch.rand(40, *linear_map.output_shape, generator=generator) < 0.6).double()
     columns = (torch.rand(40, *shape, generator=generator) < 0.6).double()
     with torch.no_grad():
-        bound = norm_upper_bound(linear_map, steps, 1e-9, rows, columns, _start(1))
+        bound = _upper_bound(linear_map, steps, 1e-9, rows, columns, _start(1))
         exact = _exact(linear_map, rows, columns)
     assert (bound >= exact).all()
     if steps == 60:
@@ -67,7 +79,7 @@ def test_failure_rate_is_the_stated_one(steps: int) -> None:
     draws, delta = 3000 if steps == 12 else 1000, 0.2
     matrix = torch.randn(30, 40, generator=_seeded(3), dtype=torch.float64)
     exact = torch.linalg.matrix_norm(matrix, 2)
-    bound = norm_upper_bound(dense_map(matrix), steps, delta, _alike(draws, 30), generator=_start(4))
+    bound = _upper_bound(dense_map(matrix), steps, delta, _alike(draws, 30), generator=_start(4))
     failures = (bound < exact).double().mean().item()
     deviation = math.sqrt(delta * (1 - delta) / draws)
     assert failures <= delta + 4 * deviation
@@ -79,7 +91,7 @@ def test_failure_rate_falls_with_delta() -> None:
     matrix = torch.randn(20, 20, generator=_seeded(5), dtype=torch.float64)
     exact = torch.linalg.matrix_norm(matrix, 2)
     for delta in (0.05, 0.01):
-        bound = norm_upper_bound(dense_map(matrix), 4, delta, _alike(3000, 20), generator=_start(6))
+        bound = _upper_bound(dense_map(matrix), 4, delta, _alike(3000, 20), generator=_start(6))
         assert (bound < exact).double().mean().item() <= delta + 4 * math.sqrt(delta / 3000)
 
 
@@ -98,7 +110,7 @@ def test_difficult_spectra(kind: str, scale: float) -> None:
     }[kind].double()
     matrix = torch.diag(values) if kind in ("identity", "one entry") else left @ torch.diag(values) @ right
     matrix = matrix * scale
-    bound = norm_upper_bound(dense_map(matrix), 40, 1e-9, _alike(50, 24), generator=_start(2))
+    bound = _upper_bound(dense_map(matrix), 40, 1e-9, _alike(50, 24), generator=_start(2))
     exact = torch.linalg.matrix_norm(matrix / scale, 2) * scale
     assert (bound >= exact * (1 - 1e-12)).all()
     assert (bound <= exact * 1.001).all()
@@ -108,14 +120,14 @@ def test_zero_operators_and_empty_masks_have_norm_zero() -> None:
     linear_map = dense_map(torch.randn(4, 6))
     rows = torch.tensor([[0.0] * 4, [1.0] * 4], dtype=torch.float64)
     columns = torch.ones(2, 6, dtype=torch.float64)
-    bound = norm_upper_bound(linear_map, 10, 1e-9, rows, columns)
+    bound = _upper_bound(linear_map, 10, 1e-9, rows, columns)
     assert bound[0] == SMALLEST_NORM
     assert bound[1] > 0
-    assert norm_upper_bound(dense_map(torch.zeros(4, 6)), 10, 1e-9).item() == SMALLEST_NORM
+    assert _upper_bound(dense_map(torch.zeros(4, 6)), 10, 1e-9).item() == SMALLEST_NORM
 
 
 def test_one_step_bounds_nothing_but_is_sound() -> None:
-    bound = norm_upper_bound(dense_map(torch.eye(5) + torch.ones(5, 5)), 1, 1e-9, _alike(3, 5))
+    bound = _upper_bound(dense_map(torch.eye(5) + torch.ones(5, 5)), 1, 1e-9, _alike(3, 5))
     assert (bound >= 6.0).all()
 
 
@@ -124,7 +136,7 @@ def test_non_finite_weights_raise(value: float) -> None:
     matrix = torch.ones(3, 3)
     matrix[1, 1] = value
     with pytest.raises(NonFiniteBoundError, match="NaN or infinity"):
-        norm_upper_bound(dense_map(matrix), 5, 1e-9)
+        _upper_bound(dense_map(matrix), 5, 1e-9)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +151,7 @@ def test_non_finite_weights_raise(value: float) -> None:
 )
 def test_bad_parameters_are_refused(steps: int, delta: float, dtype: torch.dtype, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        norm_upper_bound(map_of(nn.Linear(3, 3).to(dtype), (3,)), steps, delta)
+        _upper_bound(map_of(nn.Linear(3, 3).to(dtype), (3,)), steps, delta)
 
 
 def test_start_vectors_are_fresh() -> None:
@@ -148,7 +160,7 @@ def test_start_vectors_are_fresh() -> None:
     results = []
     for _ in range(2):
         torch.manual_seed(0)
-        results.append(norm_upper_bound(linear_map, 8, 1e-9).item())
+        results.append(_upper_bound(linear_map, 8, 1e-9).item())
     assert results[0] != results[1]
 
 
@@ -158,7 +170,7 @@ def test_starts_side_by_side_or_one_after_the_other(monkeypatch: pytest.MonkeyPa
     bounds = []
     for entries in (0, 2**20):
         monkeypatch.setattr(lanczos_module, "LARGEST_TOGETHER", entries)
-        bounds.append(norm_upper_bound(large, 12, 1e-9, *masks, generator=_start(5)))
+        bounds.append(_upper_bound(large, 12, 1e-9, *masks, generator=_start(5)))
     torch.testing.assert_close(*bounds)
 
 
@@ -166,7 +178,7 @@ def test_vanishing_norms_stay_above_the_truth() -> None:
     matrix = torch.randn(60, 60, generator=_seeded(9), dtype=torch.float64)
     exact = torch.linalg.matrix_norm(matrix, 2)
     for scale in (1e-59, 1e-70, 1e-82, 1e-100, 1e-170, 1e-300):
-        assert norm_upper_bound(dense_map(matrix * scale), 20, 1e-9).item() >= exact * scale * (1 - 1e-12)
+        assert _upper_bound(dense_map(matrix * scale), 20, 1e-9).item() >= exact * scale * (1 - 1e-12)
 
 
 def test_start_vectors_have_more_than_64_bits_of_key() -> None:

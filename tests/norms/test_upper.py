@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lipcert.bounds import analyze
 from lipcert.graph import compile_graph
-from lipcert.norms import UpperNorms, exact
+from lipcert.norms import UpperNorms, upper
 from tests.networks import images, network
 from tests.norms.maps import dense_map, key, map_of
 
@@ -22,8 +22,8 @@ def _matrix(rows: int = 150, columns: int = 160, seed: int = 1) -> Tensor:
 @pytest.fixture(name="no_exact_norms")
 def fixture_no_exact_norms(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bound every norm by Lanczos, which counts."""
-    monkeypatch.setattr(exact, "EXACT_SIDE", 0)
-    monkeypatch.setattr(exact, "EXACT_SIDE_PER_IMAGE", 0)
+    monkeypatch.setattr(upper, "EXACT_SIDE", 0)
+    monkeypatch.setattr(upper, "EXACT_SIDE_PER_IMAGE", 0)
 
 
 def test_norms_that_may_fail_count_for_the_union_bound_and_global_ones_are_kept() -> None:
