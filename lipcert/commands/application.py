@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lipcert.system.errors import EXPECTED_ERRORS, NO_ROOM, Interrupted, sentence_of
-from lipcert.system.help import asks_for_help, usage
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -69,6 +68,7 @@ def application(name: str, stopped: str = "Stopped.", lists: bool = False) -> Ca
         import hydra
 
         from lipcert.system.configuration import config_folder, register
+        from lipcert.system.help import asks_for_help, usage
 
         register()
         if lists:

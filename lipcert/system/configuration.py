@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from lipcert.system.job_names import job_folder, sweep_folder
-from lipcert.system.rows import experiments, read_rows
 from lipcert.system.schema import BenchmarkConfig, CertifyConfig, MeasureConfig, SoundnessConfig, TrainConfig
 
 OPEN = ("trainer",)
 """Groups that take more settings than the schema names: Lightning's trainer knows its own."""
+
+ROWS = "rows.yaml"
+"""A table of experiments, a folder of `conf/experiment`: each line is one, `experiment=TABLE/ROW`, on `base.yaml`."""
 
 
 def unknown_setting(name: str, schema: Any) -> str:
@@ -53,17 +56,32 @@ def config_folder() -> str:
     return str(packaged if packaged.is_dir() else package.parent / "conf")
 
 
+def read_rows(table: Path) -> dict[str, list[str]]:
+    """Return the overrides of each row of a table, a folder, by the row's name and in the order of the file."""
+    lines: dict[str, str] = yaml.safe_load((table / ROWS).read_text(encoding="utf-8"))
+    return {row: line.split() for row, line in lines.items()}
+
+
+def experiments(conf: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield table, row and content of each experiment that is a row: what a file `TABLE/ROW.yaml` would hold.
+
+    Args:
+        conf: folder of the configuration files; the folders in it are the groups whose options a row can choose.
+    """
+    for table in sorted(path.parent for path in (conf / "experiment").glob(f"*/{ROWS}")):
+        for row, overrides in read_rows(table).items():
+            groups = [each for each in overrides if (conf / each.partition("=")[0]).is_dir()]
+            options = [{f"override /{group}": option} for group, _, option in (each.partition("=") for each in groups)]
+            settings: Any = OmegaConf.from_dotlist([each for each in overrides if each not in groups])
+            yield table.name, row, {"defaults": [f"/experiment/{table.name}/base", *options, "_self_"], **settings}
+
+
 def when(value: Any, *cases: Any) -> Any:
     """Return what is said for a value: `when(value, EXPECTED, THEN, ..., OTHERWISE)`; EXPECTED may be a list."""
     for expected, then in zip(cases[::2], cases[1::2], strict=False):
         if value == expected or (isinstance(expected, list) and value in expected):
             return then
     return cases[-1]
-
-
-def rows(table: str) -> str:
-    """Return the experiments of a table, as a sweep takes them."""
-    return ",".join(f"{table}/{row}" for row in read_rows(Path(config_folder(), "experiment", table)))
 
 
 SCHEMAS = {
@@ -79,7 +97,7 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
     "half": lambda number: float(number) / 2,
     "times": lambda first, second: float(first) * float(second),
     "when": when,
-    "rows": rows,
+    "rows": lambda table: ",".join(f"{table}/{row}" for row in read_rows(Path(config_folder(), "experiment", table))),
     "monitored": lambda held_out: "val/certified_accuracy" if int(held_out) else None,
     "sweep_folder": sweep_folder,
     "job_folder": job_folder,

@@ -14,7 +14,7 @@ from string import Template
 
 import yaml
 
-from lipcert.system.rows import FILE, read_rows
+from lipcert.system.configuration import ROWS, read_rows
 
 FLAGS = ("-h", "--help")
 
@@ -58,7 +58,7 @@ def _groups(folder: Path, text: str, width: int) -> Iterator[str]:
         remark = f": {group['comment']}" if group["comment"] else ""
         yield _wrapped(f"{key}{default}{remark}", width, "  ", "    ") + "\n"
         yield _wrapped(", ".join(sorted(path.stem for path in (folder / key).glob("*.yaml"))), width, "      ") + "\n"
-        for table in sorted(path.parent for path in (folder / key).glob(f"*/{FILE}")):
+        for table in sorted(path.parent for path in (folder / key).glob(f"*/{ROWS}")):
             yield _wrapped(f"{table.name}/NAME: {', '.join(read_rows(table))}", width, "      ", "        ") + "\n"
 
 

@@ -10,7 +10,7 @@ from omegaconf import MISSING
 
 @dataclass
 class DataConfig:
-    name: str = MISSING
+    name: str | None = None
     root: str | None = None
     limit_train: int | None = None
     limit_test: int | None = None
@@ -20,10 +20,22 @@ class DataConfig:
 
 
 @dataclass
+class TrainDataConfig(DataConfig):
+    name: str = MISSING
+
+
+@dataclass
 class ModelConfig:
+    name: str | None = None
+    activation: str | None = None
+    threshold: float | None = None
+    parametrization: str | None = None
+
+
+@dataclass
+class TrainModelConfig(ModelConfig):
     name: str = MISSING
     activation: str = "clipped_relu"
-    threshold: float | None = None
     parametrization: str = "none"
 
 
@@ -85,8 +97,8 @@ class EvaluationConfig:
 class TrainConfig:
     """Everything a training run is made of. Bodies typed `Any` are checked by what they instantiate."""
 
-    data: DataConfig = MISSING
-    model: ModelConfig = MISSING
+    data: TrainDataConfig = MISSING
+    model: TrainModelConfig = MISSING
     method: Any = MISSING
     bound: BoundConfig = MISSING
     sparsity: SparsityConfig = MISSING
@@ -129,34 +141,15 @@ class BenchmarkConfig:
 
 
 @dataclass
-class CertifyDataConfig:
-    name: str | None = None
-    root: str | None = None
-    limit_train: int | None = None
-    limit_test: int | None = None
-    validation: int = 0
-    crop_padding: int = 0
-    on_device: str = "auto"
-
-
-@dataclass
-class CertifyModelConfig:
-    name: str | None = None
-    activation: str | None = None
-    threshold: float | None = None
-    parametrization: str | None = None
-
-
-@dataclass
 class TrainedNetworkConfig:
     """A trained network and the images to judge it on; `epsilon` is checked where it is used."""
 
     checkpoint: str | None = None
-    data: CertifyDataConfig = field(default_factory=CertifyDataConfig)
+    data: DataConfig = field(default_factory=DataConfig)
     data_root: str | None = None
     epsilon: Any = None
     limit: int | None = None
-    model: CertifyModelConfig = field(default_factory=CertifyModelConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
     activation: str | None = None
     builder: str | None = None
     plugins: list[str] = field(default_factory=list)

@@ -15,9 +15,8 @@ from hydra import compose, initialize_config_dir
 
 from lipcert.commands import check, dashboard
 from lipcert.commands.application import run_command
-from lipcert.system.configuration import config_folder, register
+from lipcert.system.configuration import config_folder, read_rows, register
 from lipcert.system.help import asks_for_help, usage
-from lipcert.system.rows import read_rows
 from tests.running import python
 
 CONF = Path(config_folder())

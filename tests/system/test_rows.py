@@ -8,8 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from lipcert.system.configuration import config_folder, register
-from lipcert.system.rows import experiments, read_rows
+from lipcert.system.configuration import config_folder, experiments, read_rows, register
 from tests.composed import composed
 
 CONF = Path(config_folder())
