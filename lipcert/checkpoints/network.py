@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,22 +54,19 @@ def load_network(
             raise ValueError("Expected builder= alone or model= and activation=, got both; leave one out.")
         network, known = _built(builder), {"builder": builder}
     else:
-        model = model or checkpoint.description.get("model")
-        activation = activation or checkpoint.description.get("activation")
-        model, activation = _architecture(checkpoint, shape, num_classes, model, activation)
-        with torch.device("meta"):
-            network = build(model, shape, num_classes, activation, parametrization=_parametrization(checkpoint))
-        known = {"model": model, "activation": activation}
-    _check_fit(checkpoint, network)
+        said = checkpoint.description
+        known = _architecture(
+            checkpoint, shape, num_classes, model or said.get("model"), activation or said.get("activation")
+        )
+        network = _on_meta(checkpoint, shape, num_classes, **known)
+    difference = _difference(checkpoint, network)
+    if difference is not None:
+        hint = "give the data=, model= and activation= (or builder=) it was trained with"
+        raise ValueError(f"checkpoint={checkpoint.path} {difference}; {hint}.")
     network.load_state_dict(checkpoint.state_dict, strict=True, assign=True)
     network.eval()
     _check_logits(checkpoint, network, shape, num_classes)
     return LoadedNetwork(network, {**checkpoint.description, **known})
-
-
-def _parametrization(checkpoint: Checkpoint) -> str:
-    """Return the parametrization that a file says of itself; tensors alone do not tell one from another."""
-    return str(checkpoint.description.get("parametrization", "none"))
 
 
 def _built(builder: str) -> nn.Module:
@@ -88,69 +86,62 @@ def _built(builder: str) -> nn.Module:
     return network
 
 
+def _on_meta(
+    checkpoint: Checkpoint, shape: tuple[int, ...], num_classes: int, model: str, activation: str
+) -> nn.Module:
+    """Return an architecture without weights, with the parametrization that the file says of itself."""
+    parametrization = str(checkpoint.description.get("parametrization", "none"))
+    with torch.device("meta"):
+        return build(model, shape, num_classes, activation, parametrization=parametrization)
+
+
 def _architecture(
     checkpoint: Checkpoint, shape: tuple[int, ...], num_classes: int, model: str | None, activation: str | None
-) -> tuple[str, str]:
+) -> dict[str, str]:
     """Return the model and activation of a file: the given ones, else the only ones that fit."""
-    for name, value, known in (("model", model, tuple(ARCHITECTURES)), ("activation", activation, tuple(ACTIVATIONS))):
+    choices = []
+    for key, value, known in (("model", model, ARCHITECTURES), ("activation", activation, ACTIVATIONS)):
         if value is not None and value not in known:
-            raise ValueError(f"Expected {name}= to be one of {', '.join(known)}, got {value!r}.")
-    models = [model] if model is not None else list(ARCHITECTURES)
-    activations = [activation] if activation is not None else list(ACTIVATIONS)
+            raise ValueError(f"Expected {key}= to be one of {', '.join(known)}, got {value!r}.")
+        choices.append([{key: each} for each in (known if value is None else [value])])
+    candidates = [first | second for first, second in itertools.product(*choices)]
     classes = next((len(each) for each in reversed(checkpoint.state_dict.values()) if each.dim() > 0), 0)
-    if classes not in (0, 1, num_classes) and _fitting(checkpoint, shape, classes, models, activations):
+    if classes not in (0, 1, num_classes) and any(_fits(checkpoint, shape, classes, each) for each in candidates):
         raise ValueError(_other_classes(checkpoint, classes, num_classes))
-    if model is not None and activation is not None:
-        return model, activation
-    fitting = _fitting(checkpoint, shape, num_classes, models, activations)
-    if len(fitting) == 1:
-        return fitting[0]
-    if fitting:
-        choices = " or ".join(f"model={each} activation={other}" for each, other in fitting)
-        raise ValueError(f"checkpoint={checkpoint.path} fits more than one network; type {choices}.")
-    named = [f"{key}={value}" for key, value in (("model", model), ("activation", activation)) if value is not None]
+    if len(candidates) > 1:
+        candidates = [each for each in candidates if _fits(checkpoint, shape, num_classes, each)]
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        named = " or ".join("model={model} activation={activation}".format(**each) for each in candidates)
+        raise ValueError(f"checkpoint={checkpoint.path} fits more than one network; type {named}.")
+    given = "".join(f" with {key}={value}" for key, value in (("model", model), ("activation", activation)) if value)
     raise ValueError(
-        f"checkpoint={checkpoint.path} fits no network of lipcert for images of shape {shape}"
-        f"{' with ' + ' '.join(named) if named else ''}; type data=NAME for the data it was trained on, "
-        "model=NAME activation=NAME to see what differs, or builder=package.module:function for a network of your own."
+        f"checkpoint={checkpoint.path} fits no network of lipcert for images of shape {shape}{given}; "
+        "type data=NAME for the data it was trained on, model=NAME activation=NAME to see what differs, or "
+        "builder=package.module:function for a network of your own."
     )
 
 
-def _fitting(
-    checkpoint: Checkpoint, shape: tuple[int, ...], num_classes: int, models: list[str], activations: list[str]
-) -> list[tuple[str, str]]:
-    """Return the architectures whose names and shapes are those of the file."""
-    found = {name: tensor.shape for name, tensor in checkpoint.state_dict.items()}
-    fitting = []
-    for model in models:
-        for activation in activations:
-            try:
-                with torch.device("meta"):
-                    network = build(model, shape, num_classes, activation, parametrization=_parametrization(checkpoint))
-            except ValueError:  # images too small for it
-                continue
-            if {name: tensor.shape for name, tensor in network.state_dict().items()} == found:
-                fitting.append((model, activation))
-    return fitting
+def _fits(checkpoint: Checkpoint, shape: tuple[int, ...], num_classes: int, names: Mapping[str, str]) -> bool:
+    """Whether the tensors of a file have the names and shapes of an architecture's."""
+    try:
+        network = _on_meta(checkpoint, shape, num_classes, **names)
+    except ValueError:  # images too small for it
+        return False
+    return _difference(checkpoint, network) is None
 
 
-def _check_fit(checkpoint: Checkpoint, network: nn.Module) -> None:
-    """Raise ValueError naming the first tensor that differs."""
+def _difference(checkpoint: Checkpoint, network: nn.Module) -> str | None:
+    """Return what is wrong with the first tensor whose name or shape is not the network's; None where all fit."""
     expected, found = network.state_dict(), checkpoint.state_dict
     for name, tensor in expected.items():
         if name not in found:
-            raise ValueError(f"checkpoint={checkpoint.path} has no {name!r}, which the network needs; {_HINT}")
+            return f"has no {name!r}, which the network needs"
         if found[name].shape != tensor.shape:
-            raise ValueError(
-                f"checkpoint={checkpoint.path} has {name!r} of shape {tuple(found[name].shape)}, "
-                f"but the network needs {tuple(tensor.shape)}; {_HINT}"
-            )
-    for name in found:
-        if name not in expected:
-            raise ValueError(f"checkpoint={checkpoint.path} has {name!r}, which the network lacks; {_HINT}")
-
-
-_HINT = "give the data=, model= and activation= (or builder=) it was trained with."
+            shapes = f"{tuple(found[name].shape)}, but the network needs {tuple(tensor.shape)}"
+            return f"has {name!r} of shape {shapes}"
+    return next((f"has {name!r}, which the network lacks" for name in found if name not in expected), None)
 
 
 @torch.no_grad()

@@ -39,15 +39,12 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint={path}: no such file.")
     content = _load(path)
-    description = content.get("lipcert") if isinstance(content, dict) else None
-    tensors = content["state_dict"] if isinstance(content, dict) and "state_dict" in content else content
+    outer = content if isinstance(content, dict) else {}
+    description, tensors = outer.get("lipcert"), outer.get("state_dict", content)
     if isinstance(tensors, list) and len(tensors) == 1:
         tensors = tensors[0]
-    if (
-        not isinstance(tensors, Mapping)
-        or not tensors
-        or not all(isinstance(each, Tensor) for each in tensors.values())
-    ):
+    values = tensors.values() if isinstance(tensors, Mapping) else ()
+    if not values or not all(isinstance(each, Tensor) for each in values):
         raise ValueError(f"checkpoint={path} holds no state dict (tensors by name); save model.state_dict() into it.")
     if isinstance(description, dict):  # of lipcert's Lightning module, the network is one part
         tensors = {name.removeprefix("model."): each for name, each in tensors.items() if name.startswith("model.")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 from collections.abc import Callable, Iterator
@@ -9,26 +10,21 @@ from pathlib import Path
 
 PROCESS = Path("/proc/self")
 
-
-def _number(path: Path) -> int | None:
-    """Return the number a file holds; None where there is no such file or number (cgroups say "max")."""
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None
+FIRST = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+SECOND = ("memory.max", "memory.current", "inactive_file")
+"""Of the two versions of control groups: files of limit and usage, and what of the usage can be dropped."""
 
 
 def _left_in(folder: Path, limit: str, usage: str, cache: str) -> int | None:
-    """Return what a control group leaves below its limit; file caches in its usage can be dropped."""
-    most, used = _number(folder / limit), _number(folder / usage)
-    if most is None or used is None:
-        return None
+    """Return what a control group leaves below its limit; None where there is none ("max", or no such files)."""
     try:
-        statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        used -= int(statistics.get(cache, 0))
+        left = int((folder / limit).read_text()) - int((folder / usage).read_text())
     except (OSError, ValueError):
-        pass
-    return max(0, most - used)
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        left += int(statistics.get(cache, 0))
+    return max(0, left)
 
 
 def _control_groups(proc: Path, cgroup: Path) -> Iterator[int]:
@@ -39,20 +35,12 @@ def _control_groups(proc: Path, cgroup: Path) -> Iterator[int]:
         return
     for line in lines:
         _, controllers, place = line.split(":", 2)
-        second = controllers == ""
-        if not second and "memory" not in controllers.split(","):
+        if controllers and "memory" not in controllers.split(","):
             continue
-        root = cgroup if second else cgroup / "memory"
-        names = (
-            ("memory.max", "memory.current", "inactive_file")
-            if second
-            else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        )
+        root, names = (cgroup / "memory", FIRST) if controllers else (cgroup, SECOND)
         folder = root / place.lstrip("/")
         for each in (folder, *folder.parents):
-            if not each.is_relative_to(root):
-                break
-            left = _left_in(each, *names)
+            left = _left_in(each, *names) if each.is_relative_to(root) else None
             if left is not None:
                 yield left
 
