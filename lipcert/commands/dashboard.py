@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Sequence
-from types import ModuleType
-from typing import Any
+from collections.abc import Sequence
 
 from lipcert.commands.application import ending_in_a_sentence
-from lipcert.dashboard.panels import SECTIONS
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -29,44 +25,30 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def dashboard(options: argparse.Namespace, say: Callable[[str], object]) -> None:
-    """Create the dashboard, or print its definition.
-
-    Args:
-        options: of `arguments`.
-        say: takes the text for standard output.
+def dashboard(options: argparse.Namespace) -> str:
+    """Create the dashboard and return where it is, or its definition.
 
     Raises:
         ImportError: where the library is missing or broken.
         ConnectionError: where W&B cannot be reached or refuses.
     """
-    library = _library()
-    if options.dry_run:
-        workspace = library.build_workspace(options.entity or "", options.project, options.name, SECTIONS)
-        say(json.dumps(library.definition(workspace), indent=2))
-        return
-    say(f"The dashboard is at {_save(library, options)}")
-
-
-def _library() -> ModuleType:
     try:
-        from lipcert.dashboard import workspace
+        from lipcert.dashboard.panels import workspace
     except Exception as error:  # a broken installation raises anything
         raise ImportError(
             f"The dashboard needs the package wandb-workspaces, which cannot be imported ({error}); "
             "install it with `pip install 'lipcert[wandb-dashboard]'` or `pip install wandb-workspaces`."
         ) from error
-    return workspace
-
-
-def _save(library: ModuleType, options: argparse.Namespace) -> str:
-    """Send the dashboard to W&B and return its address."""
+    if options.dry_run:
+        view = workspace(options.entity or "", options.project, options.name)._to_model()
+        return view.model_dump_json(indent=2, by_alias=True, exclude_none=True)
     import wandb
 
     try:
-        entity = options.entity or _default_entity(wandb.Api())
-        workspace: Any = library.build_workspace(entity, options.project, options.name, SECTIONS)
-        return str(workspace.save().url)
+        entity = options.entity or wandb.Api().default_entity
+        if not entity:
+            raise ValueError("the account has no default entity; give --entity")
+        return f"The dashboard is at {workspace(entity, options.project, options.name).save().url}"
     except Exception as error:  # wandb and its transports raise anything
         raise ConnectionError(
             f"Weights & Biases did not take the dashboard ({' '.join(str(error).split())}). Log in with `wandb login` "
@@ -74,13 +56,7 @@ def _save(library: ModuleType, options: argparse.Namespace) -> str:
         ) from error
 
 
-def _default_entity(api: Any) -> str:
-    if not api.default_entity:
-        raise ValueError("the account has no default entity; give --entity")
-    return str(api.default_entity)
-
-
 def main(words: Sequence[str] | None = None) -> None:
     """Entry point: one sentence on standard error and exit code 1 where there is no dashboard."""
     with ending_in_a_sentence(errors=(ImportError, ConnectionError)):
-        dashboard(arguments(words), lambda text: sys.stdout.write(f"{text}\n"))
+        sys.stdout.write(f"{dashboard(arguments(words))}\n")

@@ -2,87 +2,65 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
+
+from wandb_workspaces import workspaces
+from wandb_workspaces.reports.v2.interface import BarPlot, Layout, LinePlot, WeavePanelSummaryTable
 
 X_AXIS = "epoch"
 """Key of the x axis of every curve."""
 
-
-@dataclass(frozen=True)
-class Curves:
-    """Curves over epochs, a line for each run and key.
-
-    Attributes:
-        title: of the panel.
-        keys: what is plotted.
-        pattern: a regular expression; every key that it matches is plotted, instead of `keys`.
-        logarithmic: whether the y axis is.
-        fraction: whether the y axis ends at 0 and 1.
-    """
-
-    title: str
-    keys: tuple[str, ...] = ()
-    pattern: str | None = None
-    logarithmic: bool = False
-    fraction: bool = False
+FRACTION = (0, 1)
+"""Range of an axis of accuracies and proportions."""
 
 
-@dataclass(frozen=True)
-class Bars:
-    """A bar for each run and key of its summary, which holds `results.json`."""
-
-    title: str
-    keys: tuple[str, ...]
+def curves(title: str, *keys: str, pattern: str | None = None, **axis: Any) -> LinePlot:
+    """Return a panel of curves over epochs, a line for each run and key, or for each key that `pattern` matches."""
+    return LinePlot(title=title, x=X_AXIS, y=list(keys), metric_regex=pattern, smoothing_type="none", **axis)
 
 
-@dataclass(frozen=True)
-class Rows:
-    """The tables that runs leave under a key, joined."""
-
-    key: str
-
-
-@dataclass(frozen=True)
-class Section:
-    """Panels under a heading."""
-
-    name: str
-    panels: tuple[Curves | Bars | Rows, ...]
-
-
-SECTIONS = (
-    Section(
-        "Accuracies",
-        (
-            Curves("Certified accuracy on held-out images", ("val/certified_accuracy",), fraction=True),
-            Curves("Clean accuracy on held-out images", ("val/clean_accuracy",), fraction=True),
-            Curves("Training loss", ("train/loss",)),
+SECTIONS: dict[str, list[Any]] = {
+    "Accuracies": [
+        curves("Certified accuracy on held-out images", "val/certified_accuracy", range_y=FRACTION),
+        curves("Clean accuracy on held-out images", "val/clean_accuracy", range_y=FRACTION),
+        curves("Training loss", "train/loss"),
+    ],
+    "Lipschitz bounds": [
+        curves("Global and local", "lipschitz/global", "lipschitz/local", log_y=True),
+        curves("Local, by layer", pattern=r"^lipschitz/[0-9].*", log_y=True),
+    ],
+    "Varying proportion": [curves("Varying neurons, by layer", pattern=r"^varying/.+", range_y=FRACTION)],
+    "Schedules": [
+        curves("Epsilon", "schedule/epsilon"),
+        curves("Lambda", "schedule/lambda", range_y=FRACTION),
+        curves("Learning rate", "schedule/learning_rate", log_y=True),
+    ],
+    "Results": [
+        BarPlot(
+            title="Test images: certified, under PGD, clean",
+            metrics=["certified_accuracy", "pgd_accuracy", "clean_accuracy"],
+            range_x=FRACTION,
         ),
-    ),
-    Section(
-        "Lipschitz bounds",
-        (
-            Curves("Global and local", ("lipschitz/global", "lipschitz/local"), logarithmic=True),
-            Curves("Local, by layer", pattern=r"^lipschitz/[0-9].*", logarithmic=True),
-        ),
-    ),
-    Section(
-        "Varying proportion",
-        (Curves("Varying neurons, by layer", pattern=r"^varying/.+", fraction=True),),
-    ),
-    Section(
-        "Schedules",
-        (
-            Curves("Epsilon", ("schedule/epsilon",)),
-            Curves("Lambda", ("schedule/lambda",), fraction=True),
-            Curves("Learning rate", ("schedule/learning_rate",), logarithmic=True),
-        ),
-    ),
-    Section(
-        "Results",
-        (
-            Bars("Test images: certified, under PGD, clean", ("certified_accuracy", "pgd_accuracy", "clean_accuracy")),
-            Rows("results"),
-        ),
-    ),
-)
+        WeavePanelSummaryTable(table_name="results", layout=Layout(w=24, h=12)),
+    ],
+}
+"""Panels by section; the last one joins the tables that runs leave."""
+
+
+def workspace(entity: str, project: str, name: str) -> workspaces.Workspace:
+    """Return the saved view; nothing is sent before its `save`."""
+    return workspaces.Workspace(
+        entity=entity,
+        project=project,
+        name=name,
+        sections=[
+            workspaces.Section(
+                name=title,
+                panels=panels,
+                is_open=True,
+                layout_settings=workspaces.SectionLayoutSettings(columns=min(3, len(panels)), rows=1),
+            )
+            for title, panels in SECTIONS.items()
+        ],
+        settings=workspaces.WorkspaceSettings(x_axis=X_AXIS, max_runs=20),
+    )

@@ -14,7 +14,6 @@ import pytest
 import pytorch_lightning as pl
 from omegaconf import OmegaConf
 
-from lipcert.dashboard.panels import SECTIONS, X_AXIS, Bars, Curves, Rows
 from lipcert.training.logging.wandb import earlier_id, finished
 from tests.running import QUICK, contents, forked, train, train_each
 from tests.training.offline_runs import OfflineRun, offline_runs
@@ -185,20 +184,24 @@ def test_files_stay_in_the_run_directory(folder: Path) -> None:
 
 
 def test_panels_show_what_is_logged(whole: OfflineRun) -> None:
-    panels = [panel for section in SECTIONS for panel in section.panels]
+    from wandb_workspaces.reports.v2.interface import BarPlot, LinePlot, WeavePanelSummaryTable
+
+    from lipcert.dashboard.panels import SECTIONS, X_AXIS
+
+    panels = [panel for section in SECTIONS.values() for panel in section]
     shown: set[str] = set()
     logged = whole.rows[0].keys()
     for panel in panels:
-        if isinstance(panel, Curves):
-            matching = {key for key in logged if panel.pattern and re.search(panel.pattern, key)}
-            assert set(panel.keys) <= logged
-            assert panel.keys or len(matching) == len(LAYERS), panel
-            shown |= {*panel.keys, *matching}
-        elif isinstance(panel, Bars):
-            assert set(panel.keys) <= whole.summary.keys()
+        if isinstance(panel, LinePlot):
+            matching = {key for key in logged if panel.metric_regex and re.search(panel.metric_regex, key)}
+            assert set(panel.y) <= logged
+            assert panel.y or len(matching) == len(LAYERS), panel
+            shown |= {*panel.y, *matching}
+        elif isinstance(panel, BarPlot):
+            assert set(panel.metrics) <= whole.summary.keys()
         else:
-            assert isinstance(panel, Rows)
-            assert whole.table(panel.key)["data"]
+            assert isinstance(panel, WeavePanelSummaryTable)
+            assert whole.table(panel.table_name)["data"]
     assert X_AXIS in logged
     assert shown == LOGGED
 
