@@ -6,12 +6,10 @@ the kind, the image itself is returned. Networks keep their weights, gradients, 
 
 from lipcert.attacks.ascent import projected_ascent, uniform_in_ball
 from lipcert.attacks.auto_attack import AUTO_ATTACKS, auto_attack, auto_attack_robust, usable_auto_attacks
-from lipcert.attacks.box import PIXELS, Box, unbounded
-from lipcert.attacks.containment import contained, inside, project
+from lipcert.attacks.containment import PIXELS, Box, contained, inside, project, unbounded
 from lipcert.attacks.foolbox_pgd import pgd, pgd_robust
-from lipcert.attacks.margins import correct, margins
-from lipcert.attacks.model_state import evaluating, without_gradients
 from lipcert.attacks.random_search import random_search
+from lipcert.attacks.target import correct, evaluating, margins, without_gradients
 
 __all__ = [
     "AUTO_ATTACKS",

@@ -7,8 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lipcert.attacks.box import PIXELS, Box
-from lipcert.attacks.containment import column, contained, lengths, project
+from lipcert.attacks.containment import PIXELS, Box, column, contained, lengths, project
 
 
 def uniform_in_ball(images: Tensor, epsilon: float) -> Tensor:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from lipcert.attacks.box import PIXELS, Box
-from lipcert.attacks.containment import contained
-from lipcert.attacks.margins import correct
-from lipcert.attacks.model_state import check_attackable, without_gradients
+from lipcert.attacks.containment import PIXELS, Box, contained
+from lipcert.attacks.target import check_attackable, without_gradients, withstanding
 
 AUTO_ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
 """The four attacks of AutoAttack's standard version in l2."""
@@ -73,18 +72,15 @@ def auto_attack(
     Targeted attacks aim at each other class, nine at most. The global random state is left as it was.
 
     Args:
-        model: in eval mode, on the device of `images`.
-        images: (N, C, H, W) or (N, D), pixels in `box`; labels: (N,).
-        epsilon: l2 radius.
+        model, labels, epsilon, box: as in `pgd`.
+        images: (N, C, H, W) or (N, D), pixels in `box`.
         name: one of `usable_auto_attacks`.
         steps: gradient steps of each descent.
         queries: of the square attack.
         seed: of its random numbers.
-        box: pixels allowed.
 
     Raises:
-        ValueError: for epsilon out of range, pixels outside of the box, a model in train mode or an attack that does
-            not work on it.
+        ValueError: where `pgd` does, and for an attack that does not work on the network.
 
     Source: Croce and Hein 2020.
     """
@@ -125,27 +121,9 @@ def auto_attack_robust(
 ) -> Tensor:
     """Return which images are classified correctly, and still after AutoAttack's standard version in l2, (N,) bool.
 
-    Its attacks follow one another, each on the images that withstood those before; attacks that do not work on so few
-    classes or on such images are left out (`usable_auto_attacks`).
-
-    Args:
-        model: in eval mode, on the device of `images`.
-        images: (N, C, H, W) or (N, D), pixels in [0, 1]; labels: (N,).
-        epsilon: l2 radius.
-        steps: gradient steps of each descent.
-        queries: of the square attack.
-        seed: of random numbers.
-        batch_size: images attacked at a time.
+    Attacks that do not work on so few classes or on such images are left out (`usable_auto_attacks`). Arguments as in
+    `auto_attack`, pixels in [0, 1]; `batch_size`: images attacked at a time.
     """
-    robust = []
-    for batch, batch_labels in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        usable, _ = _usable_on(model, batch)
-        withstood = correct(model, batch, batch_labels)
-        for name in usable:
-            rows = withstood.nonzero()[:, 0]
-            if not len(rows):
-                break
-            points = auto_attack(model, batch[rows], batch_labels[rows], epsilon, name, steps, queries, seed)
-            withstood[rows] = correct(model, points, batch_labels[rows])
-        robust.append(withstood)
-    return torch.cat(robust)
+    usable, _ = _usable_on(model, images)
+    attacks = [partial(auto_attack, name=name, steps=steps, queries=queries, seed=seed) for name in usable]
+    return withstanding(model, images, labels, epsilon, attacks, batch_size)

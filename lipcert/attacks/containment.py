@@ -1,4 +1,4 @@
-"""Points of the ball and the box, checked in float64."""
+"""The ball and the box: which points an attack may use, checked in float64."""
 
 from __future__ import annotations
 
@@ -7,7 +7,25 @@ import math
 import torch
 from torch import Tensor
 
-from lipcert.attacks.box import Box
+Box = tuple[float, float]
+"""Smallest and largest pixel that an attack may use."""
+
+PIXELS: Box = (0.0, 1.0)
+
+
+def unbounded(epsilon: float) -> Box:
+    """Return the box around [0, 1] that no pixel leaves which moves by at most `epsilon`."""
+    return (-epsilon, 1 + epsilon)
+
+
+def check_pixels(images: Tensor, box: Box) -> None:
+    """Raise ValueError unless every pixel of `images` lies in `box`."""
+    lower, upper = box
+    if not bool(((images >= lower) & (images <= upper)).all()):
+        raise ValueError(
+            f"Expected pixels in [{lower:g}, {upper:g}], got {images.min().item():g} to {images.max().item():g}; "
+            "a normalisation belongs inside the network (lipcert.nn.Normalize)."
+        )
 
 
 def column(values: Tensor, images: Tensor) -> Tensor:

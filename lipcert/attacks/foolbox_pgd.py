@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-from lipcert.attacks.box import PIXELS, Box
-from lipcert.attacks.containment import column, contained
-from lipcert.attacks.margins import correct, margins
-from lipcert.attacks.model_state import check_attackable, without_gradients
+from lipcert.attacks.containment import PIXELS, Box, column, contained
+from lipcert.attacks.target import check_attackable, margins, without_gradients, withstanding
 
 
 def pgd(
@@ -61,20 +61,8 @@ def pgd_robust(
     batch_size: int = 500,
     restarts: int = 1,
 ) -> Tensor:
-    """Return which images are classified correctly, and still after an l2 PGD attack, (N,) bool.
+    """Return which images are classified correctly, and still after `pgd` inside the ball and [0, 1], (N,) bool.
 
-    Steps of epsilon/4 on the cross-entropy from a random start, inside the ball and [0, 1].
-
-    Args:
-        model: in eval mode, on the device of `images`.
-        images: (N, ...), pixels in [0, 1]; labels: (N,).
-        epsilon: l2 radius.
-        steps: gradient steps.
-        batch_size: images attacked at a time.
-        restarts: descents, each from a start of its own.
+    Arguments as in `pgd`; `batch_size`: images attacked at a time.
     """
-    robust = []
-    for batch, batch_labels in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        adversarial = pgd(model, batch, batch_labels, epsilon, steps, restarts)
-        robust.append(correct(model, batch, batch_labels) & correct(model, adversarial, batch_labels))
-    return torch.cat(robust)
+    return withstanding(model, images, labels, epsilon, [partial(pgd, steps=steps, restarts=restarts)], batch_size)

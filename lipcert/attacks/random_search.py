@@ -7,10 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lipcert.attacks.box import PIXELS, Box
-from lipcert.attacks.containment import column, contained, lengths
-from lipcert.attacks.margins import margins
-from lipcert.attacks.model_state import check_attackable
+from lipcert.attacks.containment import PIXELS, Box, column, contained, lengths
+from lipcert.attacks.target import check_attackable, margins
 
 
 def _proposals(delta: Tensor, query: int, epsilon: float, generator: torch.Generator) -> Tensor:
@@ -45,15 +43,12 @@ def random_search(
     It uses no gradients, so no flat or shattered ones can mislead it.
 
     Args:
-        model: in eval mode, on the device of `images`.
-        images: (N, ...), pixels in `box`; labels: (N,).
-        epsilon: l2 radius.
+        model, images, labels, epsilon, box: as in `pgd`.
         queries: points tried an image.
         seed: of its random numbers.
-        box: pixels allowed.
 
     Raises:
-        ValueError: for epsilon out of range, pixels outside of the box or a model in train mode.
+        ValueError: where `pgd` does.
     """
     check_attackable(model, images, epsilon, box)
     generator = torch.Generator().manual_seed(seed)

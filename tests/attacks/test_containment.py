@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.attacks import PIXELS, Box, contained, inside, pgd, project, random_search, unbounded
-from lipcert.attacks.box import check_pixels
+from lipcert.attacks.containment import check_pixels
 from tests.pairwise import pairwise
 
 

@@ -1,0 +1,83 @@
+"""The network under attack: what it must be, how it is left as it was, and what it says at an attack's points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from lipcert.attacks.containment import PIXELS, Box, check_pixels
+from lipcert.bounds import check_epsilon
+
+Attack = Callable[[nn.Module, Tensor, Tensor, float], Tensor]
+"""Takes a network, images (N, ...), labels (N,) and epsilon to points (N, ...)."""
+
+
+def check_attackable(model: nn.Module, images: Tensor, epsilon: float, box: Box) -> None:
+    """Raise ValueError for epsilon out of range, pixels outside of the box, or a model in train mode."""
+    check_epsilon(epsilon)
+    if model.training:
+        raise ValueError("Expected a model in eval mode; call model.eval() first.")
+    check_pixels(images, box)
+
+
+@contextmanager
+def without_gradients(model: nn.Module) -> Iterator[None]:
+    """Let no gradient reach the parameters, whatever a library calls `backward` on."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every module into eval mode, and back into the mode that each had."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@torch.no_grad()
+def margins(model: nn.Module, points: Tensor, labels: Tensor) -> Tensor:
+    """Return z_y - max of the other logits as executed, their difference in float64, (B,); -inf for NaN."""
+    logits, columns = model(points).double(), labels.unsqueeze(1)
+    margin = logits.gather(1, columns)[:, 0] - logits.scatter(1, columns, -torch.inf).amax(dim=1)
+    return margin.masked_fill(margin.isnan(), -torch.inf)
+
+
+@torch.no_grad()
+def correct(model: nn.Module, points: Tensor, labels: Tensor) -> Tensor:
+    """Return which points are classified as their label, (B,) bool; a point with a NaN among its logits is not."""
+    logits = model(points)
+    return (logits.argmax(dim=1) == labels) & ~logits.isnan().any(dim=1)
+
+
+def withstanding(
+    model: nn.Module, images: Tensor, labels: Tensor, epsilon: float, attacks: Sequence[Attack], batch_size: int
+) -> Tensor:
+    """Return which images are classified correctly, and still after every attack, (N,) bool.
+
+    Attacks follow one another, each on the images of a batch that withstood those before, pixels in [0, 1].
+    """
+    check_attackable(model, images, epsilon, PIXELS)
+    kept = []
+    for batch, batch_labels in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        withstood = correct(model, batch, batch_labels)
+        for attack in attacks:
+            rows = withstood.nonzero()[:, 0]
+            if len(rows):
+                points = attack(model, batch[rows], batch_labels[rows], epsilon)
+                withstood[rows] = correct(model, points, batch_labels[rows])
+        kept.append(withstood)
+    return torch.cat(kept)
