@@ -3,8 +3,7 @@
 from lipcert.nn.activations import ClippedMaxMin, ClippedReLU, MaxMin
 from lipcert.nn.almost_orthogonal import AlmostOrthogonal
 from lipcert.nn.architectures import ACTIVATIONS, ARCHITECTURES, PARAMETRIZATIONS, build
-from lipcert.nn.normalize import Normalize
-from lipcert.nn.residual import Residual
+from lipcert.nn.blocks import Normalize, Residual
 
 __all__ = [
     "ACTIVATIONS",

@@ -60,7 +60,7 @@ class ClippedReLU(nn.Module):
 
     Args:
         shape: the input's shape without the batch dimension.
-        threshold: initial threshold, >= 0. Kept >= 0 in training by `project`.
+        threshold: initial threshold, >= 0. Kept >= 0 in training.
 
     The parameter `threshold` has shape (1, *shape).
 
@@ -77,11 +77,6 @@ class ClippedReLU(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Apply `clipped_relu` to `inputs`, (B, *shape)."""
         return clipped_relu(inputs, self.threshold)
-
-    @torch.no_grad()
-    def project(self) -> None:
-        """Move thresholds that an optimizer step made negative back to 0."""
-        self.threshold.clamp_(min=0)
 
 
 class MaxMin(nn.Module):

@@ -17,9 +17,17 @@ class Conv(NamedTuple):
     """C(channels, kernel_size, stride, padding), followed by an activation."""
 
     channels: int
-    kernel_size: int
-    stride: int
-    padding: int
+    kernel_size: int = 3
+    stride: int = 1
+    padding: int = 1
+
+
+def _halving(channels: int, padding: int = 1) -> Conv:
+    return Conv(channels, kernel_size=4, stride=2, padding=padding)
+
+
+def _symmetric(*thresholds: float) -> tuple[tuple[float, float], ...]:
+    return tuple((threshold, -threshold) for threshold in thresholds)
 
 
 class Architecture(NamedTuple):
@@ -37,62 +45,32 @@ class Architecture(NamedTuple):
 
 ARCHITECTURES: dict[str, Architecture] = {
     "small": Architecture(
-        convolutions=(Conv(16, 4, 2, 1), Conv(32, 4, 2, 1)),
+        convolutions=(_halving(16), _halving(32)),
         hidden=(100,),
         threshold=1.0,
-        max_min=((1.0, -1.0),) * 3,
+        max_min=_symmetric(*[1.0] * 3),
     ),
     "4c3f": Architecture(
-        convolutions=(Conv(32, 3, 1, 1), Conv(32, 4, 2, 1), Conv(64, 3, 1, 1), Conv(64, 4, 2, 1)),
+        convolutions=(Conv(32), _halving(32), Conv(64), _halving(64)),
         hidden=(512, 512),
         threshold=1.0,
-        max_min=((1.0, -1.0),) * 6,
+        max_min=_symmetric(*[1.0] * 6),
     ),
     "6c2f": Architecture(
-        convolutions=(
-            Conv(32, 3, 1, 1),
-            Conv(32, 3, 1, 1),
-            Conv(32, 4, 2, 1),
-            Conv(64, 3, 1, 1),
-            Conv(64, 3, 1, 1),
-            Conv(64, 4, 2, 1),
-        ),
+        convolutions=(Conv(32), Conv(32), _halving(32), Conv(64), Conv(64), _halving(64)),
         hidden=(512,),
         threshold=2.0,
-        max_min=(
-            (0.1, -0.1),
-            (0.1, -0.15),
-            (0.15, -0.15),
-            (0.15, -0.15),
-            (0.2, -0.2),
-            (0.3, -0.3),
-            (1.2, -1.2),
-        ),
+        max_min=((0.1, -0.1), (0.1, -0.15), *_symmetric(0.15, 0.15, 0.2, 0.3, 1.2)),
     ),
     "8c2f": Architecture(
         convolutions=(
-            Conv(64, 3, 1, 1),
-            Conv(64, 3, 1, 1),
-            Conv(64, 4, 2, 0),
-            Conv(128, 3, 1, 1),
-            Conv(128, 3, 1, 1),
-            Conv(128, 4, 2, 0),
-            Conv(256, 3, 1, 1),
-            Conv(256, 4, 2, 0),
+            *(Conv(64), Conv(64), _halving(64, padding=0)),
+            *(Conv(128), Conv(128), _halving(128, padding=0)),
+            *(Conv(256), _halving(256, padding=0)),
         ),
         hidden=(256,),
         threshold=1.0,
-        max_min=(
-            (0.8, -0.8),
-            (1.0, -1.0),
-            (1.4, -1.4),
-            (1.4, -1.4),
-            (1.4, -1.4),
-            (1.6, -1.6),
-            (2.0, -2.0),
-            (3.0, -3.0),
-            (1.6, -1.6),
-        ),
+        max_min=_symmetric(0.8, 1.0, 1.4, 1.4, 1.4, 1.6, 2.0, 3.0, 1.6),
     ),
 }
 
@@ -200,4 +178,4 @@ def project_thresholds(model: nn.Module) -> None:
     """Project every learnable threshold of `model` onto its feasible set (theta >= 0)."""
     for module in model.modules():
         if isinstance(module, ClippedReLU):
-            module.project()
+            module.threshold.clamp_(min=0)

@@ -24,11 +24,6 @@ def sum_to_shape(values: Tensor, shape: torch.Size) -> Tensor:
     return values.sum_to_size(shape)
 
 
-def keep_where_positive(values: Tensor, condition: Tensor) -> Tensor:
-    """Return `values` where `condition` > 0, else 0; both of one shape."""
-    return torch.ops.aten.threshold_backward(values, condition, 0)
-
-
 class _Extremum(torch.autograd.Function):
     """`sign` +1 for the minimum, -1 for the maximum."""
 
@@ -42,7 +37,7 @@ class _Extremum(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         first, second = ctx.saved_tensors
         lead = second - first if ctx.sign > 0 else first - second
-        to_first = keep_where_positive(gradient, lead)
+        to_first = torch.ops.aten.threshold_backward(gradient, lead, 0)  # the gradient where the lead is positive
         to_second = gradient - to_first if ctx.needs_input_grad[1] else None
         return (
             sum_to_shape(to_first, first.shape) if ctx.needs_input_grad[0] else None,

@@ -1,4 +1,4 @@
-"""Normalisation inside the network, so that epsilon always lives in pixel space."""
+"""Layers that wrap others or come first: residual blocks, and normalisation, so that epsilon lives in pixel space."""
 
 from __future__ import annotations
 
@@ -34,3 +34,21 @@ class Normalize(nn.Module):
         """Normalise `inputs`, (B, C, ...)."""
         per_channel = (-1, *(1 for _ in range(inputs.dim() - 2)))
         return (inputs - self.mean.view(per_channel)) / self.std.view(per_channel)
+
+
+class Residual(nn.Module):
+    """Add a branch to a shortcut: branch(h) + shortcut(h).
+
+    Args:
+        branch: any supported module.
+        shortcut: any supported module; the identity when left out.
+    """
+
+    def __init__(self, branch: nn.Module, shortcut: nn.Module | None = None) -> None:
+        super().__init__()
+        self.branch = branch
+        self.shortcut = nn.Identity() if shortcut is None else shortcut
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the sum for `inputs`, (B, ...)."""
+        return self.branch(inputs) + self.shortcut(inputs)
