@@ -1,7 +1,5 @@
 """`python -m lipcert.benchmark`: what a training step and a certificate cost, as ratios in one run."""
 
-from __future__ import annotations
-
 from lipcert.commands.benchmark import main
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """`python -m lipcert.measure`: measure what the pictures of a report need and training does not leave."""
 
-from __future__ import annotations
-
 from lipcert.commands.measure import main
 
 if __name__ == "__main__":

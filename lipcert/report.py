@@ -1,7 +1,5 @@
 """`python -m lipcert.report`: tables and pictures of runs, one HTML page and PNGs."""
 
-from __future__ import annotations
-
 from lipcert.commands.report import main
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """`python -m lipcert.train`: train a certifiably robust classifier, then certify its test set."""
 
-from __future__ import annotations
-
 from lipcert.commands.train import main
 
 if __name__ == "__main__":

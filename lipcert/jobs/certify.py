@@ -49,7 +49,7 @@ def run(config: DictConfig) -> float:
     Raises:
         ValueError, OSError: for settings, files or folders that cannot be, before anything is computed.
     """
-    check_numbers(config, {}, ["failure_probability"])
+    check_numbers(config, shares=["failure_probability"])
     stages = chosen_stages(config.stages, config.exhaustive)
     subject = prepare(config, most_epsilons=None)
     folder = subject.output("certificates")

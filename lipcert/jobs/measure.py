@@ -33,19 +33,6 @@ ATTACKED_AT_A_TIME = 100
 RESOLUTION = 0.02
 """The bisection of an image ends when its radius is known to this share of epsilon."""
 
-SMALLEST = {
-    "lanczos_steps": 1,
-    "points": 1,
-    "rounds": 0,
-    "pgd_steps": 1,
-    "restarts": 1,
-    "convergence_images": 0,
-    "iterations": 1,
-    "thumbnails": 0,
-    "seed": 0,
-}
-"""Smallest values of settings that are integers."""
-
 
 def run(config: DictConfig) -> float:
     """Measure, write and print; return the certified accuracy at epsilon by the last bound.
@@ -55,7 +42,12 @@ def run(config: DictConfig) -> float:
         ValueError, OSError: for settings, files or folders that cannot be, before anything is computed.
     """
     started = time.perf_counter()
-    check_numbers(config, SMALLEST, ("tolerance", "failure_probability"))
+    check_numbers(
+        config,
+        positive=("lanczos_steps", "points", "pgd_steps", "restarts", "iterations"),
+        not_negative=("rounds", "convergence_images", "thumbnails", "seed"),
+        shares=("tolerance", "failure_probability"),
+    )
     if not 1 <= config.reach < math.inf:
         raise ValueError(f"Expected `reach` >= 1 and finite, got {config.reach}.")
     bounds = [Bound(name) for name in config.bounds]

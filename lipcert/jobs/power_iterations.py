@@ -20,18 +20,9 @@ from lipcert.norms.krylov import inverse, lengths_of
 from lipcert.records.measurement import NOT_CONVERGED
 
 
-def _restricted(linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None, active: Tensor) -> LinearMap:
-    return linear_map.restricted(*(None if mask is None else mask[active] for mask in (rows, columns)))
-
-
 @torch.no_grad()
 def iterations_to_converge(
-    linear_map: LinearMap,
-    start: Tensor,
-    rows: Tensor | None,
-    columns: Tensor | None,
-    tolerance: float,
-    largest: int,
+    linear_map: LinearMap, start: Tensor, rows: Tensor | None, columns: Tensor | None, tolerance: float, largest: int
 ) -> Tensor:
     """Return how many power iterations each image's map diag(rows) M diag(columns) takes, (B,), integers.
 
@@ -39,32 +30,30 @@ def iterations_to_converge(
     is zero and `NOT_CONVERGED` after more than `largest`.
 
     Args:
-        linear_map: M, of all images.
+        linear_map: M, the same for all images.
         start: (B, *input_shape); its part inside the column mask is used.
         rows, columns: (B, *output_shape), (B, *input_shape), entries 0 or 1; None for ones.
         tolerance: l2, of vectors of length 1.
         largest: iterations at most.
     """
-    counts = torch.full((len(start),), NOT_CONVERGED)
+    counts = torch.full((len(start),), NOT_CONVERGED, device=start.device)
     vectors = start if columns is None else start * columns
     vectors = vectors * inverse(lengths_of(vectors), vectors.dim())
-    active = torch.arange(len(start), device=start.device)
-    masked = _restricted(linear_map, rows, columns, active)
+    left = torch.arange(len(start), device=start.device)
+    masked = linear_map.restricted(rows, columns)
     for number in range(1, largest + 1):
         following = masked.adjoint(masked.apply(vectors))
         lengths = lengths_of(following)
         following = following * inverse(lengths, following.dim())
-        counts[active[lengths == 0].cpu()] = 0
-        converged = (lengths == 0) | (lengths_of(following - vectors) <= tolerance)
-        open_ = counts[active.cpu()] == NOT_CONVERGED
-        counts[active.cpu()[converged.cpu() & open_]] = number
-        vectors, left = following, counts[active.cpu()] == NOT_CONVERGED
-        if not bool(left.any()):
+        done = (lengths == 0) | (lengths_of(following - vectors) <= tolerance)
+        vectors = following
+        if bool(done.any()):
+            counts[left[done]] = torch.where(lengths[done] == 0, 0, number)
+            left, vectors = left[~done], vectors[~done]
+            masked = linear_map.restricted(*(None if mask is None else mask[left] for mask in (rows, columns)))
+        if not len(left):
             break
-        if not linear_map.per_image and int(left.sum()) <= len(active) // 2:
-            vectors, active = vectors[left.to(vectors.device)], active[left.to(active.device)]
-            masked = _restricted(linear_map, rows, columns, active)
-    return counts
+    return counts.cpu()
 
 
 @dataclass

@@ -143,11 +143,14 @@ def chosen_device(name: str) -> torch.device:
     return torch.device(chosen)
 
 
-def check_numbers(config: DictConfig, smallest: Mapping[str, int], shares: Sequence[str] = ()) -> None:
-    """Raise ValueError naming the first setting below its smallest value, or of `shares` outside (0, 1)."""
-    for name, least in smallest.items():
-        if config[name] < least:
-            raise ValueError(f"Expected `{name}` >= {least}, got {config[name]}.")
+def check_numbers(
+    config: DictConfig, positive: Sequence[str] = (), not_negative: Sequence[str] = (), shares: Sequence[str] = ()
+) -> None:
+    """Raise ValueError naming a setting that is below 1, below 0, or outside of (0, 1)."""
+    for least, names in ((1, positive), (0, not_negative)):
+        for name in names:
+            if config[name] < least:
+                raise ValueError(f"Expected `{name}` >= {least}, got {config[name]}.")
     for name in shares:
         if not 0 < config[name] < 1:
             raise ValueError(f"Expected `{name}` in (0, 1), got {config[name]}.")

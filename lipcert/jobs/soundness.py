@@ -15,9 +15,6 @@ from lipcert.soundness.examination import examine, refuse
 from lipcert.soundness.findings import write_findings
 from lipcert.version import __version__
 
-SMALLEST = {"norms": 0, "side": 1, "steps": 1, "restarts": 1, "queries": 1, "batch_size": 1, "seed": 0}
-"""Smallest values of settings that are integers."""
-
 
 def run(config: DictConfig) -> float:
     """Try to refute a network's certificates; return the least room that attacks left above a certified margin.
@@ -26,7 +23,8 @@ def run(config: DictConfig) -> float:
         RefutedError: naming an image or a layer, after the findings are written.
         ValueError, OSError: for settings, files or folders that cannot be, before anything is computed.
     """
-    check_numbers(config, SMALLEST)
+    positive = ("side", "steps", "restarts", "queries", "batch_size")
+    check_numbers(config, positive, not_negative=("norms", "seed"))
     names = ATTACKS if config.attacks is None else config.attacks
     check_choice("attacks", names, ATTACKS)
     strength = Strength(config.steps, config.restarts, config.queries, config.batch_size, config.seed)
