@@ -117,6 +117,7 @@ class Propagation:
     plan: Plan = field(default_factory=Plan)
     box_gradients: bool = True
     boxes: bool = True
+    activation_boxes: bool = True
     output_box: bool = False
 
     @classmethod
@@ -188,7 +189,8 @@ class Propagation:
                 key = MapKey(self.graph.key, node.sources[0], node.index, False, node.name)
                 norm = self.norms.global_norm(key, own)
         skip = node.name in self.plan.boxes
-        return through_affine(region, operator, box, skip, self.box_gradients, self.arithmetic, norm)
+        gradients = self.box_gradients if self._asks_gradients(node) else None
+        return through_affine(region, operator, box, skip, gradients, self.arithmetic, norm)
 
     def _activation(self, region: Region, node: Activation, box_behind: bool) -> tuple[Region, ActivationBounds]:
         rule, terms = RULES[self.bound], region.terms
@@ -208,7 +210,7 @@ class Propagation:
         if rule.close is not None:
             closed = rule.close(Entry(node, region, box, source, norms, self.norms, self.plan, self.graph))
         whole, masked = reduce(torch.add, norms), reduce(torch.add, closed.local_norms)
-        bounds = ActivationBounds(node, box, whole, masked, closed.mask)
+        bounds = ActivationBounds(node, box if self.activation_boxes else None, whole, masked, closed.mask)
         rounding = region.rounding
         if rounding is not None and box is not None:
             rounding = Rounding.of(node.function.rounding(rounding.entries, *box), rounding.length)
@@ -219,10 +221,15 @@ class Propagation:
         """Return the box behind an activation where it is asked for, without a graph where none is to pass it."""
         if box is None or not asked:
             return None
-        graph = self.graph
-        passes = self.box_gradients or node.index in graph.before_output or not graph.balls_known
+        passes = self.box_gradients or node.index in self.graph.before_output or not self.graph.balls_known
         with torch.set_grad_enabled(torch.is_grad_enabled() and passes):
             return node.function.range(*box)
+
+    def _asks_gradients(self, node: Affine) -> bool:
+        """Return whether gradients are to pass the box behind a layer: the margins', or what a caller is given."""
+        if self.box_gradients or self.activation_boxes or not self.graph.balls_known:
+            return True
+        return node.index in self.graph.before_last or self.output_box
 
 
 def _total(constants: list[Tensor], norms: list[Tensor]) -> Tensor:
@@ -252,7 +259,8 @@ def analyze(
         arithmetic: also bound how far the model executed in it is from the exact one; None to leave that out.
         settings: `plan`, work to skip while training (nothing by default); `box_gradients`, False lets no gradient
             flow through box propagation, see `through_affine`; `boxes`, False makes none where the bound needs none,
-            so that margins are those of balls; `output_box`, True makes the box of the logits, too.
+            so that margins are those of balls; `activation_boxes`, False keeps none for `ActivationBounds.box`, and no
+            gradients but for margins; `output_box`, True makes the box of the logits, too.
 
     Raises:
         UnsupportedLayerError: naming a layer that has no sound bound, or was altered since it was compiled.

@@ -242,7 +242,7 @@ def through_affine(
     operator: Operator,
     box: bool = True,
     skip: bool = False,
-    box_gradients: bool = True,
+    box_gradients: bool | None = True,
     arithmetic: Arithmetic | None = None,
     norm: Tensor | None = None,
 ) -> Region:
@@ -254,7 +254,7 @@ def through_affine(
         box: False where nobody asks for boxes behind the layer.
         skip: take the ball's box alone where that is sound.
         box_gradients: False holds fixed by how much the box cuts each interval of the ball, so that no gradient goes
-            through box propagation where a ball is known.
+            through box propagation where a ball is known; None lets none through the box at all.
         arithmetic: what the layer is executed in, where the region has a rounding.
         norm: upper bound on the layer's spectral norm, (1,); None where the region's rounding is 0.
     """
@@ -262,7 +262,8 @@ def through_affine(
     merged = None if region.merged is None else {key: term.after(operator) for key, term in region.merged.items()}
     behind = Region(operator.affine(region.center), None, terms, merged, region.epsilon)
     if box:
-        behind = replace(behind, interval=_interval(region, behind, operator, skip, box_gradients))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and box_gradients is not None):
+            behind = replace(behind, interval=_interval(region, behind, operator, skip, bool(box_gradients)))
     if arithmetic is None or region.rounding is None:
         return behind
     return behind.executed(

@@ -174,6 +174,15 @@ class Graph:
         return frozenset(found)
 
     @cached_property
+    def before_last(self) -> frozenset[int]:
+        """Nodes from which the last activations are reached by affine and sum nodes alone: their boxes are margins'."""
+        found = {node.sources[0] for node in self.activations if node.index in self.before_output}
+        for node in reversed(self.nodes):
+            if node.index in found and not isinstance(node, Activation):
+                found.update(node.sources)
+        return frozenset(found)
+
+    @cached_property
     def balls_known(self) -> bool:
         """Whether at most one operator with several entries a row lies between two activations, and no sum."""
         mixing = dict.fromkeys(range(len(self.nodes)), 0)

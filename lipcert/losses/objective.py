@@ -33,7 +33,7 @@ class Setting:
         plan: work to skip; nothing by default.
         box_gradients: whether gradients flow through box propagation.
         graph: of the model, compiled once; the model is compiled at each call when None.
-        measured: make boxes even where the method needs none, for logs.
+        measured: keep boxes of activations even where the method needs none, for logs.
     """
 
     epsilon: float
@@ -47,11 +47,14 @@ class Setting:
     graph: Graph | None = None
     measured: bool = False
 
-    def analyze(self, model: nn.Module, images: Tensor, boxes: bool = True) -> Analysis:
+    def analyze(self, model: nn.Module, images: Tensor, boxes: bool = True, activation_boxes: bool = False) -> Analysis:
         """Return what the bound knows of `model` on a batch, images (B, ...), at the present epsilon.
 
-        `boxes`: whether the method needs them.
+        Args:
+            boxes: whether the method's margins are over boxes.
+            activation_boxes: whether the method asks for those of activations.
         """
+        asked = activation_boxes or self.measured or self.sparsity.weight > 0
         return analyze(
             model if self.graph is None else self.graph,
             images,
@@ -61,7 +64,8 @@ class Setting:
             self.clip_input,
             plan=self.plan,
             box_gradients=self.box_gradients,
-            boxes=boxes or self.measured or self.sparsity.weight > 0,
+            boxes=boxes or asked,
+            activation_boxes=asked,
         )
 
 

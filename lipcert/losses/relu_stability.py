@@ -76,6 +76,6 @@ class ReLUStability:
     @after_warm_up
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
         points = self.ascent.mislead(model, images, labels, setting.epsilon)
-        analysis = setting.analyze(model, images)
+        analysis = setting.analyze(model, images, activation_boxes=True)
         loss = F.cross_entropy(model(points), labels) + self.weight * relu_stability_loss(analysis)
         return Objective(loss + setting.sparsity(analysis), analysis.logits, analysis)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds import Region, analyze
+from lipcert.bounds import Region, analyze, worst_logits
 from lipcert.bounds.region import Source, opened, through_affine
 from lipcert.graph import operator
 from lipcert.nn import ClippedReLU
 from lipcert.norms import PowerNorms
+from tests.networks import images, network
 
 
 def _behind_a_clip(layer: nn.Linear, center: Tensor, lipschitz: Tensor, half: Tensor) -> Region:
@@ -18,6 +20,11 @@ def _behind_a_clip(layer: nn.Linear, center: Tensor, lipschitz: Tensor, half: Te
     term = opened(Source(0, center, box, lipschitz, lipschitz, one))
     region = Region(center, box, {(0, False): term}, None, one)
     return through_affine(region, operator(layer, (center.shape[1],)), box_gradients=False)
+
+
+def _estimates() -> PowerNorms:
+    torch.manual_seed(0)
+    return PowerNorms(2)
 
 
 def test_gradient_is_that_of_fixed_shares() -> None:
@@ -53,3 +60,28 @@ def test_thresholds_still_learn_from_boxes() -> None:
     gradient = model[1].threshold.grad
     assert gradient is not None
     assert (gradient > 0).any()
+
+
+@pytest.mark.parametrize(("kind", "activation"), [("plain", "clipped_relu"), ("plain", "maxmin"), ("residual", "relu")])
+def test_boxes_that_nobody_is_given_change_no_gradient_and_keep_nothing(kind: str, activation: str) -> None:
+    model, batch = network(kind, activation).requires_grad_(), images(4)
+    found, kept = [], []
+    for activation_boxes in (True, False):
+        model.zero_grad()
+        saved: dict[int, int] = {}
+
+        def note(tensor: Tensor, saved: dict[int, int] = saved) -> Tensor:
+            storage = tensor.untyped_storage()
+            saved[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        settings = {"box_gradients": False, "activation_boxes": activation_boxes}
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            analysis = analyze(model, batch, 0.5, "global", _estimates(), **settings)
+            worst = worst_logits(analysis, torch.zeros(4, dtype=torch.long))
+        assert all((bounds.box is None) is not activation_boxes for bounds in analysis.activations)
+        worst.square().sum().backward()
+        found.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
+        kept.append(sum(saved.values()))
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+    assert kept[1] < kept[0] or kind == "residual"  # whose balls are not known

@@ -133,8 +133,8 @@ class TestMethods:
     def test_sparsity_is_added(self) -> None:
         plain = BCP()(self.model, self.images, self.labels, self.setting(0.3))
         sparse = BCP()(self.model, self.images, self.labels, self.setting(0.3, sparsity=0.5))
-        assert plain.analysis is not None
-        expected = plain.loss + 0.5 * sparsity_loss(plain.analysis, 0.1)
+        assert sparse.analysis is not None
+        expected = plain.loss + 0.5 * sparsity_loss(sparse.analysis, 0.1)
         torch.testing.assert_close(sparse.loss, expected)
 
     def test_gloro_prediction_leaves_the_predicted_class_out(self) -> None:

@@ -64,8 +64,8 @@ def test_sparsity_is_added(method: Method) -> None:
     model = network("plain", "clipped_relu")
     plain = method(model, images(), LABELS, setting(0.3, Bound.LOCAL))
     sparse = method(model, images(), LABELS, setting(0.3, Bound.LOCAL, sparsity=0.5))
-    assert plain.analysis is not None
-    torch.testing.assert_close(sparse.loss, plain.loss + 0.5 * sparsity_loss(plain.analysis, 0.1))
+    assert sparse.analysis is not None
+    torch.testing.assert_close(sparse.loss, plain.loss + 0.5 * sparsity_loss(sparse.analysis, 0.1))
 
 
 @pairwise(
