@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from lipcert.commands.application import ending_in_a_sentence
@@ -33,49 +32,32 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def report(options: argparse.Namespace, say: Callable[[str], object], warn: Callable[[str], object]) -> None:
-    """Write the report.
-
-    Args:
-        options: of `arguments`.
-        say: takes a line for standard output.
-        warn: takes a sentence on something that is missing or damaged.
+def report(options: argparse.Namespace) -> None:
+    """Write the report; warn of what is missing or damaged on standard error.
 
     Raises:
         ValueError: where there is nothing to show.
         OSError: if the folder cannot be written.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from lipcert.reporting.writing import PAGE_NAME, write_report
+    from lipcert.reporting.report import PAGE_NAME, write_report
 
     if options.measure:
-        _measure(options.runs, options.limit, warn)
-    words = [str(path) for path in options.runs]
-    command = shlex.join(["python", "-m", "lipcert.report", *words])
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not sys.stderr.isatty(), transient=True) as progress:
-        task = progress.add_task("pictures", total=None)
-        made = write_report(
-            options.runs,
-            options.output,
-            options.png,
-            command,
-            lambda done, total: progress.update(task, completed=done, total=total),
-        )
-    for name, sentence in made.problems:
-        warn(f"{name}: {sentence}")
-    say(f"The report is in {options.output / PAGE_NAME}")
+        _measure(options.runs, options.limit)
+    for name, sentence in write_report(options.runs, options.output, options.png).problems:
+        _warn(f"{name}: {sentence}")
+    sys.stdout.write(f"The report is in {options.output / PAGE_NAME}\n")
 
 
-def _measure(paths: Sequence[Path], limit: int, warn: Callable[[str], object]) -> None:
+def _warn(sentence: str) -> None:
+    sys.stderr.write(f"warning: {sentence}\n")
+
+
+def _measure(paths: Sequence[Path], limit: int) -> None:
     """Measure every run that has a checkpoint and no measurement; tell of those that cannot be measured."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     from lipcert.jobs.measure import run as measure
-    from lipcert.reporting.pictures import measure_settings
     from lipcert.reporting.reading import read_runs
     from lipcert.system.configuration import config_folder, register
     from lipcert.system.job_names import quoted
@@ -83,24 +65,18 @@ def _measure(paths: Sequence[Path], limit: int, warn: Callable[[str], object]) -
     register()
     GlobalHydra.instance().clear()
     for each in read_runs(paths):
-        settings = measure_settings(each)
-        if each.measurement is not None or not settings:
+        if each.measurement is not None or not each.measure_settings:
             continue
+        settings = {**each.measure_settings, "limit": str(limit)}
         with initialize_config_dir(config_folder(), version_base="1.3"):
-            config = compose(
-                "measure", overrides=[*(f"{key}={quoted(value)}" for key, value in settings.items()), f"limit={limit}"]
-            )
+            config = compose("measure", overrides=[f"{key}={quoted(value)}" for key, value in settings.items()])
         try:
             measure(config)
         except EXPECTED_ERRORS as error:
-            warn(f"{each.name} was not measured: {sentence_of(error)}")
+            _warn(f"{each.name} was not measured: {sentence_of(error)}")
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Entry point of `lipcert-report`: one sentence on standard error and exit code 1 where there is no page."""
-
-    def warn(sentence: str) -> None:
-        sys.stderr.write(f"warning: {sentence}\n")
-
     with ending_in_a_sentence("Stopped; no report was written."):
-        report(arguments(words), lambda line: sys.stdout.write(f"{line}\n"), warn)
+        report(arguments(words))

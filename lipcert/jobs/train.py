@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -26,7 +25,7 @@ def run(config: DictConfig) -> float:
             folder.rmdir()
         raise
     if config.report and is_first_process():
-        from lipcert.reporting.writing import write_report
+        from lipcert.reporting.report import write_report
 
-        write_report([folder], folder, command=shlex.join(["python", "-m", "lipcert.report", str(folder)]))
+        write_report([folder], folder)
     return certified

@@ -87,6 +87,15 @@ class Run:
         return "?" if value is None else str(value)
 
     @property
+    def measure_settings(self) -> dict[str, str]:
+        """Settings of `lipcert.measure`: the checkpoint that was evaluated, else any other; empty without one."""
+        wanted = str(self.settings.get("evaluation.checkpoint", "last"))
+        found = sorted((self.folder / "checkpoints").glob("*.ckpt"), key=lambda path: (path.stem != wanted, path.name))
+        root = self.configuration.get("data.root")
+        settings = {"checkpoint": str(found[0]), "data_root": root} if found else {}
+        return {key: value for key, value in settings.items() if value is not None}
+
+    @property
     def is_empty(self) -> bool:
         """Whether there is nothing to show of it but sentences."""
         return not (self.results or self.metrics.series or self.certificates or self.measurement)

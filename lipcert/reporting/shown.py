@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import base64
+import shlex
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from lipcert.records.measurement import ImageRow
 from lipcert.records.measurement_files import THUMBNAILS
+from lipcert.reporting.figures.confusion import confusions
+from lipcert.reporting.figures.measured import convergence, curves, margins, radii
 from lipcert.reporting.figures.picture import Absent, Picture
+from lipcert.reporting.figures.training import training_pictures
 from lipcert.reporting.runs import Run
 from lipcert.reporting.statistics import ABSENT, percent, short
 from lipcert.reporting.tables import Table
+from lipcert.system.job_names import quoted
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,23 @@ class Shown:
 
     run: Run
     anchor: str
-    pictures: tuple[Picture | Absent, ...]
+
+    @cached_property
+    def pictures(self) -> list[Picture | Absent]:
+        """Its pictures in the order of the page, and what stands where one cannot be drawn."""
+        run, measured = self.run, self.run.measurement
+        found = training_pictures(run.metrics) if run.metrics.series or run.results else []
+        if measured is not None:
+            found += [curves(measured), radii(measured), margins(measured)]
+            return [*found, *confusions(measured), convergence(measured)]
+        title = "Curves against ε, radii, margins, power iterations, confusion"
+        words = [shlex.quote(f"{key}={quoted(value)}") for key, value in run.measure_settings.items()]
+        if words:
+            command = " ".join(["python -m lipcert.measure", *words])
+            found.append(Absent(title, "Not measured yet. This command does:", command))
+        elif found:
+            found.append(Absent(title, "Not measured, and the run's folder has no checkpoint to measure."))
+        return found
 
     @property
     def subtitle(self) -> str:

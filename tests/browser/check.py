@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lipcert.reporting.writing import write_report
+from lipcert.reporting.report import write_report
 from tests.browser.chromium import Tab, chromium
 from tests.reporting.examples import write_measured, write_run
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lipcert.commands.report import THEMES, main
-from lipcert.reporting import writing
+from lipcert.reporting import report
 from tests.reporting.examples import METRICS, write_run
 from tests.running import contents, python
 
@@ -77,4 +77,4 @@ def test_a_report_replaces_an_earlier_one(tmp_path: Path) -> None:
 
 
 def test_themes_are_those_that_are_drawn() -> None:
-    assert set(THEMES) == set(writing.THEMES)
+    assert set(THEMES) == set(report.THEMES)

@@ -14,9 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from lipcert.reporting.figures.confusion import matrices
 from lipcert.reporting.figures.measured import edges_with_zero
 from lipcert.reporting.figures.picture import Picture, as_svg
-from lipcert.reporting.page import build, render
 from lipcert.reporting.reading import read_runs
-from lipcert.reporting.writing import named_pictures, write_report
+from lipcert.reporting.report import build, named_pictures, render, write_report
 from tests.reporting.examples import RESULTS, Page, write_measured, write_run
 
 RUN_PICTURES = ("accuracies", "lipschitz", "varying")

@@ -55,17 +55,9 @@ def points(data: DataSet) -> Iterator[Point]:
 
 
 def frontier(found: Sequence[Point]) -> list[Point]:
-    """Return the points that no other equals or beats in both accuracies and beats in one, by certified accuracy."""
-
-    def beaten(point: Point) -> bool:
-        return any(
-            other.certified >= point.certified
-            and other.clean >= point.clean
-            and (other.certified, other.clean) != (point.certified, point.clean)
-            for other in found
-        )
-
-    return sorted((point for point in found if not beaten(point)), key=lambda point: point.certified)
+    """Return the points that no other equals or beats in both accuracies, from the most certified on."""
+    ranked = sorted(found, key=lambda point: (point.certified, point.clean), reverse=True)
+    return [point for place, point in enumerate(ranked) if all(point.clean > each.clean for each in ranked[:place])]
 
 
 def pareto(data: DataSet, key: str) -> Picture | None:

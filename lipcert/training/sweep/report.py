@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 import sys
 import threading
@@ -83,10 +82,10 @@ def _message_of(report: Callable[[], str | None]) -> str | None:
 
 def _write_page(folder: Path) -> str | None:
     """Write the page of all jobs that are there; return why it could not be written."""
-    from lipcert.reporting.writing import PAGE_NAME, write_report
+    from lipcert.reporting.report import PAGE_NAME, write_report
 
     try:
-        write_report([folder], folder, command=shlex.join(["python", "-m", "lipcert.report", str(folder)]))
+        write_report([folder], folder)
     except (ValueError, OSError) as error:
         return f"no report was written: {error}"
     sys.stdout.write(f"The report is in {folder / PAGE_NAME}\n")

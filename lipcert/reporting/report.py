@@ -1,19 +1,31 @@
-"""The page: what its template is given, all of it from files that runs left."""
+"""A report of runs, all of it from files that they left: `report.html`, and every picture as PNG beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from lipcert.reporting.figures.comparison import comparison_pictures
-from lipcert.reporting.figures.picture import Picture, as_svg
+from lipcert.reporting.figures.palette import DARK, LIGHT, Palette
+from lipcert.reporting.figures.picture import Picture, as_png, as_svg
 from lipcert.reporting.groups import by_data_set, group_runs
-from lipcert.reporting.pictures import pictures_of_run, slug
+from lipcert.reporting.reading import read_runs
 from lipcert.reporting.runs import Run, State
 from lipcert.reporting.shown import Shown
 from lipcert.reporting.statistics import short
 from lipcert.reporting.tables import Table, tables
+from lipcert.system.files import write_bytes, write_text
 from lipcert.version import __version__
+
+PAGE_NAME = "report.html"
+FIGURES = "figures"
+
+THEMES: dict[str, tuple[Palette, ...]] = {"both": (LIGHT, DARK), "light": (LIGHT,), "dark": (DARK,), "none": ()}
+"""Which PNGs are written."""
 
 OPEN = 4
 """With more runs than this, each is folded until it is asked for."""
@@ -60,6 +72,11 @@ class Report:
         return all(shown.run.is_empty for shown in self.runs)
 
 
+def slug(name: str) -> str:
+    """Return a name as part of a path or an anchor."""
+    return re.sub(r"[^A-Za-z0-9._=-]+", "_", name).strip("_.") or "run"
+
+
 def build(runs: Sequence[Run]) -> Report:
     """Return what a page of these runs shows."""
     data_sets = by_data_set(group_runs(runs))
@@ -76,10 +93,7 @@ def build(runs: Sequence[Run]) -> Report:
             notes.append(f"On {data.name}, epsilon differs; accuracies at different epsilons do not compare.")
     pictures = [comparison_pictures(data, f"_{slug(data.name)}" if apart else "") for data in data_sets]
     return Report(
-        tuple(
-            Shown(run, f"run-{number}-{slug(run.name)}", tuple(pictures_of_run(run)))
-            for number, run in enumerate(runs, start=1)
-        ),
+        tuple(Shown(run, f"run-{number}-{slug(run.name)}") for number, run in enumerate(runs, start=1)),
         tuple(tables([data for data in data_sets if any(group.runs for group in data.groups)])),
         tuple(picture for each in pictures for picture in each),
         tuple(notes),
@@ -106,3 +120,47 @@ def render(report: Report, command: str) -> str:
         command=command,
         folded=len(report.runs) > OPEN,
     )
+
+
+def write_report(paths: Sequence[Path], output: Path, themes: str = "both") -> Report:
+    """Write the report of some runs into a folder, and return what it shows.
+
+    Args:
+        paths: folders of runs, or folders with runs directly inside.
+        output: made where it is missing; files of an earlier report are replaced.
+        themes: a key of `THEMES`.
+
+    Raises:
+        ValueError: where there is nothing to show; nothing is written then.
+        OSError: if `output` cannot be written.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    report = build(read_runs(paths))
+    if report.is_empty:
+        reasons = " ".join(sentence for _, sentence in report.problems)
+        raise ValueError(f"There is nothing to report on. {reasons}".strip())
+    output.mkdir(parents=True, exist_ok=True)
+    pictures = [(path, picture, palette) for path, picture in named_pictures(report) for palette in THEMES[themes]]
+    console, hidden = Console(stderr=True), not sys.stderr.isatty()
+    for path, picture, palette in track(pictures, "pictures", console=console, transient=True, disable=hidden):
+        target = output / FIGURES / f"{path}{'' if palette is LIGHT else '-dark'}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(target, as_png(picture, palette))
+    command = shlex.join(["python", "-m", "lipcert.report", *map(str, paths)])
+    write_text(output / PAGE_NAME, render(report, command))
+    return report
+
+
+def named_pictures(report: Report) -> Iterator[tuple[Path, Picture]]:
+    """Return every picture with its path below `figures`, without ending: KEY over runs, RUN/KEY of one."""
+    for picture in report.pictures:
+        yield Path(picture.key), picture
+    folders: list[str] = []
+    for shown in report.runs:
+        name = slug(shown.run.name)
+        folders.append(f"{name}_{len(folders)}" if name in folders else name)
+        for each in shown.pictures:
+            if isinstance(each, Picture):
+                yield Path(folders[-1]) / each.key, each
