@@ -60,7 +60,7 @@ def _measure(paths: Sequence[Path], limit: int) -> None:
     from lipcert.jobs.measure import run as measure
     from lipcert.reporting.reading import read_runs
     from lipcert.system.configuration import config_folder, register
-    from lipcert.system.job_names import quoted
+    from lipcert.system.overrides import quoted
 
     register()
     GlobalHydra.instance().clear()

@@ -18,7 +18,7 @@ from lipcert.reporting.metrics import NAME as METRICS
 from lipcert.reporting.metrics import Metrics, read_metrics
 from lipcert.reporting.runs import Certified, Run, State
 from lipcert.system.errors import reason_of
-from lipcert.system.settings import by_dotted_key
+from lipcert.system.overrides import by_dotted_key
 
 RESULTS = "results.json"
 CONFIGURATION = ".hydra/config.yaml"

@@ -11,7 +11,7 @@ from typing import Any
 from lipcert.records import Totals
 from lipcert.records.measurement import Measurement
 from lipcert.reporting.metrics import Metrics
-from lipcert.system.settings import NOT_COMPARED, is_within
+from lipcert.system.overrides import NOT_COMPARED, is_within
 
 ELSEWHERE = {
     "data": "data.name",

@@ -17,7 +17,7 @@ from lipcert.reporting.figures.training import training_pictures
 from lipcert.reporting.runs import Run
 from lipcert.reporting.statistics import ABSENT, percent, short
 from lipcert.reporting.tables import Table
-from lipcert.system.job_names import quoted
+from lipcert.system.overrides import quoted
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from lipcert.system.job_names import job_folder, sweep_folder
+from lipcert.system.overrides import job_folder, sweep_folder
 from lipcert.system.schema import BenchmarkConfig, CertifyConfig, MeasureConfig, SoundnessConfig, TrainConfig
 
 OPEN = ("trainer",)

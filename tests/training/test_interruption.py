@@ -12,7 +12,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lipcert.commands.application import run_command
 from lipcert.system.errors import Interrupted
-from lipcert.system.job_names import quoted
+from lipcert.system.overrides import quoted
 from lipcert.training.resume import interruption
 from lipcert.training.resume.interruption import interruptible
 

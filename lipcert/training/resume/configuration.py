@@ -13,8 +13,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lipcert.system.files import write_text
+from lipcert.system.overrides import NOT_COMPARED, by_dotted_key
 from lipcert.system.schema import TrainConfig
-from lipcert.system.settings import NOT_COMPARED, by_dotted_key
 
 GONE = {"warm_start.name": "shared"}
 """Settings that earlier versions had, with the value that stands for what is done now."""

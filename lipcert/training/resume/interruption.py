@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lipcert.system.errors import Interrupted
-from lipcert.system.job_names import quoted
+from lipcert.system.overrides import quoted
 from lipcert.training.processes import is_first_process
 from lipcert.training.resume.configuration import configuration_file
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from lipcert.system.configuration import register
 from lipcert.system.files import write_text
-from lipcert.system.job_names import split_override
+from lipcert.system.overrides import split_override
 from lipcert.training.sweep.table import FAILED, collect, markdown, sweep_table
 
 

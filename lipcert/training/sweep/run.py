@@ -26,7 +26,7 @@ from omegaconf import DictConfig
 
 from lipcert.system.errors import EXPECTED_ERRORS, Interrupted
 from lipcert.system.files import write_text
-from lipcert.system.job_names import quoted
+from lipcert.system.overrides import quoted
 from lipcert.training.processes import started_processes
 from lipcert.training.resume.starting_point import AUTO, completed
 from lipcert.training.sweep.table import COMPLETE, FAILED, SKIPPED, Job

@@ -11,7 +11,7 @@ from typing import Any
 
 from lipcert.reporting.statistics import mean_and_deviation
 from lipcert.system.files import write_json
-from lipcert.system.job_names import names_a_job, split_override
+from lipcert.system.overrides import names_a_job, split_override
 
 COMPLETE, SKIPPED, FAILED = "complete", "skipped", "failed"
 RECORDS = ".jobs"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lipcert.system.job_names import job_folder, split_override, sweep_folder
+from lipcert.system.overrides import job_folder, split_override, sweep_folder
 
 KEYS = st.sampled_from(["seed", "method", "sparsity.weight", "experiment", "+callbacks2.x", "model"])
 OVERRIDES = st.lists(st.builds("{}={}".format, KEYS, st.text(max_size=200)), max_size=6)
