@@ -1,4 +1,4 @@
-"""A short training of an almost-orthogonal network, and certification of its checkpoint, by the commands."""
+"""A short training of an almost-orthogonal network by the commands; its checkpoint is certified, its record checked."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from pathlib import Path
 import torch
 
 from lipcert.checkpoints import load_network, read_checkpoint
-from lipcert.nn.almost_orthogonal import AlmostOrthogonal
 from tests.running import QUICK, forked, train_each
 
 
-def test_train_then_certify(tmp_path: Path) -> None:
+def test_train_then_certify_then_check(tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = ("model.activation=maxmin", "model.parametrization=aol", "method=emma", "bound=global", "epsilon=0.1")
     (done,) = train_each(
@@ -26,10 +25,19 @@ def test_train_then_certify(tmp_path: Path) -> None:
     checkpoint = run / "checkpoints" / "last.ckpt"
     assert read_checkpoint(checkpoint).description["parametrization"] == "aol"
     network = load_network(checkpoint, (1, 8, 8), 10).model
-    assert sum(isinstance(part, AlmostOrthogonal) for part in network.modules()) == 4
+    assert (
+        sum(name.endswith("parametrizations.weight.original") for name in read_checkpoint(checkpoint).state_dict) == 4
+    )
+    assert not any("parametrizations" in name for name in network.state_dict())
     for layer in (network[5], network[-1]):
         assert float(torch.linalg.svdvals(layer.weight.detach().double())[0]) <= 1 + 1e-5
     certified = forked("-m", "lipcert.certify", f"checkpoint={checkpoint}", "limit=5", cwd=tmp_path)
     assert certified.returncode == 0, certified.stderr
-    with next(run.glob("certificates/*/certificates.csv")).open() as rows:
+    (folder,) = run.glob("certificates/*")
+    with (folder / "certificates.csv").open() as rows:
         assert len(list(csv.DictReader(rows))) == 5
+    words = [str(folder / "certificate.json"), "--checkpoint", str(checkpoint)]
+    for threads in ("1", "2"):
+        checked = forked("-m", "lipcert.check", *words, cwd=tmp_path, OMP_NUM_THREADS=threads)
+        assert checked.returncode == 0, checked.stderr
+        assert "confirmed: 5 of 5 rows" in checked.stdout

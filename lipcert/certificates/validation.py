@@ -6,9 +6,9 @@ import copy
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
-from lipcert.graph.checks import parametrizations, refuse_altered
+from lipcert.graph import UnsupportedLayerError, refuse_altered
+from lipcert.nn.integrity import parametrized
 from lipcert.norms.bracket import SMALLEST_NORM
 
 
@@ -69,19 +69,12 @@ def executed_dtype(model: nn.Module) -> torch.dtype:
     return max(types, key=lambda dtype: torch.finfo(dtype).eps)
 
 
-def _own_class(module: nn.Module) -> None:
-    """Give a copied module its own class: torch makes one a parametrized module, and copies share it."""
-    shared = type(module)
-    module.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
-
-
 def double_copy(model: nn.Module) -> nn.Module:
     """Return a float64 copy of `model`, in the same mode; the original is untouched.
 
-    Parametrized weights are those that the parametrization yields in the precision of the model.
-
     Raises:
-        UnsupportedLayerError: for a layer that may compute something else than its type says.
+        UnsupportedLayerError: for a layer that may compute something else than its type says, or whose weights a
+            parametrization computes at each use.
         ValueError: for half precision, non-finite or vanishing weights, naming the parameter.
     """
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -92,11 +85,10 @@ def double_copy(model: nn.Module) -> nn.Module:
         if tensor.is_floating_point() and bool(((tensor != 0) & (tensor.abs() < SMALLEST_NORM)).any()):
             raise ValueError(f"`{name}` has entries below {SMALLEST_NORM}, whose squares vanish; set them to 0.")
     refuse_altered(model.named_modules())
-    executed = copy.deepcopy(model)
-    for module in filter(is_parametrized, executed.modules()):
-        names = parametrizations(module)
-        if names:
-            _own_class(module)
-        for name in names:
-            remove_parametrizations(module, name, leave_parametrized=True)
-    return executed.double().requires_grad_(False)
+    for name, layer in model.named_modules():
+        if computed := parametrized(layer):
+            raise UnsupportedLayerError(
+                f"Layer {name or 'model'!r} ({type(layer).__name__}) computes its `{computed[0]}` at each use, with "
+                "roundings that no bound covers; certify and use lipcert.nn.folded(model), which stores it."
+            )
+    return copy.deepcopy(model).double().requires_grad_(False)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.checkpoints.reading import Checkpoint, read_checkpoint
-from lipcert.nn import ACTIVATIONS, ARCHITECTURES, build
+from lipcert.nn import ACTIVATIONS, ARCHITECTURES, build, folded
 from lipcert.system.errors import first_line
 from lipcert.system.plugins import import_from_here
 
@@ -33,7 +33,7 @@ def load_network(
     activation: str | None = None,
     builder: str | None = None,
 ) -> LoadedNetwork:
-    """Load the network of a checkpoint, in the dtypes of its tensors.
+    """Load the network of a checkpoint, in the dtypes of its tensors; parametrized ones are `folded`.
 
     Args:
         source: a checkpoint, or the file of one, see `read_checkpoint`.
@@ -45,6 +45,7 @@ def load_network(
 
     Raises:
         FileNotFoundError: for a file that is not there.
+        UnsupportedLayerError: for a parametrization that `folded` refuses.
         ValueError: saying what does not fit and what to type.
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
@@ -64,7 +65,7 @@ def load_network(
         hint = "give the data=, model= and activation= (or builder=) it was trained with"
         raise ValueError(f"checkpoint={checkpoint.path} {difference}; {hint}.")
     network.load_state_dict(checkpoint.state_dict, strict=True, assign=True)
-    network.eval()
+    network = folded(network.eval())
     _check_logits(checkpoint, network, shape, num_classes)
     return LoadedNetwork(network, {**checkpoint.description, **known})
 

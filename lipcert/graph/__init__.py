@@ -1,7 +1,7 @@
 """A model becomes a graph of affine, activation and sum nodes once; every bound runs over it."""
 
 from lipcert.graph.activations import Clamp, Nonlinearity, PairSort, register_activation
-from lipcert.graph.checks import parametrizations, refuse_altered
+from lipcert.graph.checks import refuse_altered
 from lipcert.graph.compile import compile_graph
 from lipcert.graph.errors import NonFiniteBoundError, UnsupportedLayerError
 from lipcert.graph.layers import is_affine, operator, register_affine
@@ -31,7 +31,6 @@ __all__ = [
     "is_affine",
     "map_of",
     "operator",
-    "parametrizations",
     "refuse_altered",
     "register_activation",
     "register_affine",

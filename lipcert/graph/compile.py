@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from lipcert.graph.activations import MAKERS, nonlinearity
-from lipcert.graph.checks import parametrizations, refuse_altered, refuse_inplace, unsupported
+from lipcert.graph.checks import refuse_altered, refuse_inplace, unsupported
 from lipcert.graph.errors import UnsupportedLayerError
 from lipcert.graph.layers import operator
 from lipcert.graph.nodes import Activation, Add, Affine, Graph, Image, Node
 from lipcert.graph.operators import Operator, Shape
 from lipcert.nn import Residual
+from lipcert.nn.integrity import parametrized
 
 
 def compile_graph(model: nn.Module, image_shape: Sequence[int]) -> Graph:
@@ -60,7 +61,7 @@ class _Compiler:
         activation = isinstance(layer, self.activations)
         if not activation and operator.dispatch(type(layer)) is operator.dispatch(object):
             raise unsupported(layer, name)
-        if activation and parametrizations(layer):
+        if activation and parametrized(layer):
             raise UnsupportedLayerError(f"Layer {name!r}: thresholds that a parametrization computes have no bound.")
         try:
             if activation:

@@ -1,8 +1,8 @@
 """Errors that name what cannot be bounded."""
 
+from lipcert.nn import UnsupportedLayerError
 
-class UnsupportedLayerError(NotImplementedError):
-    """A layer whose output region cannot be bounded soundly, named with its place in the model."""
+__all__ = ["NonFiniteBoundError", "UnsupportedLayerError"]
 
 
 class NonFiniteBoundError(ArithmeticError):

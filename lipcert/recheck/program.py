@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from lipcert.nn import Residual
+from lipcert.nn.integrity import refuse_altered
 from lipcert.recheck.activations import Activation, describe_activation
 from lipcert.recheck.affine import Affine, describe
 
@@ -79,8 +80,10 @@ def compile_program(model: nn.Module, image_shape: Sequence[int]) -> Program:
         NotImplementedError: naming a layer that is not supported, carries a hook or a forward of its own.
         ValueError: for weights that are not finite, of mixed or unsupported dtype, or shapes that do not fit.
     """
+    kinds = {*CONTAINERS, *describe.registry, *describe_activation.registry}
     for name, module in model.named_modules():
-        _require_supported(module, name)
+        _require_supported(module, name, kinds)
+    refuse_altered(model.named_modules(), kinds)
     dtype = _dtype(model)
     steps: list[Step] = []
     with torch.no_grad():
@@ -115,13 +118,11 @@ def _append(steps: list[Step], module: nn.Module, name: str, source: int) -> int
     return len(steps)
 
 
-def _require_supported(module: nn.Module, name: str) -> None:
-    if type(module) not in (*CONTAINERS, *describe.registry, *describe_activation.registry):
+def _require_supported(module: nn.Module, name: str, kinds: Collection[type]) -> None:
+    if type(module) not in kinds:
         raise NotImplementedError(f"Layer {name!r} ({type(module).__name__}) cannot be re-checked.")
     if module.training:
         raise NotImplementedError(f"Layer {name!r} is in training mode; call model.eval() first.")
-    if "forward" in module.__dict__ or module._forward_hooks or module._forward_pre_hooks:
-        raise NotImplementedError(f"Layer {name!r} carries a hook or a forward of its own; it cannot be re-checked.")
 
 
 def _dtype(model: nn.Module) -> torch.dtype:

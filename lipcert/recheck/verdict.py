@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from lipcert.nn import folded
 from lipcert.recheck.attack import find_counterexample
 from lipcert.recheck.derivation import Derivation, Margins
 from lipcert.recheck.norms import Norms
@@ -43,7 +44,7 @@ def stages_not_derived(record: Record) -> list[str]:
 
 @dataclass(eq=False)
 class Rechecker:
-    """A network and all that is computed once for it.
+    """A network, its parametrized weights `folded`, and all that is computed once for it.
 
     Raises:
         NotImplementedError, ValueError: of `compile_program`, for a network that cannot be re-checked.
@@ -54,6 +55,7 @@ class Rechecker:
     clip_input: bool
 
     def __post_init__(self) -> None:
+        self.model = folded(self.model)
         self.program: Program = compile_program(self.model, self.image_shape)
         self.norms = Norms()
 

@@ -17,6 +17,7 @@ from lipcert.certificates.certificate import EXACT
 from lipcert.certificates.certifier import FAILURE_PROBABILITY
 from lipcert.data import Split
 from lipcert.data.progress import Advance, progress
+from lipcert.nn import folded
 from lipcert.norms import UpperNorms
 from lipcert.training.processes import from_every_process, ranks
 
@@ -186,8 +187,9 @@ def evaluate(
 
     `certified_accuracy` is that of `bound`, of the exact network as in the literature; `certified_accuracy_executed`
     that of the network in the precision of its weights. All hold together with probability 1 - `failure_probability`.
+    A parametrized network is evaluated as `folded`, as commands load it from its checkpoint.
     """
-    model = model.eval()
+    model = folded(model.eval())
     bounds = list(dict.fromkeys((str(bound), *settings.bounds)))
     columns = joined(from_every_process(lambda: evaluated_columns(model, split, epsilon, bounds, settings)))
     means = {name: statistics.mean(column.tolist()) for name, column in columns.items()}

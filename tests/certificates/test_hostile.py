@@ -137,6 +137,9 @@ def test_parametrized_weights_are_those_of_the_executed_precision(bound: str | N
     model, image = nn.Sequential(layer).eval(), torch.tensor([[0.9]])
     with torch.no_grad():
         assert model(image)[0, 0] < model(image)[0, 1]
+    with pytest.raises(UnsupportedLayerError, match=r"'0'.*_Lossy.*remove_parametrizations\(layer, 'weight'\)"):
+        _refused(model, image, 0, 0.1, bound)
+    parametrize.remove_parametrizations(layer, "weight")
     assert _refused(model, image, 0, 0.1, bound)
 
 

@@ -1,0 +1,247 @@
+"""Whether a layer computes what its type says; where it may not, it is refused by name.
+
+Compared are the methods that a layer is run, copied and read by, and the functions of `torch.nn.functional` that they
+name: those of torch with torch's files, others with what they were when they were first seen, lipcert's own at import.
+What cannot be seen: a replaced function that those call in turn, a replaced kernel, an installed torch whose files were
+changed, code that runs between a check and the execution.
+"""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC
+from collections.abc import Collection, Iterable, Iterator
+from functools import cache
+from types import BuiltinFunctionType, CodeType
+from typing import Generic
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules import module as module_state
+from torch.nn.utils import parametrizations as torch_parametrizations
+from torch.nn.utils.parametrize import ParametrizationList
+
+from lipcert.nn.activations import ClippedMaxMin, ClippedReLU, MaxMin
+from lipcert.nn.almost_orthogonal import AlmostOrthogonal
+from lipcert.nn.blocks import Normalize, Residual
+
+
+class UnsupportedLayerError(NotImplementedError):
+    """A layer whose output region cannot be bounded soundly, named with its place in the model."""
+
+
+OWN = (AlmostOrthogonal, ClippedMaxMin, ClippedReLU, MaxMin, Normalize, Residual)
+"""The layers of lipcert."""
+
+REPEATING = (
+    AlmostOrthogonal,
+    torch_parametrizations._Orthogonal,
+    torch_parametrizations._SpectralNorm,
+    torch_parametrizations._WeightNorm,
+)
+"""Parametrizations that yield the same weight at each use: the first in either mode, torch's in eval mode."""
+
+PARTS = frozenset({nn.ModuleDict, ParametrizationList, *REPEATING})
+"""What a parametrized layer keeps its parametrizations in."""
+
+INERT = {"__init__", "__module__", "__doc__", "__qualname__", "__annotations__", "__parameters__", "__orig_bases__"}
+INERT |= {"__firstlineno__", "__static_attributes__", "__annotate_func__", "__abstractmethods__", "_abc_impl"}
+"""What a subclass may define without changing what its layer computes."""
+
+HARMLESS = (ABC, Generic, object)
+"""Classes that a subclass may have among its bases."""
+
+PLAIN = frozenset(vars(nn.Module()))
+"""What every layer holds."""
+
+METHODS = (
+    *("__call__", "_wrapped_call_impl", "_call_impl", "forward", "_conv_forward", "_check_input_dim", "__iter__"),
+    *("__getattr__", "__getattribute__", "__deepcopy__", "__copy__", "__reduce__", "__reduce_ex__", "__getstate__"),
+    *("__setstate__", "_apply", "_named_members", "named_modules", "state_dict"),
+)
+"""Methods that a layer is run, read and copied by."""
+
+ALIASES = {"Module.__call__": "Module._wrapped_call_impl", "Module.forward": "_forward_unimplemented"}
+"""Where `nn.Module` takes what it assigns to names without a definition from."""
+
+
+KERNELS = ("avg_pool2d", "conv2d", "linear")
+"""Functions of `torch.nn.functional` that are not written in Python."""
+
+
+def refuse_altered(layers: Iterable[tuple[str, nn.Module]], kinds: Collection[type[nn.Module]]) -> None:
+    """Refuse the first layer, of (name, layer), that may compute something else than its type says.
+
+    Args:
+        layers: with their names in the model.
+        kinds: the types whose rule is known; a layer of none of them is left to whoever looks for its rule.
+
+    Raises:
+        UnsupportedLayerError: for a forward hook; a method that is not the type's own, of a subclass, another base, the
+            instance or a patched class; weights that are no plain tensors; a parametrization that is not known to
+            yield the same weight at each use.
+    """
+    if module_state._global_forward_hooks or module_state._global_forward_pre_hooks:
+        raise UnsupportedLayerError("A global forward hook is registered, which a bound cannot follow; remove it.")
+    sound: set[type] = set()
+    for name, layer in layers:
+        _refuse_altered(layer, name, kinds, sound)
+
+
+def _refuse_altered(layer: nn.Module, name: str, kinds: Collection[type[nn.Module]], sound: set[type]) -> None:
+    kind = type(layer)
+    place = f"Layer {name or 'model'!r} ({kind.__name__})"
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        raise UnsupportedLayerError(f"{place} has a forward hook, which a bound cannot follow; remove it.")
+    if layer._compiled_call_impl is not None:
+        raise UnsupportedLayerError(f"{place} was compiled; certify the module as it was before `compile()`.")
+    if parametrized(layer):
+        refuse_parametrizations(layer, name)
+        kind = kind.__mro__[1]
+    owner = next((cls for cls in kind.__mro__ if cls in kinds), None)
+    if owner is None:
+        return  # refused by name where its rule is looked for
+    for cls in kind.__mro__:
+        if cls not in sound:
+            _refuse_class(cls, owner, place)
+            sound.add(cls)
+    _refuse_instance(layer, place)
+
+
+def _refuse_class(cls: type, owner: type, place: str) -> None:
+    """Refuse one of a layer's classes if it adds to the `owner` of its rule, or is one of the owner's and patched."""
+    if cls in HARMLESS:
+        return
+    wrong = "so its rule need not hold"
+    if cls in owner.__mro__:
+        patched = _patched(cls)
+        if patched is not None:
+            raise UnsupportedLayerError(f"{place}: `{patched}` was replaced, {wrong}; undo that.")
+    else:
+        added = next((key for key in vars(cls) if key not in INERT), None)
+        if added is not None:
+            raise UnsupportedLayerError(f"{place} has a `{added}` of its own, {wrong}.")
+
+
+def _refuse_instance(layer: nn.Module, place: str) -> None:
+    """Refuse attributes that hide methods or weights, and weights that are no plain tensors."""
+    held = {**layer._parameters, **layer._buffers}
+    kind = type(layer)
+    for key in vars(layer).keys() - PLAIN:
+        if key.startswith("__") or key in held or key in layer._modules or callable(getattr(kind, key, None)):
+            raise UnsupportedLayerError(f"{place} has a `{key}` of its own, so the rule of its type need not hold.")
+    for key, tensor in held.items():
+        if hasattr(kind, key):
+            raise UnsupportedLayerError(f"{place}: its class has a `{key}`, which hides that of the layer.")
+        if tensor is not None and type(tensor) not in (Tensor, nn.Parameter):
+            raise UnsupportedLayerError(
+                f"{place} has a `{key}` of type {type(tensor).__name__}, which may compute otherwise than numbers do; "
+                f"make it a plain tensor, for example by layer.{key}.detach().as_subclass(torch.Tensor)."
+            )
+
+
+def parametrized(layer: nn.Module) -> list[str]:
+    """Return the names of the tensors that parametrizations compute, none for a class that torch did not make."""
+    registered = layer._modules.get("parametrizations")
+    if registered is None or not isinstance(registered, nn.ModuleDict):
+        return []
+    names, made = list(registered), vars(type(layer))
+    plain = INERT | {"__getstate__", "__deepcopy__", "__slotnames__"}
+    torch_made = all(key in plain or (key in names and _made_by_torch(value)) for key, value in made.items())
+    return names if torch_made and all(name in made for name in names) else []
+
+
+def _made_by_torch(value: object) -> bool:
+    """Return whether a class attribute is the property that `register_parametrization` makes."""
+    code = getattr(value.fget, "__code__", None) if isinstance(value, property) else None
+    return code is not None and code == _written("torch.nn.utils.parametrize").get(code.co_qualname)
+
+
+def refuse_parametrizations(layer: nn.Module, name: str) -> None:
+    """Refuse a parametrized layer unless its parametrizations are known to yield the same weight at each use.
+
+    Raises:
+        UnsupportedLayerError: naming the layer and the parametrization.
+    """
+    place = f"Layer {name or 'model'!r} ({type(layer).__name__})"
+    registered = layer._modules["parametrizations"]
+    assert isinstance(registered, nn.ModuleDict)
+    for key, steps in registered.items():
+        assert isinstance(steps, nn.ModuleList)
+        for step in steps:
+            if type(step) not in REPEATING:
+                raise UnsupportedLayerError(
+                    f"{place} computes its `{key}` by a {type(step).__name__}, which is not known to yield the same at "
+                    "each use; keep the one it yields now, by "
+                    f"torch.nn.utils.parametrize.remove_parametrizations(layer, {key!r})."
+                )
+            if type(step) is not AlmostOrthogonal and (step.training or layer.training):
+                raise UnsupportedLayerError(f"{place} has a parametrization in train mode; call model.eval() first.")
+    refuse_altered(((f"{name}.parametrizations.{part}", each) for part, each in registered.named_modules()), PARTS)
+
+
+def _patched(cls: type) -> str | None:
+    """Return the name of a method of the class, or of a function that one calls, that was replaced; None for none."""
+    expected, present = _methods(cls), vars(cls)
+    for name in METHODS:
+        if not _expected(present.get(name), name, expected):
+            return f"{cls.__name__}.{name}"
+    called = _functions(cls)
+    for name in called:
+        if not _expected(getattr(F, name), name, called):
+            return f"torch.nn.functional.{name}"
+    return None
+
+
+def _expected(function: object, name: str, codes: dict[str, object]) -> bool:
+    """Return whether the function is the one of that name; its code object is then known at a glance."""
+    found = _code(function)
+    if found is not codes[name]:
+        if found != codes[name]:
+            return False
+        codes[name] = found
+    return True
+
+
+def _code(function: object) -> object:
+    """Return a function's code; the type of one that has none, which is not written in Python."""
+    return None if function is None else getattr(function, "__code__", type(function))
+
+
+@cache
+def _methods(cls: type) -> dict[str, object]:
+    """Return the code of each of `METHODS`, None for those that the class lacks: as written, else as first seen."""
+    written = _written(cls.__module__) if cls.__module__.startswith("torch.") else {}
+    if not written:
+        return {name: _code(vars(cls).get(name)) for name in METHODS}
+    places = {name: f"{cls.__qualname__}.{name}" for name in METHODS}
+    return {name: written.get(ALIASES.get(place, place)) for name, place in places.items()}
+
+
+@cache
+def _functions(cls: type) -> dict[str, object]:
+    """Return the code, as written, of the functions of `torch.nn.functional` that the class's methods name."""
+    names = {name for code in _methods(cls).values() if isinstance(code, CodeType) for name in code.co_names}
+    codes: dict[str, object] = {name: BuiltinFunctionType for name in names if name in KERNELS}
+    written = _written("torch.nn.functional")
+    return codes | {name: written[name] for name in names if name in written}
+
+
+@cache
+def _written(module: str) -> dict[str, CodeType]:
+    """Return the code of every function in a module's file, by qualified name; nothing where the file is not there."""
+    spec = sys.modules[module].__spec__
+    get_code = getattr(getattr(spec, "loader", None), "get_code", None)
+    code = None if get_code is None else get_code(module)
+    return {} if code is None else {each.co_qualname: each for each in _nested(code)}
+
+
+def _nested(code: CodeType) -> Iterator[CodeType]:
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield constant
+            yield from _nested(constant)
+
+
+for _kind in OWN:
+    _methods(_kind)  # as they are now, before anyone else can have seen them
