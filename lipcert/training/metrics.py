@@ -9,6 +9,7 @@ from torchmetrics import Metric
 from lipcert.bounds import Bound
 from lipcert.certificates import Certifier, Float64Model
 from lipcert.certificates.certifier import FAILURE_PROBABILITY
+from lipcert.nn import folded
 from lipcert.norms import UpperNorms
 
 
@@ -16,7 +17,7 @@ class CertifiedAccuracy(Metric):
     """Fraction of images whose label is proved within epsilon, by norm upper bounds in float64.
 
     Args:
-        model: the network; copied once an epoch, at the first `update` after a `reset`.
+        model: the network, parametrized ones `folded`; copied once an epoch, at the first `update` after a `reset`.
         epsilon: l2 radius, in pixels of [0, 1].
         bound: which Lipschitz bound.
         steps: Lanczos steps a norm; fewer are cheaper and certify fewer images, never wrongly.
@@ -42,7 +43,8 @@ class CertifiedAccuracy(Metric):
     def update(self, images: Tensor, labels: Tensor) -> None:
         """Certify a batch: images (B, ...) in [0, 1], labels (B,)."""
         if self._certifier is None:
-            network = Float64Model(self._model[0], UpperNorms(self.steps, failure_probability=FAILURE_PROBABILITY))
+            norms = UpperNorms(self.steps, failure_probability=FAILURE_PROBABILITY)
+            network = Float64Model(folded(self._model[0]), norms)
             network.model.eval()  # the copy; the network keeps its mode
             self._certifier = Certifier(network, self.bound, self.steps)
         certificate = self._certifier(images, labels, self.epsilon)
