@@ -8,8 +8,8 @@ from enum import StrEnum
 
 from torch import Tensor, nn
 
-from lipcert.bounds.region import Region, Source, Terms, map_keys, sum_of
-from lipcert.graph import Activation, Box, Graph, Nonlinearity
+from lipcert.bounds.region import Region, Source, Terms, map_keys
+from lipcert.graph import Activation, Box, Graph
 from lipcert.norms.protocol import MapKey, Norms
 
 
@@ -124,7 +124,7 @@ class Entry:
         region: before it.
         box: that of the region; None where no boxes are made.
         source: the set at the activation's output, bounded by global norms; a bound replaces what it knows better.
-        global_norms: of the region's terms, (1,) each.
+        keys: of the region's terms; `global_norms`: of their maps, (1,) each.
         norms: norm algorithm.
         plan: work to skip.
         graph: of the model.
@@ -134,31 +134,27 @@ class Entry:
     region: Region
     box: Box | None
     source: Source
+    keys: list[MapKey]
     global_norms: list[Tensor]
     norms: Norms
     plan: Plan
     graph: Graph
 
     @property
-    def function(self) -> Nonlinearity:
-        """What the activation does."""
-        return self.node.function
-
-    @property
     def longest(self) -> Terms:
         """The terms that run across activations where there are any, else those from the last activations."""
         return self.region.terms if self.region.merged is None else self.region.merged
 
-    def keys(self, terms: Terms) -> list[MapKey]:
+    def keys_of(self, terms: Terms) -> list[MapKey]:
         """Return which maps those of the terms are, the region's own or those across activations."""
-        return map_keys(terms, self.graph, self.node.sources[0], self.node.name, terms is not self.region.terms)
+        if terms is self.region.terms:
+            return self.keys
+        return map_keys(terms, self.graph, self.node.sources[0], self.node.name, across=True)
 
     def local_norms(self, terms: Terms, rows: Tensor | None) -> list[Tensor]:
         """Return the norms of each term's map, (B,) each, masked by `rows` and by what varies in its source."""
-        return [
-            self.norms.local_norms(key, term.map, rows, term.source.varying)
-            for key, term in zip(self.keys(terms), terms.values(), strict=True)
-        ]
+        pairs = zip(self.keys_of(terms), terms.values(), strict=True)
+        return [self.norms.local_norms(key, term.map, rows, term.source.varying) for key, term in pairs]
 
 
 @dataclass(frozen=True)
@@ -181,8 +177,3 @@ class Closed:
 
 
 Close = Callable[[Entry], Closed]
-
-
-def constant(terms: Terms, norms: list[Tensor]) -> Tensor:
-    """Return the Lipschitz constant behind `terms`: the sum of source constant times norm."""
-    return sum_of(term.source.lipschitz * norm for term, norm in zip(terms.values(), norms, strict=True))

@@ -208,7 +208,7 @@ class Propagation:
         )
         closed = Closed(source, norms)
         if rule.close is not None:
-            closed = rule.close(Entry(node, region, box, source, norms, self.norms, self.plan, self.graph))
+            closed = rule.close(Entry(node, region, box, source, keys, norms, self.norms, self.plan, self.graph))
         whole, masked = reduce(torch.add, norms), reduce(torch.add, closed.local_norms)
         bounds = ActivationBounds(node, box if self.activation_boxes else None, whole, masked, closed.mask)
         rounding = region.rounding

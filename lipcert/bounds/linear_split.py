@@ -7,15 +7,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lipcert.bounds.activation import Closed, Entry, constant
+from lipcert.bounds.activation import Closed, Entry
 from lipcert.bounds.product import varying_outputs
-from lipcert.bounds.region import Term, Terms, opened
+from lipcert.bounds.region import Term, Terms, constant, opened
 from lipcert.graph import scaling
 
 
 def close_linear_split(entry: Entry) -> Closed:
     """Multiply constants of bending neurons with their norms; linear ones pass as masked linear maps."""
-    function, varying = entry.function, varying_outputs(entry)
+    function, varying = entry.node.function, varying_outputs(entry)
     assert entry.box is not None
     linear = function.linear(*entry.box)
     linear = torch.zeros_like(entry.source.center) if linear is None else linear

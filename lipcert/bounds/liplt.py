@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lipcert.bounds.activation import Closed, Entry, constant
+from lipcert.bounds.activation import Closed, Entry
 from lipcert.bounds.linear_split import masked
 from lipcert.bounds.product import capped_local_norms, needed_inputs, varying_outputs
-from lipcert.bounds.region import Source, Term
+from lipcert.bounds.region import Source, Term, constant
 from lipcert.graph import Box, identity_map, scaling
 
 UNIT = (0.0, 1.0)
@@ -26,7 +26,7 @@ def close_liplt(entry: Entry) -> Closed:
 
     Where an activation is not elementwise D is 0 and r all of σ(z') - σ(z).
     """
-    region, function, across = entry.region, entry.function, entry.region.merged is not None
+    region, function, across = entry.region, entry.node.function, entry.region.merged is not None
     varying = varying_outputs(entry)
     rows = needed_inputs(entry, varying)
     norms = capped_local_norms(entry, rows)
@@ -52,11 +52,11 @@ def close_global_liplt(entry: Entry) -> Closed:
     """Close by global norms, and by D = 1/2 everywhere with |r| <= |z' - z| / 2, as published; needs no box."""
     source, runs = entry.source, entry.longest
     if entry.region.merged is not None:
-        pairs = zip(entry.keys(runs), runs.values(), strict=True)
+        pairs = zip(entry.keys_of(runs), runs.values(), strict=True)
         across = constant(runs, [entry.norms.global_norm(key, term.map) for key, term in pairs])
         lipschitz = torch.minimum(source.lipschitz, across)
         source = replace(source, lipschitz=lipschitz, box_lipschitz=lipschitz)
-    if entry.function.slopes != UNIT or _large(entry.region.shape):
+    if entry.node.function.slopes != UNIT or _large(entry.region.shape):
         return Closed(source, entry.global_norms)
     half = scaling(entry.region.shape, source.center.new_full((1,) * source.center.dim(), 0.5))
     halves = {key: Term(term.source, term.map.after(half)) for key, term in runs.items()}

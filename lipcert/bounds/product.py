@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lipcert.bounds.activation import Closed, Entry, constant
+from lipcert.bounds.activation import Closed, Entry
+from lipcert.bounds.region import constant
 
 
 def close_local(entry: Entry) -> Closed:
@@ -16,7 +17,7 @@ def close_local(entry: Entry) -> Closed:
     As published, rows are masked for elementwise activations alone.
     """
     terms, varying = entry.region.terms, varying_outputs(entry)
-    norms = capped_local_norms(entry, varying if entry.function.slopes is not None else None)
+    norms = capped_local_norms(entry, varying if entry.node.function.slopes is not None else None)
     source = replace(entry.source, lipschitz=constant(terms, norms), varying=varying)
     return Closed(source, norms, mask=varying)
 
@@ -38,13 +39,13 @@ def varying_outputs(entry: Entry, mask_rows: bool = False) -> Tensor | None:
     """
     assert entry.box is not None  # the bounds that mask are given boxes
     skipped = entry.plan.masks.issuperset((entry.node.name, *entry.graph.followers[entry.node.index]))
-    return None if skipped and not mask_rows else entry.function.varying(*entry.box)
+    return None if skipped and not mask_rows else entry.node.function.varying(*entry.box)
 
 
 def needed_inputs(entry: Entry, varying: Tensor | None) -> Tensor | None:
     """Return which inputs any varying output depends on, (B, *shape), None for all."""
     assert entry.box is not None
-    return varying if entry.function.slopes is not None else entry.function.needed(*entry.box)
+    return varying if entry.node.function.slopes is not None else entry.node.function.needed(*entry.box)
 
 
 def capped_local_norms(entry: Entry, rows: Tensor | None) -> list[Tensor]:

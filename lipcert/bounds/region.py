@@ -6,17 +6,16 @@ outputs of activations), the present layer is reached. An activation closes it (
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lipcert.bounds.rounding import Arithmetic, Reach, Rounding, after_affine, input_rounding
 from lipcert.graph import Box, Graph, LinearMap, Operator, identity_map
-from lipcert.nn.selection import maximum, minimum, sum_to_shape
+from lipcert.nn.selection import maximum, minimum, share_of_ball
 from lipcert.norms.protocol import MapKey
 
 SMALLEST_SQUARE = 1e-30
@@ -126,6 +125,11 @@ class Term:
 
 Terms = Mapping[tuple[int, bool], Term]
 """Terms by source: index of its node, and whether it is a remainder."""
+
+
+def constant(terms: Terms, norms: Sequence[Tensor]) -> Tensor:
+    """Return the Lipschitz constant behind `terms`: the sum of source constant times norm."""
+    return sum_of([term.source.lipschitz * norm for term, norm in zip(terms.values(), norms, strict=True)])
 
 
 def map_keys(terms: Terms, graph: Graph, target: int, name: str, across: bool = False) -> list[MapKey]:
@@ -282,21 +286,6 @@ def _interval(region: Region, behind: Region, operator: Operator, skip: bool, bo
     return (_intersection if box_gradients else _intersection_of_fixed_share)(region, behind, operator)
 
 
-class _ShareOfBall(torch.autograd.Function):
-    """One end of an interval inside a ball's: `end` is center + factor * deviation, with the factor held constant."""
-
-    @staticmethod
-    def forward(ctx: Any, center: Tensor, deviation: Tensor, end: Tensor) -> Tensor:
-        ctx.save_for_backward(center, deviation, end)
-        return end
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        center, deviation, end = ctx.saved_tensors
-        factor = (end - center) / deviation.clamp_min(torch.finfo(deviation.dtype).tiny)
-        return gradient, sum_to_shape(gradient * factor, deviation.shape), None
-
-
 def _intersection(region: Region, behind: Region, operator: Operator) -> Box:
     """Return box ∩ ball behind an affine layer (eqs 21-22)."""
     (lower, upper), (ball_lower, ball_upper) = operator.box(*region.box()), behind.ball_box()
@@ -312,7 +301,9 @@ def _intersection_of_fixed_share(region: Region, behind: Region, operator: Opera
         lower, upper = operator.box(*region.box())
         torch.maximum(lower, center - deviation, out=lower)
         torch.minimum(upper, center + deviation, out=upper)
-    return _ShareOfBall.apply(center, deviation, lower), _ShareOfBall.apply(center, deviation, upper)
+    if not torch.is_grad_enabled():
+        return lower, upper
+    return share_of_ball(center, deviation, lower), share_of_ball(center, deviation, upper)
 
 
 def added(first: Region, second: Region, box: bool = True, arithmetic: Arithmetic | None = None) -> Region:

@@ -54,3 +54,23 @@ def minimum(first: Tensor, second: Tensor) -> Tensor:
 def maximum(first: Tensor, second: Tensor) -> Tensor:
     """Return the elementwise maximum of two tensors that broadcast."""
     return _Extremum.apply(first, second, -1)
+
+
+class _ShareOfBall(torch.autograd.Function):
+    """`end` as center + factor * deviation, with the factor held constant."""
+
+    @staticmethod
+    def forward(ctx: Any, center: Tensor, deviation: Tensor, end: Tensor) -> Tensor:
+        ctx.save_for_backward(center, deviation, end)
+        return end
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        center, deviation, end = ctx.saved_tensors
+        factor = (end - center) / deviation.clamp_min(torch.finfo(deviation.dtype).tiny)
+        return gradient, sum_to_shape(gradient * factor, deviation.shape), None
+
+
+def share_of_ball(center: Tensor, deviation: Tensor, end: Tensor) -> Tensor:
+    """Return `end`, which lies within `deviation` of `center`, with the gradient of a fixed share of the deviation."""
+    return _ShareOfBall.apply(center, deviation, end)

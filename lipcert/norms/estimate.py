@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lipcert.graph.operators import LinearMap
-from lipcert.norms.gram import Grams
 from lipcert.norms.krylov import (
     ALIVE,
-    inverse,
+    estimate_norm,
     krylov_iteration,
     leading_vector,
-    lengths_of,
-    per_image,
     power_iteration,
     power_iteration_from_right,
     shared_right_vector,
+    unit_vector,
 )
 from lipcert.norms.protocol import MapKey
 
@@ -31,43 +30,16 @@ DENSE_STEPS = 3
 MEMORY = 0.9
 """What the typical vector of a dense map keeps of itself when another image's is added."""
 
+WIDE = 3
+"""Inputs an output of a dense map from which on Krylov steps on M Mᵀ are cheaper than on M."""
+
+LARGEST = 2048
+"""Outputs up to which they are."""
+
+EVERY = 20
+"""Uses in training after which M Mᵀ is made anew; it serves starts only, which may be a little out of date."""
+
 PRECISIONS = ("auto", "float32", "bfloat16")
-
-
-class _Length(torch.autograd.Function):
-    """Lengths of the rows that a mask leaves, (B,), and the masked vectors themselves, which get no gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, image: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
-        left = image if rows is None else image * rows
-        lengths = lengths_of(left)
-        ctx.save_for_backward(left, lengths)
-        ctx.shape = image.shape
-        ctx.mark_non_differentiable(left)
-        return lengths, left
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None]:
-        left, lengths = ctx.saved_tensors
-        scale = per_image(gradient, left.dim()) * inverse(lengths, left.dim())
-        return (left * scale.to(left)).sum_to_size(ctx.shape), None
-
-
-class Estimate(NamedTuple):
-    """A lower *estimate* of a norm, (B,), and the left vectors M u it was found with, (B, *output_shape)."""
-
-    norm: Tensor
-    left: Tensor
-
-
-def estimate_norm(linear_map: LinearMap, vector: Tensor, rows: Tensor | None = None) -> Estimate:
-    """Return a lower *estimate* ||diag(rows) M u|| / ||u||, with the norm's gradient v u^T at (u, v).
-
-    `vector`: u, (B, *input_shape), a constant inside the column mask; `rows`: (B, *output_shape), entries 0 or 1, or
-    None. B may be 1 for either, for all images alike.
-    """
-    lengths, left = _Length.apply(linear_map.apply(vector), rows)
-    return Estimate(lengths * inverse(lengths_of(vector), 1), left)
 
 
 def has_fast_bfloat16() -> bool:
@@ -81,6 +53,51 @@ def has_fast_bfloat16() -> bool:
 def _buffer_name(name: str) -> str:
     """Return a layer's name as a buffer's, which cannot have dots."""
     return name.replace("%", "%25").replace(".", "%2E")
+
+
+class Grams:
+    """Keeps M Mᵀ of wide dense maps by name, the same in all processes that train together.
+
+    What it yields are starts of *estimates*: the last step is always taken on the map and the masks themselves.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[Tensor, int]] = {}
+
+    @torch.no_grad()
+    def of(self, name: str, linear_map: LinearMap, keep: bool) -> Tensor | None:
+        """Return the matrix, (n, n), of a wide dense map with n outputs; None for any other.
+
+        Args:
+            name: of the map.
+            linear_map: M.
+            keep: count this use, and keep the matrix for later ones.
+        """
+        outputs = math.prod(linear_map.output_shape)
+        wide = WIDE * outputs <= math.prod(linear_map.input_shape)
+        if linear_map.per_image or len(linear_map.output_shape) != 1 or not wide or outputs > LARGEST:
+            return None
+        gram, left = self._kept.get(name, (None, 0))
+        if gram is None or left == 0:
+            gram, left = self._made(linear_map), EVERY
+        gram = gram.to(linear_map.origin.device)  # checkpoints are loaded onto the CPU
+        if keep:
+            self._kept[name] = gram, left - 1
+        return gram
+
+    @staticmethod
+    def _made(linear_map: LinearMap) -> Tensor:
+        with torch.autocast(linear_map.origin.device.type, enabled=False):
+            matrix = linear_map.matrix()
+            return matrix @ matrix.mT
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps, so that a resumed run goes on alike."""
+        return {name: {"gram": gram, "left": left} for name, (gram, left) in self._kept.items()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over the matrices of a checkpoint."""
+        self._kept = {name: (each["gram"], int(each["left"])) for name, each in state.items()}
 
 
 class PowerNorms(nn.Module):
@@ -117,7 +134,7 @@ class PowerNorms(nn.Module):
             start = torch.randn(1, *linear_map.output_shape, dtype=origin.dtype, device=origin.device)
             with torch.no_grad():
                 image = linear_map.apply(power_iteration(linear_map, start, START_STEPS))
-            self.register_buffer(key, self._unit(image, start))
+            self.register_buffer(key, unit_vector(image, start))
         return key, getattr(self, key)
 
     def _typical(self, name: str, linear_map: LinearMap) -> tuple[str, Tensor]:
@@ -130,9 +147,9 @@ class PowerNorms(nn.Module):
     @torch.no_grad()
     def _average(self, key: str, typical: Tensor, left: Tensor) -> None:
         """Add an image's left vector, (1, n), to the typical one; broadcasting makes it the first rank's everywhere."""
-        unit = self._unit(left.to(typical), typical)
+        unit = unit_vector(left.to(typical), typical)
         sign = torch.where((unit * typical).sum() < 0, -1.0, 1.0)
-        setattr(self, key, self._unit(MEMORY * typical + (1 - MEMORY) * sign * unit, typical))
+        setattr(self, key, unit_vector(MEMORY * typical + (1 - MEMORY) * sign * unit, typical))
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         """Take checkpoints that lack vectors, which stay as they are here, or have some that are not in use yet."""
@@ -145,19 +162,12 @@ class PowerNorms(nn.Module):
                 self.register_buffer(key, torch.empty_like(state_dict[prefix + key], device=device))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    @staticmethod
-    def _unit(vector: Tensor, fallback: Tensor) -> Tensor:
-        """Scale (1, *shape) to length 1; keep `fallback` where it died."""
-        lengths = lengths_of(vector)
-        alive = per_image(lengths > 0, vector.dim())
-        return torch.where(alive, vector * inverse(lengths, vector.dim()), fallback)
-
     def global_norm(self, key: MapKey, linear_map: LinearMap) -> Tensor:
         """Return an *estimate* of the norm of the map itself, from below, (1,); arguments as in `Norms.global_norm`."""
         buffer, vector = self._vector(key.name, linear_map)
         estimate = estimate_norm(linear_map, power_iteration(linear_map, vector, self.iterations))
         if self.training:
-            setattr(self, buffer, self._unit(estimate.left, vector))
+            setattr(self, buffer, unit_vector(estimate.left, vector))
         return estimate.norm
 
     def local_norms(self, key: MapKey, linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None) -> Tensor:

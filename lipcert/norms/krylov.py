@@ -1,8 +1,9 @@
-"""Power iteration and Krylov spaces for singular vectors of many masked maps at once; no gradients."""
+"""Power iteration and Krylov spaces for singular vectors of many masked maps at once, and the norms they estimate."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +35,48 @@ def lengths_of(vectors: Tensor) -> Tensor:
 def inverse(lengths: Tensor, dimensions: int) -> Tensor:
     """Return 1 / length, shaped to broadcast against (B, *shape); 0 for a dead vector, whose length is 0 or NaN."""
     return per_image(lengths.reciprocal().nan_to_num(0.0, 0.0, 0.0), dimensions)
+
+
+def unit_vector(vector: Tensor, fallback: Tensor) -> Tensor:
+    """Scale (1, *shape) to length 1; keep `fallback` where it died."""
+    lengths = lengths_of(vector)
+    return torch.where(per_image(lengths > 0, vector.dim()), vector * inverse(lengths, vector.dim()), fallback)
+
+
+class _Length(torch.autograd.Function):
+    """Lengths of the rows that a mask leaves, (B,), and the masked vectors themselves, which get no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+        left = image if rows is None else image * rows
+        lengths = lengths_of(left)
+        ctx.save_for_backward(left, lengths)
+        ctx.shape = image.shape
+        ctx.mark_non_differentiable(left)
+        return lengths, left
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None]:
+        left, lengths = ctx.saved_tensors
+        scale = per_image(gradient, left.dim()) * inverse(lengths, left.dim())
+        return (left * scale.to(left)).sum_to_size(ctx.shape), None
+
+
+class Estimate(NamedTuple):
+    """A lower *estimate* of a norm, (B,), and the left vectors M u it was found with, (B, *output_shape)."""
+
+    norm: Tensor
+    left: Tensor
+
+
+def estimate_norm(linear_map: LinearMap, vector: Tensor, rows: Tensor | None = None) -> Estimate:
+    """Return a lower *estimate* ||diag(rows) M u|| / ||u||, with the norm's gradient v u^T at (u, v).
+
+    `vector`: u, (B, *input_shape), a constant inside the column mask; `rows`: (B, *output_shape), entries 0 or 1, or
+    None. B may be 1 for either, for all images alike.
+    """
+    lengths, left = _Length.apply(linear_map.apply(vector), rows)
+    return Estimate(lengths * inverse(lengths_of(vector), 1), left)
 
 
 @torch.no_grad()

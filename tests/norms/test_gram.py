@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lipcert.graph import LinearMap
 from lipcert.norms import PowerNorms
-from lipcert.norms.gram import EVERY, Grams
+from lipcert.norms.estimate import EVERY, Grams
 from lipcert.norms.krylov import leading_vector
 from tests.norms.maps import key, map_of
 
