@@ -30,12 +30,8 @@ def ending_in_a_sentence(
 ) -> Iterator[None]:
     """Exit with a sentence on standard error: code 1 at an expected error, 130 at Ctrl-C.
 
-    With the environment variable `LIPCERT_TRACEBACK` an error keeps its traceback.
-
-    Args:
-        stopped: what to say at Ctrl-C.
-        errors: types of those that are expected.
-        sentence: returns what to say of one.
+    With the environment variable `LIPCERT_TRACEBACK` an error keeps its traceback. `stopped` is said at Ctrl-C,
+    `sentence` of one of the expected `errors`.
     """
     try:
         yield
@@ -89,12 +85,7 @@ def with_lists(words: Sequence[str]) -> list[str]:
 
 
 def run_command(command: Callable[[], Any], stopped: str = "Stopped.") -> None:
-    """Run a Hydra application; print an expected error as one message and exit with code 1.
-
-    Args:
-        command: decorated by `hydra.main`.
-        stopped: what to say at Ctrl-C.
-    """
+    """Run a Hydra application, decorated by `hydra.main`; its own errors are expected ones, too."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 

@@ -110,16 +110,13 @@ def certify_by_each_bound(
     config = subject.config
     norms = UpperNorms(failure_probability=config.failure_probability)
     network = Float64Model(subject.model, norms)
-    known = torch.zeros(len(labels), dtype=torch.float64)
-    certified = []
+    certified: list[Certificate] = []
     for bound in bounds:
         certifier = Certifier(network, bound, config.lanczos_steps)
+        known = certified[-1].radius if certified else torch.zeros(len(labels), dtype=torch.float64)
+        search = (subject.epsilon, known, farthest, config.rounds, batch_size)
         with steps(f"certified radii, {bound}", 1 + config.rounds) as advance:
-            certificate = certified_radii(
-                certifier, images, labels, subject.epsilon, known, farthest, config.rounds, batch_size, advance
-            )
-        certified.append(certificate)
-        known = certificate.radius
+            certified.append(certified_radii(certifier, images, labels, *search, advance))
     failure = FailureProbability(norms.failure_probability, norms.bounded, norms.union_failure_probability)
     return certified, failure
 
@@ -135,19 +132,15 @@ def certified_radii(
     batch_size: int,
     advance: Callable[[], object] = lambda: None,
 ) -> Certificate:
-    """Return the certificate at epsilon with larger radii, each proved itself in a bisection around epsilon.
+    """Return the certificate of images (N, C, H, W) at epsilon, its radii larger: each proved itself in a bisection.
 
     A proof at one radius holds at every smaller one, so `radius >= r` says that the image is certified at r. What is
     refused at one radius is never claimed at larger ones, which only makes the answer smaller.
 
     Args:
-        certifier: of the network and one bound.
-        images: (N, C, H, W), pixels in [0, 1]; labels: (N,).
-        epsilon: l2 radius that every image is tried at, first.
         known: radii that a looser bound proved, (N,) float64.
         farthest: > epsilon; tried second where epsilon is certified, then its multiples by 2.
         rounds: further trials an image at most.
-        batch_size: images bounded at a time.
         advance: called after each trial of all images, at most 1 + `rounds` times.
     """
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -56,29 +55,24 @@ def iterations_to_converge(
     return counts.cpu()
 
 
-@dataclass
-class CountingNorms:
+class CountingNorms(UpperNorms):
     """Upper bounds of norms; counts what power iteration would take for each masked map.
 
     `counts`: how many images took so many iterations, by layer. `images`: in the present batch.
     """
 
-    norms: UpperNorms
-    tolerance: float
-    largest: int
-    generator: torch.Generator
-    images: int = 1
-    counts: dict[str, Counter[int]] = field(default_factory=dict)
-
-    def global_norm(self, key: MapKey, linear_map: LinearMap) -> Tensor:
-        return self.norms.global_norm(key, linear_map)
+    def __init__(self, tolerance: float, largest: int, seed: int) -> None:
+        super().__init__()
+        self.tolerance, self.largest, self.images = tolerance, largest, 1
+        self.starts = torch.Generator().manual_seed(seed)
+        self.counts: dict[str, Counter[int]] = {}
 
     def local_norms(self, key: MapKey, linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None) -> Tensor:
         origin, shape = linear_map.origin, linear_map.input_shape
-        start = torch.randn(self.images, *shape, generator=self.generator, dtype=origin.dtype).to(origin.device)
+        start = torch.randn(self.images, *shape, generator=self.starts, dtype=origin.dtype).to(origin.device)
         taken = iterations_to_converge(linear_map, start, rows, columns, self.tolerance, self.largest)
         self.counts.setdefault(key.name, Counter()).update(taken.tolist())
-        return self.norms.local_norms(key, linear_map, rows, columns)
+        return super().local_norms(key, linear_map, rows, columns)
 
 
 @torch.no_grad()
@@ -104,7 +98,7 @@ def convergence_counts(
         advance: called after each batch.
     """
     graph = compile_graph(double_copy(model), images.shape[1:]).frozen()
-    norms = CountingNorms(UpperNorms(), tolerance, largest, torch.Generator().manual_seed(seed))
+    norms = CountingNorms(tolerance, largest, seed)
     for batch in images.double().split(batch_size):
         norms.images = len(batch)
         analyze(graph, batch, epsilon, Bound.LOCAL, norms)

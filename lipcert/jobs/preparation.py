@@ -56,8 +56,7 @@ class Subject:
 
     def tensors(self) -> tuple[Tensor, Tensor]:
         """Return all images (N, C, H, W) and labels (N,) on the device."""
-        images, labels = self.split[:]
-        return images.to(self.device), labels.to(self.device)
+        return self.split.to(self.device)[:]
 
     def batch_size(self, bounds: Iterable[Bound]) -> int:
         """Return how many images to bound at a time, see `choose_batch_size`."""
