@@ -39,7 +39,7 @@ def fixture_installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_wheel_holds_the_configuration_and_nothing_foreign(installed: Path) -> None:
     assert (installed / "lipcert" / "conf" / "train.yaml").is_file()
     assert contents(installed / "lipcert" / "conf") == contents(REPOSITORY / "conf")
-    kinds = ("py", "html", "css")
+    kinds = ("py", "html", "css", "mplstyle")
     files = {
         str(path.relative_to(REPOSITORY)) for each in kinds for path in (REPOSITORY / "lipcert").rglob(f"*.{each}")
     }

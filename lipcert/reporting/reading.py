@@ -16,7 +16,7 @@ from lipcert.records.measurement import Measurement
 from lipcert.records.measurement_files import HEADER_NAME, read_measurement
 from lipcert.reporting.metrics import NAME as METRICS
 from lipcert.reporting.metrics import Metrics, read_metrics
-from lipcert.reporting.runs import Certified, Run, State
+from lipcert.reporting.runs import ELSEWHERE, Certified, Run, State
 from lipcert.system.errors import reason_of
 from lipcert.system.overrides import by_dotted_key
 
@@ -25,9 +25,6 @@ CONFIGURATION = ".hydra/config.yaml"
 FAILURE = "error.txt"
 MARKS = (RESULTS, METRICS, CONFIGURATION, "checkpoints", FAILURE, JSON_NAME)
 """A folder with one of these is a run, or what is left of one."""
-
-WORDS = ("data", "model", "activation", "method", "bound")
-"""Keys of `results.json` that must be words."""
 
 
 def is_run(folder: Path) -> bool:
@@ -113,7 +110,7 @@ def _results(path: Path, problems: list[str]) -> dict[str, Any]:
         results = json.loads(text)
         if not isinstance(results, dict):
             raise ValueError(f"expected an object, got a {type(results).__name__}")
-        missing = [key for key in WORDS if not isinstance(results.get(key), str)]
+        missing = [key for key in ELSEWHERE if not isinstance(results.get(key), str)]
         if missing:
             raise ValueError(f"no {', '.join(missing)}")
         broken = [key for key, value in results.items() if isinstance(value, float) and not math.isfinite(value)]

@@ -20,7 +20,7 @@ ELSEWHERE = {
     "method": "method._target_",
     "bound": "bound.name",
 }
-"""Where the configuration has what results say by one word."""
+"""Where the configuration has what every `results.json` says by one word."""
 
 
 class State(StrEnum):

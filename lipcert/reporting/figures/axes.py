@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAME_WIDTH = 18
-"""Most letters on a line of the legend."""
+"""Most letters on a line of a name."""
 
 
 @dataclass(frozen=True)

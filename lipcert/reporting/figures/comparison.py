@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lipcert.reporting.figures.axes import Line, draw_lines, legend, line_chart, logarithmic, percentages
+from lipcert.reporting.figures.axes import NAME_WIDTH, Line, draw_lines, legend, line_chart, logarithmic, percentages
 from lipcert.reporting.figures.palette import SERIES, Palette
 from lipcert.reporting.figures.picture import HEIGHT, Picture
 from lipcert.reporting.figures.training import varying_lines
@@ -78,8 +78,8 @@ def pareto(data: DataSet, key: str) -> Picture | None:
             axes.errorbar(
                 point.certified,
                 point.clean,
-                point.deviations[1],
-                point.deviations[0],
+                xerr=point.deviations[0],
+                yerr=point.deviations[1],
                 fmt=markers.get(point.name, "."),
                 markersize=6,
                 color=palette[point.bound],
@@ -141,7 +141,7 @@ def varying(data: DataSet, key: str) -> Picture | None:
         for axes, (name, lines) in zip(panels, chosen.items(), strict=False):
             draw_lines(axes, lines, palette)
             percentages(axes)
-            axes.set_title(textwrap.fill(name, 22))
+            axes.set_title(textwrap.fill(name, NAME_WIDTH))
         for axes in panels[len(chosen) :]:
             axes.set_visible(False)
         panels[len(chosen) - 2].tick_params(labelbottom=True)

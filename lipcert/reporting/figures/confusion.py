@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lipcert.records.measurement import Measurement
 from lipcert.reporting.figures.palette import Palette
-from lipcert.reporting.figures.picture import FONT, Absent, Picture
+from lipcert.reporting.figures.picture import Absent, Picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,7 +67,7 @@ def _picture(name: str, caption: str, counts: Counts) -> Picture:
             count = counts[label, said]
             colour = palette["tight" if label == said else "attacked"]
             axes.bar(said, 0.94, 0.94, label - 0.47, color=colour, alpha=0.14 + 0.38 * count / counts.max())
-            axes.text(said, label, str(count), ha="center", va="center", fontsize=FONT - (1 if columns <= 12 else 3))
+            axes.text(said, label, str(count), ha="center", va="center", fontsize=8 if columns <= 12 else 6)
         axes.grid(visible=False)
         axes.spines["bottom"].set_visible(False)
         axes.set(xlim=(-0.5, columns - 0.5), xlabel="prediction", ylim=(classes - 0.5, -0.5), ylabel="label")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from lipcert.records.measurement import NOT_CONVERGED, ConvergenceRow, Measurement
@@ -118,29 +117,27 @@ def convergence(measured: Measurement) -> Picture | Absent:
     title = "Power iterations to convergence"
     if not measured.convergence:
         return Absent(title, "None were counted.")
-    about = measured.header.convergence
-    layers: dict[str, list[ConvergenceRow]] = defaultdict(list)
-    for row in measured.convergence:
-        layers[row.layer].append(row)
-    late = {layer: sum(row.images for row in rows if row.iterations == NOT_CONVERGED) for layer, rows in layers.items()}
-    done = {layer: [row for row in rows if row.iterations != NOT_CONVERGED] for layer, rows in layers.items()}
-    end = float(about.largest if any(late.values()) else max(2, *(row.iterations for row in measured.convergence)))
-    edges = [end ** (step / BINS) for step in range(BINS + 1)]
-    beyond = end ** (1 + 1.6 / BINS)
+    about, rows = measured.header.convergence, measured.convergence
+    layers = {row.layer: [each for each in rows if each.layer == row.layer] for row in rows}
+    some_late = any(row.iterations == NOT_CONVERGED for row in rows)
+    end = float(about.largest if some_late else max(2, *(row.iterations for row in rows)))
+    edges = [end ** (step / BINS) for step in range(BINS + 1 + 2 * some_late)]
+    beyond = end ** (1 + 1.5 / BINS)
 
     def draw(figure: Figure, palette: Palette) -> None:
         panels = figure.subplots(len(layers), sharex=True, squeeze=False)[:, 0]
-        for place, (axes, layer) in enumerate(zip(panels, layers, strict=True), start=1):
-            iterations = [max(1, row.iterations) for row in done[layer]]
-            weights = [row.images for row in done[layer]]
-            axes.hist(iterations, edges, weights=weights, color=palette["layer"], alpha=0.85)
-            axes.bar(beyond, late[layer], width=beyond - end, color=palette["attacked"], alpha=0.85)
+        for place, (axes, found) in enumerate(zip(panels, layers.values(), strict=True), start=1):
+            iterations = [beyond if row.iterations == NOT_CONVERGED else max(1, row.iterations) for row in found]
+            weights = [row.images for row in found]
+            *_, bars = axes.hist(iterations, edges, weights=weights, color=palette["layer"], alpha=0.85)
+            if some_late:
+                bars[-1].set_color(palette["attacked"])
             axes.set_title(f"layer {place}")
             counts(axes, "images" if place == len(layers) // 2 + 1 else "")
         ticks = {10.0**power: f"{10**power}" for power in range(6) if 10**power <= end}
-        if any(late.values()):
+        if some_late:
             ticks = {place: name for place, name in ticks.items() if place < end / 2} | {beyond: f"> {about.largest}"}
-        axes.set(xscale="log", xlim=(1, beyond * 1.3 if any(late.values()) else end), xlabel="iterations")
+        axes.set(xscale="log", xlim=(1, edges[-1]), xlabel="iterations")
         axes.set_xticks([*ticks], [*ticks.values()])
         axes.minorticks_off()
 
@@ -149,13 +146,14 @@ def convergence(measured: Measurement) -> Picture | Absent:
         title,
         f"As in Figure 5 of the paper: from a random vector until it moves by {about.tolerance:g} or less, masked "
         f"maps of the local bound, {about.images} images. A measurement: no certificate rests on power iteration.",
-        "Histograms by layer. " + " ".join(_spoken(layer, done[layer], late[layer], about.largest) for layer in layers),
+        "Histograms by layer. " + " ".join(_spoken(layer, found, about.largest) for layer, found in layers.items()),
         draw,
         height=max(HEIGHT, 0.85 * len(layers) + 0.5),
     )
 
 
-def _spoken(layer: str, done: list[ConvergenceRow], late: int, largest: int) -> str:
-    iterations = [row.iterations for row in done]
-    said = f"{min(iterations)} to {max(iterations)} iterations" if iterations else "none converged"
+def _spoken(layer: str, found: list[ConvergenceRow], largest: int) -> str:
+    done = [row.iterations for row in found if row.iterations != NOT_CONVERGED]
+    late = sum(row.images for row in found if row.iterations == NOT_CONVERGED)
+    said = f"{min(done)} to {max(done)} iterations" if done else "none converged"
     return f"Layer {layer}: {said}{f', {late} images took more than {largest}' if late else ''}."

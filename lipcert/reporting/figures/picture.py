@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lipcert.reporting.figures.palette import PAGE, Palette
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 4.3, 2.9
 """Inches; small, so that words stay readable on a phone."""
-
-FONT = 9.0
 
 Draw = Callable[["Figure", Palette], None]
 """Draws on an empty figure."""
@@ -50,42 +48,18 @@ class Absent:
     command: str | None = None
 
 
-def style(palette: Palette) -> dict[Any, Any]:
-    """Return matplotlib's settings: thin horizontal rules, no frame, quiet ticks."""
-    small, muted, surface = FONT - 0.5, palette["muted"], palette["surface"]
+def _colours(palette: Palette) -> dict[str, str]:
+    """Return matplotlib's settings of colours; all others are in `pictures.mplstyle`."""
+    muted, surface = palette["muted"], palette["surface"]
     return {
-        "font.size": FONT,
         "text.color": palette["ink"],
         "figure.facecolor": surface,
-        "figure.labelsize": FONT,
-        "figure.constrained_layout.use": True,
-        "figure.constrained_layout.w_pad": 0.07,
-        "figure.constrained_layout.h_pad": 0.07,
         "axes.facecolor": surface,
         "axes.edgecolor": muted,
         "axes.labelcolor": muted,
-        "axes.labelsize": FONT,
-        "axes.titlesize": FONT,
-        "axes.titlelocation": "left",
-        "axes.titlepad": 3,
-        "axes.axisbelow": True,
-        "axes.grid": True,
-        "axes.grid.axis": "y",
-        **{f"axes.spines.{side}": False for side in ("top", "right", "left")},
         "grid.color": palette["grid"],
-        "grid.linewidth": 0.7,
-        **{f"{axis}tick.{size}.size": 0 for axis in "xy" for size in ("major", "minor")},
-        **{f"{axis}tick.color": muted for axis in "xy"},
-        **{f"{axis}tick.labelsize": small for axis in "xy"},
-        "legend.frameon": False,
-        "legend.fontsize": small,
-        "legend.handlelength": 1.1,
-        "legend.borderaxespad": 0.2,
-        "lines.linewidth": 1.9,
-        "lines.markersize": 4,
-        "lines.solid_capstyle": "round",
-        "savefig.dpi": 220,
-        "svg.fonttype": "none",
+        "xtick.color": muted,
+        "ytick.color": muted,
     }
 
 
@@ -113,11 +87,11 @@ def as_svg(picture: Picture, anchor: str = "") -> str:
 
 def _saved(picture: Picture, palette: Palette, kind: str, salt: str) -> bytes:
     """Return the bytes of a file; `salt` goes into the ids of an SVG."""
-    import matplotlib
+    from matplotlib import style
     from matplotlib.figure import Figure
 
     content = io.BytesIO()
-    with matplotlib.rc_context({**style(palette), "svg.hashsalt": salt}):
+    with style.context(["lipcert.reporting.figures.pictures", {**_colours(palette), "svg.hashsalt": salt}]):
         figure = Figure(figsize=(WIDTH, picture.height))
         picture.draw(figure, palette)
         figure.savefig(content, format=kind)
