@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import sys
 from collections.abc import Callable, Sequence
@@ -104,7 +105,7 @@ def check(options: argparse.Namespace, say: Callable[[str], object]) -> None:
 def _network(options: argparse.Namespace, record: Record) -> nn.Module:
     """Return the network of the checkpoint; refuse one whose fingerprint is not the record's."""
     from lipcert.checkpoints import load_network
-    from lipcert.records import model_sha256
+    from lipcert.records import model_sha256, unsaid
 
     data, said = record.contents.data, record.contents.model
     known = {} if options.builder else {key: said.description.get(key) for key in ("model", "activation")}
@@ -112,10 +113,16 @@ def _network(options: argparse.Namespace, record: Record) -> nn.Module:
         raise ValueError(f"The record is of a network of its own; type --builder {said.description['builder']}.")
     model = load_network(options.checkpoint, data.image_shape, data.num_classes, builder=options.builder, **known).model
     digest = model_sha256(model)
+    if digest != said.sha256 and said.sha256 == model_sha256(model, complete=False):
+        raise ValueError(
+            f"{options.certificate} names its network by an older fingerprint, which leaves out what decides what it "
+            f"computes: {json.dumps(unsaid(model))}. Certify it anew."
+        )
     if digest != said.sha256:
+        older = " Records of parametrized networks from before these were folded are refused: certify it anew."
         raise ValueError(
             f"The record is of another network: that of {options.checkpoint} has SHA-256 {digest}, "
-            f"the record says {said.sha256}."
+            f"the record says {said.sha256}.{older if said.description.get('parametrization') else ''}"
         )
     return model
 

@@ -1,6 +1,6 @@
 """Records of certificates: what is written of a certification, what it is about, how it is read back."""
 
-from lipcert.records.fingerprint import data_sha256, model_sha256
+from lipcert.records.fingerprint import data_sha256, model_sha256, unsaid
 from lipcert.records.format import (
     FORMAT,
     Arithmetic,
@@ -43,5 +43,6 @@ __all__ = [
     "model_sha256",
     "read_record",
     "totals",
+    "unsaid",
     "write_record",
 ]

@@ -1,13 +1,44 @@
-"""Fingerprints: which network and which images a record is about."""
+"""Fingerprints: which network and which images a record is about.
+
+The fingerprint of a network covers its `repr`, every tensor, and whatever else of a layer's state decides what it
+computes: attributes that its `repr` does not tell, buffers that no state dict has, what its class derives from.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:  # reports read records without torch
     from torch import Tensor, nn
+
+TOLD: dict[str, set[str]] = {
+    "AvgPool2d": {"kernel_size", "stride", "padding"},
+    "BatchNorm1d": {"num_features", "eps", "momentum", "affine", "track_running_stats"},
+    "BatchNorm2d": {"num_features", "eps", "momentum", "affine", "track_running_stats"},
+    "Conv2d": {"in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"},
+    "Dropout": {"p", "inplace"},
+    "Dropout1d": {"p", "inplace"},
+    "Dropout2d": {"p", "inplace"},
+    "Flatten": {"start_dim", "end_dim"},
+    "Linear": {"in_features", "out_features"},
+    "ReLU": {"inplace"},
+}
+"""Attributes that the `repr` of each of torch's layers tells."""
+
+IDLE: dict[str, set[str]] = {"Conv2d": {"transposed", "output_padding", "_reversed_padding_repeated_twice"}}
+"""Attributes that change nothing where all others are as told."""
+
+USUAL: dict[str, dict[str, Any]] = {
+    "AvgPool2d": {"ceil_mode": False, "count_include_pad": True, "divisor_override": None},
+}
+"""Values of attributes that no `repr` tells and that go without saying."""
+
+NAMES = {"ClippedMaxMin", "ClippedReLU", "MaxMin", "Normalize", "Residual", "Identity", "Sequential", *TOLD}
+"""What layers with bounds are called."""
 
 
 class _Hash(Protocol):
@@ -23,20 +54,84 @@ def _add(digest: _Hash, name: str, tensor: Tensor) -> None:
     digest.update(flat.view(torch.uint8).numpy().data)
 
 
-def model_sha256(model: nn.Module) -> str:
-    """Return the SHA-256 of a network's architecture (its `repr`) and of every tensor of its `state_dict`, by name.
+def model_sha256(model: nn.Module, complete: bool = True) -> str:
+    """Return the SHA-256 of a network in eval mode: of its `repr`, of every tensor by name, and of `unsaid` state.
+
+    Args:
+        model: networks of one fingerprint compute the same function, if their layers are what their types say.
+        complete: False for the `repr` and the `state_dict` alone, which was all that older records cover.
 
     Raises:
-        ValueError: for a `state_dict` entry that is no tensor.
+        ValueError: for a `state_dict` entry that is no tensor, or an attribute that cannot be told in words.
     """
     from torch import Tensor
 
     digest = hashlib.sha256(json.dumps(repr(model)).encode() + b"\n")
-    for name, tensor in sorted(model.state_dict().items()):
+    tensors = dict(model.state_dict())
+    if complete:  # buffers that are not persistent, and all others as they are, whatever hooks make of a state_dict
+        tensors |= dict(model.named_parameters(remove_duplicate=False))
+        tensors |= dict(model.named_buffers(remove_duplicate=False))
+    for name, tensor in sorted(tensors.items()):
         if not isinstance(tensor, Tensor):
             raise ValueError(f"Expected tensors in the network's state_dict, got {type(tensor).__name__} in {name!r}.")
         _add(digest, name, tensor)
+    for line in unsaid(model) if complete else ():
+        digest.update(json.dumps(line, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
+
+
+def unsaid(model: nn.Module) -> list[list[Any]]:
+    """Return what neither `repr` nor tensors tell of a network: names and values of a layer each, as JSON values.
+
+    Raises:
+        ValueError: for an attribute that cannot be told in words.
+    """
+    layers = list(model.named_modules(remove_duplicate=False))
+    lines: list[list[Any]] = [[name, state] for name, layer in layers if (state := dict(_unsaid(layer, name)))]
+    names = [name for name, _ in layers]
+    return [*lines, ["names", names]] if any(set(name) & set("()\n") for name in names) else lines
+
+
+def _unsaid(layer: nn.Module, name: str) -> Iterator[tuple[str, Any]]:
+    from torch import nn
+
+    kind = type(layer)
+    bases = [cls for cls in kind.__mro__ if cls.__module__.startswith(("torch.nn.", "lipcert.nn."))]
+    owner = bases[0].__name__ if bases[0] is not nn.Module else ""
+    owner = bases[1].__name__ if owner.startswith("Parametrized") else owner
+    if kind is not bases[0] and (owner or kind.__name__ in NAMES):
+        yield "class", [f"{cls.__module__}.{cls.__qualname__}" for cls in bases]
+    skipped = vars(nn.Module()).keys() | TOLD.get(owner, set()) | IDLE.get(owner, set())
+    for key in sorted(vars(layer).keys() - skipped):
+        value, usual = vars(layer)[key], USUAL.get(owner, {})
+        if not (key in usual and type(value) is type(usual[key]) and value == usual[key]):
+            yield key, _words(value, f"{name}.{key}")
+
+
+def _words(value: Any, place: str) -> Any:
+    """Return a value as JSON can hold it.
+
+    Raises:
+        ValueError: for a value of a type whose text does not tell all of it.
+    """
+    import torch
+
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_words(each, place) for each in value]
+    if isinstance(value, torch.Tensor):
+        digest = hashlib.sha256()
+        _add(digest, place, value)
+        return digest.hexdigest()
+    if isinstance(value, torch.dtype | torch.device | Enum):
+        return str(value)
+    if hasattr(value, "__module__") and hasattr(value, "__qualname__"):  # a class or a function
+        return f"{value.__module__}.{value.__qualname__}"
+    raise ValueError(
+        f"Expected numbers, texts, tensors or functions as attributes of layers, got {type(value).__name__} in "
+        f"{place!r}, which no fingerprint covers; keep it in a buffer, or out of the layer."
+    )
 
 
 def data_sha256(images: Tensor, labels: Tensor) -> str:

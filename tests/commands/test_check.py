@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from lipcert.commands.check import main
-from lipcert.records import Contents, FailureProbability, NormBracket, Row
-from tests.recheck.records import EPSILONS, changed, honest_rows, nearest_mean, write
+from lipcert.records import Contents, FailureProbability, Model, NormBracket, Row, model_sha256
+from tests.recheck.records import BUILDER, EPSILONS, changed, honest_rows, make, nearest_mean, write
 from tests.running import forked
 
 ALL = ("--rows", ",".join(str(number) for number in range(16)))
@@ -187,6 +187,33 @@ def test_another_network_is_refused(
     written.checkpoint.unlink()
     assert "no such file" in _refused(written.words(), capsys)
     assert "--builder tests" in _refused(written.words()[:3], capsys)
+
+
+def pooled() -> nn.Module:
+    """Return a network in front of which pixels are averaged with themselves, over twos."""
+    return nn.Sequential(nn.AvgPool2d(1, divisor_override=2), *make())
+
+
+def test_an_older_fingerprint_that_hides_something_is_refused_with_the_reason(
+    tmp_path: Path, rows: list[Row], capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = pooled().eval()
+    older = model_sha256(network, complete=False)
+    assert older == model_sha256(nn.Sequential(nn.AvgPool2d(1), *network[1:]))  # type: ignore[index]
+    written = write(
+        tmp_path, network, rows, lambda contents: replace(contents, model=replace(contents.model, sha256=older))
+    )
+    said = _refused(written.words("--builder", "tests.commands.test_check:pooled"), capsys)
+    assert '[["0", {"divisor_override": 2}]]' in said
+    assert "Certify it anew" in said
+
+
+def test_records_of_parametrized_networks_from_before_they_were_folded(
+    tmp_path: Path, model: nn.Module, rows: list[Row], capsys: pytest.CaptureFixture[str]
+) -> None:
+    about = Model("0" * 64, "float32", {"parametrization": "aol", "builder": BUILDER})
+    written = write(tmp_path, model, rows, lambda contents: replace(contents, model=about))
+    assert "before these were folded are refused: certify it anew" in _refused(written.words(), capsys)
 
 
 def test_the_module_runs_as_a_command(tmp_path: Path) -> None:
