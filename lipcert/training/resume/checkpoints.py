@@ -131,19 +131,12 @@ class BestCheckpoint(ModelCheckpoint):
     """A ModelCheckpoint whose score and file a resumed run takes over, in its own folder, a new or a moved one."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
         score, old = state_dict.get("best_model_score"), Path(state_dict.get("best_model_path") or "")
-        own = str(self.dirpath) == str(state_dict.get("dirpath"))
-        if self.dirpath is None or (own and all(Path(each).is_file() for each in self.best_k_models)):
-            return  # the same run in its own folder, everything there
-        new = Path(self.dirpath) / old.name
+        new = Path(self.dirpath or "") / old.name
         if score is None or not (new.is_file() or old.is_file()):
-            self.best_model_path, self.best_model_score = "", None
-            self.kth_best_model_path, self.best_k_models = "", {}
             return
         if is_first_process() and not new.is_file():
             new.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(new, old.read_bytes())
-        self.best_model_path = self.kth_best_model_path = str(new)
-        self.best_model_score = self.kth_value = score
-        self.best_k_models = {str(new): score}
+        names = dict.fromkeys(("best_model_path", "kth_best_model_path"), str(new))
+        super().load_state_dict({**state_dict, **names, "dirpath": self.dirpath, "best_k_models": {str(new): score}})

@@ -13,7 +13,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lipcert.system.files import write_text
-from lipcert.system.overrides import NOT_COMPARED, by_dotted_key
+from lipcert.system.overrides import NOT_COMPARED, by_dotted_key, is_within
 from lipcert.system.schema import TrainConfig
 
 GONE = {"warm_start.name": "shared"}
@@ -88,13 +88,8 @@ def _defaults() -> dict[str, Any]:
 
 def _leaves(config: Any) -> dict[str, Any]:
     """Return the values that matter by dotted key, interpolations resolved."""
-    config = OmegaConf.create(OmegaConf.to_container(config))  # a copy without the schema, which forbids removal
-    for key in NOT_COMPARED:
-        group, _, name = key.rpartition(".")
-        holder = OmegaConf.select(config, group) if group else config
-        if isinstance(holder, DictConfig):
-            holder.pop(name, None)
     try:
-        return by_dotted_key(OmegaConf.to_container(config, resolve=True, enum_to_str=True))
+        keys = [key for key in by_dotted_key(OmegaConf.to_container(config)) if not is_within(key, NOT_COMPARED)]
+        return {key: OmegaConf.select(config, key) for key in keys}
     except OmegaConfBaseException as error:
         raise ValueError(f"The configuration of the earlier run cannot be read: {error}") from error

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class Fresh:
 
 @dataclass(frozen=True)
 class Resumable:
-    """A good state, with so many epochs behind it; `damaged` were tried before it, with what is wrong with them."""
+    """A good state, with so many epochs behind it; `damaged` were found beside it, with what is wrong with them."""
 
     path: Path
     epochs: int
@@ -56,46 +57,66 @@ class Complete:
 State = Fresh | Resumable | Complete
 
 
+def starting_point(folder: Path, config: DictConfig, description: dict[str, Any]) -> State:
+    """Return where to start, as `resume` says: nothing, a checkpoint for a new folder, or `auto`.
+
+    Raises:
+        FileExistsError, FileNotFoundError, ValueError: saying what is in the way and what to do.
+    """
+    if config.resume == AUTO:
+        return find_state(folder, config, description)
+    names = ("results.json", METRICS, "checkpoints") if is_first_process() else ()  # others find what it has written
+    for name in names:
+        if (folder / name).exists():
+            raise FileExistsError(
+                f"{folder} already holds a run ({name}); go on with it by resume=auto, or choose another hydra.run.dir."
+            )
+    if config.resume is None:
+        return Fresh()
+    if not Path(config.resume).is_file():
+        raise FileNotFoundError(f"resume={config.resume}: no such checkpoint.")
+    try:
+        state = _good_state(Path(config.resume), description)
+    except DamagedCheckpointError as error:
+        raise ValueError(f"resume={config.resume} is damaged or no checkpoint of lipcert ({error}).") from error
+    if state.epochs >= config.schedule.epochs:
+        raise ValueError(
+            f"resume={config.resume} has {state.epochs} epochs behind it; give more, "
+            f"schedule.epochs={state.epochs + 1} for one."
+        )
+    return state
+
+
 def find_state(folder: Path, config: DictConfig, description: dict[str, Any]) -> State:
     """Return where a run with this configuration stands in a folder; nothing is changed.
 
     Raises:
         ValueError: for a run with another configuration, damaged results, or states of which none is good.
     """
-    checkpoints = [folder / "checkpoints" / name for name in (LAST, PREVIOUS, BEST)]
-    found = [path for path in checkpoints if path.is_file()]
-    if not found and not (folder / "results.json").exists() and not configuration_file(folder).exists():
+    found = [path for name in (LAST, PREVIOUS, BEST) if (path := folder / "checkpoints" / name).is_file()]
+    results = folder / "results.json"
+    if not found and not results.exists() and not configuration_file(folder).exists():
         return Fresh()
     check_same_run(folder, config)
-    if (folder / "results.json").exists():
-        return Complete(read_results(folder / "results.json"))
+    if results.exists():
+        return Complete(_read_results(results))
+    good: Resumable | None = None
     damaged: list[tuple[Path, str]] = []
     for path in found:
+        if good is not None and path.name != BEST:  # which is to be replaced by a better one alone
+            continue
         try:
-            checkpoint = read_state(path)
+            state = _good_state(path, description)
         except DamagedCheckpointError as error:
             damaged.append((path, str(error)))
-            continue
-        check_resumable(checkpoint, description)
-        return Resumable(path, int(checkpoint["epoch"]) + 1, tuple(damaged))
+        else:
+            good = good or state
+    if good is not None:
+        return replace(good, damaged=tuple(damaged))
     if damaged:
         reasons = "; ".join(f"{path.name}: {reason}" for path, reason in damaged)
         raise ValueError(f"{folder} holds no good state ({reasons}); start again with another hydra.run.dir.")
     return Fresh()
-
-
-def read_results(path: Path) -> dict[str, Any]:
-    """Read `results.json`.
-
-    Raises:
-        ValueError: where it is damaged.
-    """
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        float(results["certified_accuracy"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged; move it away, and resume=auto evaluates the run again.") from error
-    return results
 
 
 def completed(folder: Path, config: DictConfig) -> Complete | None:
@@ -108,54 +129,24 @@ def completed(folder: Path, config: DictConfig) -> Complete | None:
     if config.resume != AUTO or not path.exists():
         return None
     check_same_run(folder, config)
-    return Complete(read_results(path))
+    return Complete(_read_results(path))
 
 
-def check_run_directory(folder: Path) -> None:
-    """Make sure that a run's directory holds no earlier run.
-
-    Raises:
-        FileExistsError: saying which directory and what to do.
-    """
-    for name in ("results.json", "metrics.csv", "checkpoints"):
-        if (folder / name).exists():
-            raise FileExistsError(
-                f"{folder} already holds a run ({name}); go on with it by resume=auto, or choose another hydra.run.dir."
-            )
-
-
-def epochs_done(path: str, description: dict[str, Any], epochs: int) -> int:
-    """Return how many epochs a checkpoint has behind it.
-
-    Raises:
-        FileNotFoundError, ValueError: for a checkpoint that is missing, damaged, of another network or finished.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"resume={path}: no such checkpoint.")
-    try:
-        checkpoint = read_state(Path(path))
-    except DamagedCheckpointError as error:
-        raise ValueError(f"resume={path} is damaged or no checkpoint of lipcert ({error}).") from error
-    done = int(checkpoint["epoch"]) + 1
+def _good_state(path: Path, description: dict[str, Any]) -> Resumable:
+    """Return the state of a checkpoint; raise ValueError where it is damaged or of another network."""
+    checkpoint = read_state(path)
     check_resumable(checkpoint, description)
-    if done >= epochs:
-        raise ValueError(f"resume={path} has {done} epochs behind it; give more, schedule.epochs={done + 1} for one.")
-    return done
+    return Resumable(path, int(checkpoint["epoch"]) + 1)
 
 
-def starting_point(folder: Path, config: DictConfig, description: dict[str, Any]) -> State:
-    """Return where to start, as `resume` says: nothing, a checkpoint for a new folder, or `auto`.
-
-    Raises:
-        FileExistsError, FileNotFoundError, ValueError: saying what is in the way and what to do.
-    """
-    if config.resume == AUTO:
-        return find_state(folder, config, description)
-    if is_first_process():  # others find what it has written already
-        check_run_directory(folder)
-    if config.resume is None:
-        return Fresh()
-    return Resumable(Path(config.resume), epochs_done(config.resume, description, config.schedule.epochs))
+def _read_results(path: Path) -> dict[str, Any]:
+    """Read `results.json`; raise ValueError where it is damaged."""
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        float(results["certified_accuracy"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged; move it away, and resume=auto evaluates the run again.") from error
+    return results
 
 
 def restore_folder(folder: Path, state: Fresh | Resumable) -> Path | None:
@@ -172,35 +163,18 @@ def restore_folder(folder: Path, state: Fresh | Resumable) -> Path | None:
     if isinstance(state, Fresh):
         rewind(folder / METRICS, 0, {})
         return None
-    checkpoints = folder / "checkpoints"
-    if state.path.parent != checkpoints:
+    last = folder / "checkpoints" / LAST
+    if state.path.parent != last.parent:
         return state.path  # of another run: this folder is new
-    for path, reason in (*state.damaged, *_damaged_best(checkpoints, state)):
-        logger.warning("%s is damaged (%s); it is kept as %s.", path, reason, _set_aside(path).name)
-    if state.path.name != LAST:
+    for path, reason in state.damaged:
+        numbers, aside = itertools.count(2), path.with_name(f"{path.name}.corrupt")
+        while aside.exists():
+            aside = path.with_name(f"{path.name}.{next(numbers)}.corrupt")
+        path.rename(aside)
+        logger.warning("%s is damaged (%s); it is kept as %s.", path, reason, aside.name)
+    if state.path != last:
         logger.warning("Going on from %s instead, after epoch %d.", state.path, state.epochs)
-        link(state.path, checkpoints / LAST)
-    checkpoint = read_state(checkpoints / LAST)
+        link(state.path, last)
+    checkpoint = read_state(last)
     rewind(folder / METRICS, int(checkpoint["global_step"]), checkpoint.get("metrics", {}))
-    return checkpoints / LAST
-
-
-def _damaged_best(checkpoints: Path, state: Resumable) -> list[tuple[Path, str]]:
-    best = checkpoints / BEST
-    if not best.is_file() or best in dict(state.damaged):
-        return []
-    try:
-        read_state(best)
-    except DamagedCheckpointError as error:
-        return [(best, f"{error}; the best of the epochs to come takes its place")]
-    return []
-
-
-def _set_aside(path: Path) -> Path:
-    """Rename a damaged file to a name of its own that ends in `.corrupt`."""
-    number, aside = 1, path.with_name(f"{path.name}.corrupt")
-    while aside.exists():
-        number += 1
-        aside = path.with_name(f"{path.name}.{number}.corrupt")
-    path.rename(aside)
-    return aside
+    return last
