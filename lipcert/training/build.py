@@ -1,4 +1,4 @@
-"""Builds what a run is made of from its configuration: network and module, trainer, settings of the evaluation."""
+"""Builds what a run is made of from its configuration: network, module and trainer."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import warnings
 from typing import Any
 
 import pytorch_lightning as pl
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.loggers import Logger
 
 from lipcert.bounds import Bound
 from lipcert.data import ImageDataModule
 from lipcert.losses import Sparsity
 from lipcert.nn import build
 from lipcert.training.callbacks import SkipPlan
-from lipcert.training.evaluation import EvaluationSettings
-from lipcert.training.logging.loggers import build_loggers
+from lipcert.training.logging.wandb import RunLogger
 from lipcert.training.module import BoundSettings, RobustClassifier
 from lipcert.training.processes import environment_plugins
 from lipcert.training.resume.checkpoints import AtomicCheckpoints
@@ -91,19 +92,28 @@ def build_trainer(config: DictConfig, *bookkeeping: pl.Callback) -> pl.Trainer:
     )
 
 
-def build_evaluation(config: DictConfig) -> EvaluationSettings:
-    """Return how the trained network is evaluated."""
-    chosen = config.evaluation
-    return EvaluationSettings(
-        bounds=[str(Bound(name)) for name in chosen.bounds],
-        lanczos_steps=chosen.lanczos_steps,
-        pgd_steps=chosen.pgd_steps,
-        batch_size=chosen.batch_size,
-        clip_input=chosen.clip_input,
-        lipschitz_images=chosen.lipschitz_images,
-        seed=config.seed,
-        autoattack_images=chosen.autoattack_images,
-    )
+def build_loggers(config: DictConfig) -> list[Logger]:
+    """Return the loggers of the configuration.
+
+    Raises:
+        ValueError: naming the package to install where one is missing.
+    """
+    loggers = []
+    for name, settings in config.logger.items():
+        try:
+            loggers.append(instantiate(settings))
+        except InstantiationException as error:
+            if isinstance(error.__cause__, ModuleNotFoundError):
+                raise ValueError(
+                    f"logger={name} needs a package that is not installed ({str(error.__cause__).splitlines()[0]}); "
+                    f"install it with `pip install {name}`, or use logger=csv."
+                ) from error
+            if isinstance(error.__cause__, ImportError):
+                raise ValueError(str(error.__cause__)) from error
+            raise
+        if isinstance(loggers[-1], RunLogger):
+            loggers[-1].describe(config)
+    return loggers
 
 
 def quieten_lightning() -> None:

@@ -6,13 +6,34 @@ import os
 from collections.abc import Sequence
 
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import get_object
 from omegaconf import DictConfig
 
+from lipcert.bounds import check_epsilon
+from lipcert.system.configuration import refuse_unknown
+from lipcert.system.plugins import load_plugins
+from lipcert.training.evaluation import EvaluationSettings
 from lipcert.training.processes import started_apart, started_processes
 
 CLIPPED = ("clipped_relu", "clipped_maxmin")
 """Activations with thresholds, which the sparsity loss is about."""
+
+
+def check(config: DictConfig) -> None:
+    """Refuse settings that would fail once training is under way.
+
+    Raises:
+        ValueError: saying what was expected, what came and what to set.
+    """
+    hydra = HydraConfig.get()
+    refuse_unknown(config)
+    load_plugins(config.plugins)
+    check_epsilon(config.epsilon)
+    check_devices(config.trainer.devices, config.trainer.accelerator)
+    check_processes(config, hydra.overrides.hydra, hydra.mode == RunMode.MULTIRUN)
+    check_settings(config)
 
 
 def check_devices(devices: int, accelerator: str) -> None:
@@ -89,18 +110,7 @@ def check_method(method: DictConfig, activation: str) -> None:
 
 def check_settings(config: DictConfig) -> None:
     """Raise ValueError for settings that would only fail once training is under way or over."""
-    evaluation = config.evaluation
-    if evaluation.checkpoint not in ("last", "best"):
-        raise ValueError(f"Expected `evaluation.checkpoint` to be last or best, got {evaluation.checkpoint!r}.")
-    for name, least in (
-        ("batch_size", 1),
-        ("lanczos_steps", 1),
-        ("lipschitz_images", 1),
-        ("pgd_steps", 0),
-        ("autoattack_images", 0),
-    ):
-        if evaluation[name] < least:
-            raise ValueError(f"Expected `evaluation.{name}` >= {least}, got {evaluation[name]}.")
+    EvaluationSettings(**config.evaluation)
     if "16" in config.trainer.precision:
         raise ValueError(
             f"`trainer.precision`={config.trainer.precision} trains in half precision; bounds need 32-true."

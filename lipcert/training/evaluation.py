@@ -47,6 +47,10 @@ class EvaluationSettings:
         lipschitz_images: the first so many test images are averaged for Lipschitz bounds and varying neurons.
         seed: of the attack's random starts.
         autoattack_images: AutoAttack attacks the first so many test images; 0 for none.
+        checkpoint: whose weights they are: `last`, or `best` by validation.
+
+    Raises:
+        ValueError: for settings out of range.
     """
 
     bounds: Sequence[str]
@@ -57,6 +61,17 @@ class EvaluationSettings:
     lipschitz_images: int
     seed: int = 0
     autoattack_images: int = 0
+    checkpoint: str = "last"
+
+    def __post_init__(self) -> None:
+        for bound in self.bounds:
+            Bound(bound)
+        if self.checkpoint not in ("last", "best"):
+            raise ValueError(f"Expected `evaluation.checkpoint` to be last or best, got {self.checkpoint!r}.")
+        least = {"batch_size": 1, "lanczos_steps": 1, "lipschitz_images": 1, "pgd_steps": 0, "autoattack_images": 0}
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                raise ValueError(f"Expected `evaluation.{name}` >= {smallest}, got {getattr(self, name)}.")
 
 
 def certified_columns(

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
+from pytorch_lightning.loggers import Logger
 from rich.console import Console
+from rich.table import Table
 
-from lipcert.bounds import check_epsilon
 from lipcert.data import ImageDataModule
-from lipcert.system.configuration import refuse_unknown
-from lipcert.system.plugins import load_plugins
-from lipcert.training.build import build_evaluation, build_module, build_trainer, describe_training, quieten_lightning
-from lipcert.training.checks import check_devices, check_processes, check_settings
-from lipcert.training.evaluation import evaluate
+from lipcert.system.files import write_json
+from lipcert.training.build import build_module, build_trainer, describe, describe_training, quieten_lightning
+from lipcert.training.checks import check
+from lipcert.training.evaluation import EvaluationSettings, evaluate
 from lipcert.training.locking import locked
 from lipcert.training.logging.costs import Costs
 from lipcert.training.logging.table import EpochRow
-from lipcert.training.logging.wandb import finished
+from lipcert.training.logging.wandb import RunLogger, finished
 from lipcert.training.module import RobustClassifier
 from lipcert.training.processes import is_first_process, leave_group
-from lipcert.training.results import publish, results_of
 from lipcert.training.resume.checkpoints import LAST, DamagedCheckpointError, read_state
 from lipcert.training.resume.configuration import configuration_file, write_configuration
 from lipcert.training.resume.interruption import HeedSignals, interruptible
@@ -37,6 +37,9 @@ from lipcert.training.resume.starting_point import (
     restore_folder,
     starting_point,
 )
+from lipcert.version import __version__
+
+logger = logging.getLogger(__name__)
 
 
 def run(config: DictConfig) -> float:
@@ -56,25 +59,10 @@ def run(config: DictConfig) -> float:
     return float(results["certified_accuracy"])
 
 
-def check(config: DictConfig) -> None:
-    """Refuse settings that would fail once training is under way.
-
-    Raises:
-        ValueError: saying what was expected, what came and what to set.
-    """
-    hydra = HydraConfig.get()
-    refuse_unknown(config)
-    load_plugins(config.plugins)
-    check_epsilon(config.epsilon)
-    check_devices(config.trainer.devices, config.trainer.accelerator)
-    check_processes(config, hydra.overrides.hydra, hydra.mode == RunMode.MULTIRUN)
-    check_settings(config)
-
-
 @finished()
 def train_and_evaluate(config: DictConfig, folder: Path, state: Fresh | Resumable) -> dict[str, Any]:
     """Train from `state` on, evaluate, and publish the results from the first process; return them."""
-    settings = build_evaluation(config)
+    settings = EvaluationSettings(**config.evaluation, seed=config.seed)
     quieten_lightning()
     pl.seed_everything(config.seed, verbose=False)
     data = ImageDataModule(batch_size=config.batch_size, seed=config.seed, **config.data)
@@ -88,7 +76,7 @@ def train_and_evaluate(config: DictConfig, folder: Path, state: Fresh | Resumabl
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     elif checkpoint is not None:
         costs.load_state_dict(read_state(checkpoint)["callbacks"][costs.state_key])
-    load_weights(module, folder, config.evaluation.checkpoint)
+    load_weights(module, folder, settings.checkpoint)
     evaluated = evaluate(module.model.cpu(), data.test, config.epsilon, module.bound.name, settings)
     leave_group()
     if not is_first_process():
@@ -112,3 +100,56 @@ def load_weights(module: RobustClassifier, folder: Path, which: str) -> None:
             f"{path}, which is to be evaluated, is missing or damaged ({error}); the weights in "
             f"{path.with_name(LAST).name} can be certified by python -m lipcert.certify."
         ) from error
+
+
+def results_of(config: DictConfig, module: RobustClassifier, evaluated: dict[str, Any], costs: Costs) -> dict[str, Any]:
+    """Return the content of `results.json`: what the run is, how it was `evaluated`, what its training cost."""
+    return {
+        **describe(config),
+        "method": module.method.name,
+        "bound": str(module.bound.name),
+        "seed": config.seed,
+        "epsilon": config.epsilon,
+        **evaluated,
+        "seconds_per_epoch": costs.seconds / max(1, costs.epochs),
+        "peak_memory_mb": costs.peak_memory_mb,
+        "epochs": config.schedule.epochs,
+        "lipcert_version": __version__,
+    }
+
+
+def publish(results: dict[str, Any], folder: Path, loggers: Sequence[Logger]) -> None:
+    """Write the results of a run, hand them to its loggers, print them."""
+    write_json(folder / "results.json", results)
+    for each in loggers:
+        if isinstance(each, RunLogger):
+            each.report(results)
+    logger.info(
+        "clean accuracy %.4f, certified accuracy %.4f by the %s bound",
+        results["clean_accuracy"],
+        results["certified_accuracy"],
+        results["bound"],
+    )
+    print_results(results, folder)
+
+
+def print_results(results: dict[str, Any], folder: Path) -> None:
+    """Print the run's accuracies as a table."""
+    table = Table(title=f"{results['model']} on {results['data']}, {results['method']}, {results['bound']} bound")
+    table.add_column(f"at epsilon {results['epsilon']:.4g}")
+    table.add_column(f"of {results['num_test']} test images", justify="right")
+    table.add_row("clean accuracy", f"{results['clean_accuracy']:.1%}")
+    if results["pgd_accuracy"] is not None:
+        table.add_row("accuracy under PGD", f"{results['pgd_accuracy']:.1%}")
+    if results["autoattack_accuracy"] is not None:
+        attacked = f"under AutoAttack, first {results['autoattack_images']}"
+        table.add_row(attacked, f"{results['autoattack_accuracy']:.1%}")
+    for name, certified in results["certified_accuracy_by_bound"].items():
+        table.add_row(f"certified, {name} bound", f"{certified:.1%}")
+    table.add_row(f"the same as executed, {results['bound']} bound", f"{results['certified_accuracy_executed']:.1%}")
+    failure = results["failure_probability"]
+    table.add_row("failure probability of all certificates", f"{failure:.1e}" if failure else "0: exact norms")
+    table.add_row("seconds an epoch", f"{results['seconds_per_epoch']:.2f}")
+    console = Console()
+    console.print(table)
+    console.print(f"Everything of this run is in {folder}", soft_wrap=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from lipcert.training.logging.loggers import build_loggers
+from lipcert.training.build import build_loggers
 from tests.running import QUICK, train_each
 
 CHEAP = ("data.limit_test=10", "evaluation.pgd_steps=0", "evaluation.bounds=[]", "schedule.epochs=2")

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
 from lightning_fabric.loggers.logger import rank_zero_experiment
-from pytorch_lightning.loggers import Logger, WandbLogger
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from lipcert.system.files import write_text
@@ -29,10 +32,11 @@ FOLDERS = ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR")
 MODE = "WANDB_MODE"
 """Environment variable that alone keeps wandb's usage reports offline too; `wandb.init(mode=...)` does not."""
 
-TABLE = "results"
-"""Key of the table."""
+LONGEST_GROUP = 128
+"""Most characters that W&B keeps of a group."""
 
-COLUMNS = ("run", "quantity", "of", "value")
+COLUMNS: list[str | int] = ["run", "quantity", "of", "value"]
+"""Of the table `results`: whole figures, certified accuracy by bound, varying fraction by layer."""
 
 QUANTITIES = {
     "clean_accuracy": "clean accuracy",
@@ -47,23 +51,6 @@ PARTS = {
 }
 
 
-@dataclass(frozen=True)
-class Identity:
-    """What a run is called where many are compared.
-
-    Attributes:
-        name: of data, model, method, bound and seed.
-        group: of the sweep, None for a single run.
-        tags: what runs are filtered by.
-        id: of the run that is resumed, None for a new one.
-    """
-
-    name: str
-    group: str | None
-    tags: tuple[str, ...]
-    id: str | None
-
-
 class RunLogger(WandbLogger):
     """Lightning's logger, with epochs as x axis and an id that outlives interruptions; only rank 0 logs.
 
@@ -72,7 +59,7 @@ class RunLogger(WandbLogger):
         offline: keep everything on disk; False sends it to the account that is logged in.
         project: of W&B.
         entity: user or team, None for the account's default.
-        name, group, tags, id: where given, instead of those of the `Identity`; tags are added.
+        name, group, tags, id: where given, instead of those that `describe` finds; tags are added.
 
     Raises:
         ImportError: where wandb is missing or broken.
@@ -89,45 +76,55 @@ class RunLogger(WandbLogger):
         tags: Sequence[str] = (),
         id: str | None = None,
     ) -> None:
-        _import_wandb()
+        try:
+            import wandb  # noqa: F401  # nothing else does: it costs seconds
+        except Exception as error:  # a broken installation raises anything
+            raise ImportError(
+                f"logger=wandb needs the package wandb, which cannot be imported ({error}); "
+                "install it anew with `pip install --force-reinstall wandb`, or use logger=csv."
+            ) from error
         super().__init__(name, save_dir, id=id, offline=offline, project=project, entity=entity, group=group, tags=tags)
         del self._wandb_init["anonymous"]  # wandb warns of it
 
-    def describe(self, identity: Identity, configuration: dict[str, Any]) -> None:
-        """Set what the run is called and made of, before it starts."""
-        chosen = self._wandb_init
-        chosen["tags"] = list(dict.fromkeys((*identity.tags, *chosen["tags"])))
-        for key in ("name", "group", "id"):
-            chosen[key] = chosen[key] or getattr(identity, key)
+    def describe(self, config: DictConfig) -> None:
+        """Set what the run of the current Hydra job is called and made of, before it starts."""
+        hydra, chosen = HydraConfig.get(), self._wandb_init
+        parts = (config.data.name, config.model.name, instantiate(config.method).name, config.bound.name)
+        sparsity = f"_sparsity{config.sparsity.weight:g}" if config.sparsity.weight else ""
+        found = {
+            "name": "_".join(parts) + f"{sparsity}_seed{config.seed}",
+            "group": hydra.sweep.dir[-LONGEST_GROUP:] if hydra.mode is RunMode.MULTIRUN else None,
+            "id": earlier_id(Path(hydra.runtime.output_dir), config.resume),
+        }
+        chosen |= {key: chosen[key] or value for key, value in found.items()}
+        tags = dict.fromkeys((*parts[:2], config.model.activation, *parts[2:], *chosen["tags"]))
+        chosen |= {"tags": list(tags), "config": OmegaConf.to_container(config, resolve=True)}
         self._name, self._id = chosen["name"], chosen["id"]
-        chosen["config"] = configuration
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
         """Return the run of wandb; the first call starts it."""
-        if self._experiment is None:
-            self._experiment = self._start()
-        return self._experiment
+        import wandb
 
-    def _start(self) -> Any:
-        wandb = _import_wandb()
+        if self._experiment is not None:
+            return self._experiment
         folder = Path(str(self._save_dir))
         for variable in FOLDERS:
             os.environ.setdefault(variable, str(folder / "wandb" / "local"))
         if self._offline:
             os.environ[MODE] = "offline"
         try:
-            run = wandb.init(**self._wandb_init, reinit="finish_previous")
+            self._experiment = wandb.init(**self._wandb_init, reinit="finish_previous")
         except (wandb.Error, OSError) as error:
             raise ConnectionError(
                 f"Weights & Biases did not start ({error}). Log in with `wandb login`, or keep the run on this machine "
                 "with logger.wandb.offline=true, or without wandb by logger=csv."
             ) from error
-        write_text(folder / ID_FILE, f"{run.id}\n")
-        run.define_metric("epoch")
-        run.define_metric("*", step_metric="epoch", step_sync=True)
-        return run
+        write_text(folder / ID_FILE, f"{self._experiment.id}\n")
+        self._experiment.define_metric("epoch")
+        self._experiment.define_metric("*", step_metric="epoch", step_sync=True)
+        return self._experiment
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -137,17 +134,20 @@ class RunLogger(WandbLogger):
         """
         self.experiment.log(dict(metrics), step=step, commit="train/loss" in metrics)
 
-
-def _import_wandb() -> Any:
-    """Import wandb, which nothing else does: it costs seconds."""
-    try:
+    def report(self, results: dict[str, Any]) -> None:
+        """Put the results of a finished run into its summary and its table."""
         import wandb
-    except Exception as error:  # a broken installation raises anything
-        raise ImportError(
-            f"logger=wandb needs the package wandb, which cannot be imported ({error}); "
-            "install it anew with `pip install --force-reinstall wandb`, or use logger=csv."
-        ) from error
-    return wandb
+
+        run = self.experiment
+        run.summary.update(results)
+        table = wandb.Table(columns=COLUMNS)
+        for key, label in QUANTITIES.items():
+            if results[key] is not None:
+                table.add_data(run.name, label, "", results[key])
+        for key, label in PARTS.items():
+            for part, value in results[key].items():
+                table.add_data(run.name, label, part, value)
+        run.log({"results": table})
 
 
 def earlier_id(folder: Path, resume: str | None) -> str | None:
@@ -159,47 +159,22 @@ def earlier_id(folder: Path, resume: str | None) -> str | None:
     return None
 
 
-def results_rows(run: str, results: dict[str, Any]) -> list[tuple[str, str, str, float]]:
-    """Return the rows of the table: whole figures, certified accuracy by bound, varying fraction by layer."""
-    whole = [(run, label, "", results[key]) for key, label in QUANTITIES.items() if results.get(key) is not None]
-    parts = [(run, label, part, value) for key, label in PARTS.items() for part, value in results.get(key, {}).items()]
-    return whole + parts
-
-
-def report_results(loggers: Iterable[Logger], results: dict[str, Any]) -> None:
-    """Put the results of a finished run where it was logged to W&B."""
-    for each in loggers:
-        if isinstance(each, RunLogger):
-            import wandb
-
-            run = each.experiment
-            run.summary.update(results)
-            rows = [list(row) for row in results_rows(run.name, results)]
-            run.log({TABLE: wandb.Table(columns=list(COLUMNS), data=rows)})
-
-
 @contextmanager
 def finished() -> Iterator[None]:
     """Finish the run of wandb that was started inside, if there is one: as failed where an error passes through."""
     before = {variable: os.environ.get(variable) for variable in (*FOLDERS, MODE)}
+    exit_code: Any = 0
     try:
         yield
     except BaseException as error:
-        _finish(_exit_code(error))
+        exit_code = error.code if isinstance(error, SystemExit) else 1
         raise
-    else:
-        _finish(0)
     finally:
+        _finish(exit_code)
         for variable, value in before.items():
             os.environ.pop(variable, None)
             if value is not None:
                 os.environ[variable] = value
-
-
-def _exit_code(error: BaseException) -> int:
-    if isinstance(error, SystemExit) and isinstance(error.code, int):
-        return error.code
-    return 130 if isinstance(error, KeyboardInterrupt) else 1
 
 
 def _finish(exit_code: int) -> None:
