@@ -16,7 +16,19 @@ from lipcert.bounds.liplt import close_global_liplt, close_liplt
 from lipcert.bounds.product import close_local, close_tight
 from lipcert.bounds.region import Region, Source, Term, added, image_region, map_keys, opened, through_affine
 from lipcert.bounds.rounding import Arithmetic, Rounding
-from lipcert.graph import Activation, Add, Affine, Box, Graph, Image, Node, Operator, compile_graph, map_of
+from lipcert.graph import (
+    Activation,
+    Add,
+    Affine,
+    Box,
+    Graph,
+    Image,
+    Node,
+    Operator,
+    check_unchanged,
+    compile_graph,
+    map_of,
+)
 from lipcert.norms.protocol import MapKey, Norms
 
 
@@ -133,11 +145,11 @@ class Propagation:
     ) -> Propagation:
         """Return the propagation of a batch; arguments as for `analyze`."""
         graph = model if isinstance(model, Graph) else compile_graph(model, images.shape[1:])
-        graph.check()
-        if tuple(images.shape[1:]) != graph.image_shape:
+        check_unchanged(graph)
+        shape = graph.nodes[0].shape
+        if tuple(images.shape[1:]) != shape:
             raise ValueError(
-                f"Expected images of shape {graph.image_shape}, for which the model was compiled, "
-                f"got {tuple(images.shape[1:])}."
+                f"Expected images of shape {shape}, for which the model was compiled, got {tuple(images.shape[1:])}."
             )
         if isinstance(epsilon, Tensor):
             radius = epsilon.to(images).reshape(-1)

@@ -214,7 +214,10 @@ class Region:
         return Reach(center, (self.size() - center).clamp_min(0), radius)
 
     def executed(self, rounding: Rounding, arithmetic: Arithmetic, last: Operator | None = None) -> Region:
-        """Return the region with a rounding, its box wider by the analysis's share of it; `last`: the layer before."""
+        """Return the region as executed in `arithmetic`: with a rounding, its box wider by the analysis's share of that.
+
+        `last`: the layer just before.
+        """
         lower, upper = self.box()
         slack = arithmetic.analysis * rounding.entries
         return replace(self, interval=(lower - slack, upper + slack), rounding=rounding, last=last)

@@ -2,8 +2,9 @@
 
 from lipcert.certificates.cascade import CROWN_STAGES, STAGES, Cascade, Stage
 from lipcert.certificates.certificate import Certificate
-from lipcert.certificates.certifier import Certifier, Float64Model
+from lipcert.certificates.certifier import Certifier
 from lipcert.certificates.certify import certified_radius, certify, certify_batches
+from lipcert.certificates.float64 import Float64Model
 from lipcert.certificates.lipschitz import global_lipschitz, local_lipschitz
 from lipcert.certificates.radius import bisect
 

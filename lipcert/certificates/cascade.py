@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from lipcert.bounds import Bound
 from lipcert.certificates.certificate import EXECUTED, Certificate
-from lipcert.certificates.certifier import FAILURE_PROBABILITY, Certifier, Float64Model
+from lipcert.certificates.certifier import Certifier
+from lipcert.certificates.float64 import FAILURE_PROBABILITY, Float64Model
 from lipcert.norms import UpperNorms
 
 CROWN_METHODS = ("crown", "crown-alpha")

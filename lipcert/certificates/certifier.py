@@ -6,93 +6,17 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lipcert.bounds import Analysis, Arithmetic, Bound, analyze, check_epsilon, logit_rounding, worst_increase
+from lipcert.bounds import Analysis, Arithmetic, Bound, check_epsilon, logit_rounding, worst_increase
 from lipcert.certificates.certificate import EXACT, EXECUTED, Certificate
 from lipcert.certificates.crown_margins import crown_margins
+from lipcert.certificates.float64 import LANCZOS_STEPS, SLACK, Float64Model
 from lipcert.certificates.radius import bisect
-from lipcert.certificates.validation import (
-    check_images,
-    check_labels,
-    check_logits,
-    double_copy,
-    executed_dtype,
-    ordinary,
-)
 from lipcert.crown import Ball
-from lipcert.graph import Graph, compile_graph
-from lipcert.norms import UpperNorms
-
-FAILURE_PROBABILITY = 1e-9
-"""Probability that one norm's upper bound is wrong; certificates carry the union bound over all of them."""
-
-SLACK = 1e-9
-"""Relative room for the float64 arithmetic of radii, gains and error bounds."""
-
-LANCZOS_STEPS = 60
-"""Within about half a percent of the exact norm on masked convolutions."""
 
 RADIUS_ROUNDS = 6
 """Halvings of the interval in which the proved radius of an uncertified image is sought."""
-
-
-class Float64Model:
-    """A float64 copy of a model and upper bounds of its norms; certifiers that share it bound global norms once.
-
-    Args:
-        model: any tree of supported layers; put into eval mode by the caller.
-        norms: made for this model alone; with `FAILURE_PROBABILITY` each when None.
-
-    Raises:
-        ValueError, UnsupportedLayerError: as in `double_copy`.
-    """
-
-    def __init__(self, model: nn.Module, norms: UpperNorms | None = None) -> None:
-        self.dtype = executed_dtype(model)
-        with torch.inference_mode(False), torch.no_grad():
-            self.model = double_copy(model)
-        self.norms = UpperNorms(failure_probability=FAILURE_PROBABILITY) if norms is None else norms
-        self._graphs: dict[torch.Size, Graph] = {}
-
-    def graph(self, image_shape: torch.Size) -> Graph:
-        """Return the graph of the copy for images of `image_shape` (no batch), compiled once.
-
-        Raises:
-            UnsupportedLayerError: naming a layer without a sound rule.
-        """
-        if image_shape not in self._graphs:
-            self._graphs[image_shape] = compile_graph(self.model, image_shape).frozen()
-        return self._graphs[image_shape]
-
-    def norm_brackets(self) -> dict[str, tuple[float, float]]:
-        """Return (lower, upper) bounds of the global norms of the maps between activations, by the later activation."""
-        brackets: dict[str, tuple[float, float]] = {}
-        for graph in self._graphs.values():
-            brackets |= self.norms.brackets(graph)
-        return brackets
-
-    def analyze(
-        self,
-        images: Tensor,
-        epsilon: float | Tensor,
-        bound: Bound | str,
-        lanczos_steps: int = LANCZOS_STEPS,
-        constant_share: float = 0.0,
-        clip_input: bool = False,
-        arithmetic: Arithmetic | None = None,
-    ) -> Analysis:
-        """Return what `bound` proves of images (B, ...) within `epsilon`, a number or (B,).
-
-        Args:
-            images, epsilon, bound, clip_input, arithmetic: as in `lipcert.bounds.analyze`.
-            lanczos_steps: of a masked norm.
-            constant_share: where a smaller share of the units is constant, the global norm serves.
-        """
-        norms = self.norms.with_steps(lanczos_steps, constant_share)
-        radius = torch.as_tensor(epsilon, dtype=torch.float64, device=images.device) * (1 + SLACK)
-        graph = self.graph(images.shape[1:])
-        return analyze(graph, images.double(), radius, bound, norms, clip_input, arithmetic)
 
 
 class Margins(NamedTuple):
@@ -228,3 +152,53 @@ def _margins(analysis: Analysis, logits: Tensor, labels: Tensor, arithmetic: Ari
 def _larger(known: Tensor, other: Tensor) -> Tensor:
     """Return the elementwise maximum; a NaN in `known` stays, one in `other` changes nothing."""
     return torch.where(other > known, other, known)
+
+
+def check_tensor(name: str, value: object) -> None:
+    """Raise TypeError for a list or an array in place of a tensor."""
+    if not isinstance(value, Tensor):
+        kind = f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
+        raise TypeError(f"Expected `{name}` as a torch.Tensor, got a {kind}; torch.as_tensor makes one.")
+
+
+def check_images(images: Tensor) -> None:
+    """Raise TypeError or ValueError unless images are a non-empty float batch with pixels in [0, 1]."""
+    check_tensor("images", images)
+    if images.dim() < 2 or images.shape[0] == 0:
+        raise ValueError(f"Expected a non-empty batch of images (B, ...), got shape {tuple(images.shape)}.")
+    if images.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"Expected images in float32 or float64, got {images.dtype}.")
+    inside = ((images >= 0) & (images <= 1)).flatten(1).all(dim=1)  # NaN compares false
+    if not bool(inside.all()):
+        row = int((~inside).nonzero()[0])
+        raise ValueError(f"Expected pixels in [0, 1]; image {row} has others. Divide 8-bit pixels by 255.")
+
+
+def check_pairs(images: Tensor, labels: Tensor) -> None:
+    """Raise TypeError or ValueError unless there are images, as `check_images` has them, and a label for each."""
+    check_images(images)
+    check_tensor("labels", labels)
+    if len(labels) != len(images):
+        raise ValueError(f"Expected a label an image, got {len(images)} images and {len(labels)} labels.")
+
+
+def check_logits(logits: Tensor) -> None:
+    """Raise ValueError unless a model's outputs are (B, K)."""
+    if logits.dim() != 2:
+        shape = tuple(logits.shape[1:])
+        raise ValueError(f"Expected a model with a flat vector of logits, got outputs of shape {shape}; flatten them.")
+
+
+def check_labels(labels: Tensor, num_images: int, num_classes: int) -> None:
+    """Raise TypeError or ValueError unless labels are integers in [0, num_classes), one an image."""
+    check_tensor("labels", labels)
+    if labels.shape != (num_images,) or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f"Expected {num_images} integer labels, got shape {tuple(labels.shape)} of {labels.dtype}.")
+    if bool(((labels < 0) | (labels >= num_classes)).any()):
+        row = int(((labels < 0) | (labels >= num_classes)).nonzero()[0])
+        raise ValueError(f"Expected labels in [0, {num_classes}), got {int(labels[row])} in row {row}.")
+
+
+def ordinary(tensor: Tensor) -> Tensor:
+    """Return a tensor that gradients may be computed with, a copy of one that was made in inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from lipcert.bounds import Bound, check_epsilon
 from lipcert.certificates.cascade import STAGES, Cascade
 from lipcert.certificates.certificate import EXECUTED, Certificate
-from lipcert.certificates.certifier import FAILURE_PROBABILITY, LANCZOS_STEPS, Certifier, Float64Model
+from lipcert.certificates.certifier import Certifier, check_pairs
+from lipcert.certificates.float64 import FAILURE_PROBABILITY, LANCZOS_STEPS, Float64Model
 from lipcert.certificates.radius import bisect
-from lipcert.certificates.validation import check_pairs
 from lipcert.norms import UpperNorms
 
 BATCH_SIZE = 32

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.bounds import Arithmetic, Bound, check_epsilon, lipschitz_to_logits
-from lipcert.certificates.certifier import Float64Model
-from lipcert.certificates.validation import check_images, check_tensor
+from lipcert.certificates.certifier import check_images, check_tensor
+from lipcert.certificates.float64 import Float64Model
 
 FLOAT64 = Arithmetic.of(torch.float64, torch.float64)
 """Boxes are wide enough for the float64 arithmetic that finds them."""

@@ -1,8 +1,7 @@
 """A model becomes a graph of affine, activation and sum nodes once; every bound runs over it."""
 
 from lipcert.graph.activations import Clamp, Nonlinearity, PairSort, register_activation
-from lipcert.graph.checks import refuse_altered
-from lipcert.graph.compile import compile_graph
+from lipcert.graph.compile import check_unchanged, compile_graph, supported_types
 from lipcert.graph.errors import NonFiniteBoundError, UnsupportedLayerError
 from lipcert.graph.layers import is_affine, operator, register_affine
 from lipcert.graph.nodes import Activation, Add, Affine, Graph, Image, Node
@@ -26,13 +25,14 @@ __all__ = [
     "Permutation",
     "Shape",
     "UnsupportedLayerError",
+    "check_unchanged",
     "compile_graph",
     "identity_map",
     "is_affine",
     "map_of",
     "operator",
-    "refuse_altered",
     "register_activation",
     "register_affine",
     "scaling",
+    "supported_types",
 ]

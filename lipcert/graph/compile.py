@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lipcert.graph.activations import MAKERS, nonlinearity
-from lipcert.graph.checks import refuse_altered, refuse_inplace, unsupported
 from lipcert.graph.errors import UnsupportedLayerError
 from lipcert.graph.layers import operator
 from lipcert.graph.nodes import Activation, Add, Affine, Graph, Image, Node
 from lipcert.graph.operators import Operator, Shape
 from lipcert.nn import Residual
-from lipcert.nn.integrity import parametrized
+from lipcert.nn.integrity import refuse_altered
+
+CONTAINERS = (nn.Sequential, Residual)
+"""Layers that are made of layers."""
 
 
 def compile_graph(model: nn.Module, image_shape: Sequence[int]) -> Graph:
@@ -27,7 +29,7 @@ def compile_graph(model: nn.Module, image_shape: Sequence[int]) -> Graph:
     Raises:
         UnsupportedLayerError: naming a layer that has no sound bound, or does not fit the shape that reaches it.
     """
-    refuse_altered(model.named_modules())
+    refuse_altered(model.named_modules(), supported_types())
     compiler = _Compiler(tuple(image_shape))
     with torch.no_grad():
         compiler.extend(model, 0, "")
@@ -37,6 +39,61 @@ def compile_graph(model: nn.Module, image_shape: Sequence[int]) -> Graph:
 def joined_name(name: str, child: str) -> str:
     """Return the name of a child in the model."""
     return f"{name}.{child}" if name else child
+
+
+def check_unchanged(graph: Graph) -> None:
+    """Refuse a graph whose model's layers were replaced, patched or hooked since it was compiled.
+
+    Raises:
+        UnsupportedLayerError: naming the layer.
+    """
+    refuse_altered([(name, layer) for name, layer, _ in graph.modules], supported_types())
+    for name, layer, children in graph.modules:
+        if tuple(layer._modules.values()) != children:
+            raise UnsupportedLayerError(
+                f"Layer {name or 'model'!r} has other layers than when it was compiled; compile it anew."
+            )
+        if isinstance(layer, Residual):
+            _refuse_inplace(layer, name)
+    for node in graph.nodes:
+        if not isinstance(node, Activation):
+            continue
+        if any(new is not old for new, old in zip(_held(node.layer), node.tensors, strict=True)):
+            raise UnsupportedLayerError(
+                f"Layer {node.name!r} has other thresholds than when it was compiled; compile the model anew."
+            )
+
+
+def supported_types() -> frozenset[type[nn.Module]]:
+    """Return the classes of layers that have bounds."""
+    affine = (kind for kind in operator.registry if kind is not object)
+    return frozenset((*CONTAINERS, *affine, *MAKERS))
+
+
+def _unsupported(layer: nn.Module, name: str) -> UnsupportedLayerError:
+    """Return the error for a layer of a class without bounds."""
+    names = ", ".join(sorted({kind.__name__ for kind in supported_types()}))
+    return UnsupportedLayerError(
+        f"Layer {name or 'model'!r} is a {type(layer).__name__}, which has no bound. Supported: {names}."
+    )
+
+
+def _refuse_inplace(layer: Residual, name: str) -> None:
+    """Refuse a residual block in which an activation works in place.
+
+    Raises:
+        UnsupportedLayerError: naming the block.
+    """
+    if any(getattr(module, "inplace", False) for module in layer.modules()):
+        raise UnsupportedLayerError(
+            f"Layer {name!r}: an activation inside a Residual works in place and may overwrite what the "
+            "shortcut reads; build it with inplace=False."
+        )
+
+
+def _held(layer: nn.Module) -> tuple[Tensor | None, ...]:
+    """Return the parameters and buffers that a layer itself holds."""
+    return (*layer._parameters.values(), *layer._buffers.values())
 
 
 class _Compiler:
@@ -60,12 +117,13 @@ class _Compiler:
         shape, index = self.nodes[source].shape, len(self.nodes)
         activation = isinstance(layer, self.activations)
         if not activation and operator.dispatch(type(layer)) is operator.dispatch(object):
-            raise unsupported(layer, name)
-        if activation and parametrized(layer):
+            raise _unsupported(layer, name)
+        if activation and "parametrizations" in layer._modules:
             raise UnsupportedLayerError(f"Layer {name!r}: thresholds that a parametrization computes have no bound.")
         try:
             if activation:
-                self.nodes.append(Activation.of(index, source, name, layer, shape, nonlinearity(layer, shape)))
+                function = nonlinearity(layer, shape)
+                self.nodes.append(Activation(index, (source,), name, layer, shape, function, _held(layer)))
             else:
                 self.operators[index] = operator(layer, shape)
                 self.nodes.append(Affine(index, (source,), name, layer, shape, self.operators[index].output_shape))
@@ -74,7 +132,7 @@ class _Compiler:
         return index
 
     def _residual(self, layer: Residual, source: int, name: str) -> int:
-        refuse_inplace(layer, name)
+        _refuse_inplace(layer, name)
         branch = self.extend(layer.branch, source, joined_name(name, "branch"))
         shortcut = self.extend(layer.shortcut, source, joined_name(name, "shortcut"))
         first, second = self.nodes[branch].shape, self.nodes[shortcut].shape

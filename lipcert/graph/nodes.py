@@ -10,11 +10,9 @@ from itertools import count
 from torch import Tensor, nn
 
 from lipcert.graph.activations import Nonlinearity
-from lipcert.graph.checks import refuse_altered, refuse_inplace
 from lipcert.graph.errors import UnsupportedLayerError
 from lipcert.graph.layers import operator
 from lipcert.graph.operators import Operator, Shape
-from lipcert.nn import Residual
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,14 +73,7 @@ class Activation:
     layer: nn.Module
     shape: Shape
     function: Nonlinearity
-    tensors: tuple[Tensor | None, ...] = ()
-
-    @classmethod
-    def of(
-        cls, index: int, source: int, name: str, layer: nn.Module, shape: Shape, function: Nonlinearity
-    ) -> Activation:
-        """Return the node of a layer with its present tensors."""
-        return cls(index, (source,), name, layer, shape, function, _tensors(layer))
+    tensors: tuple[Tensor | None, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +86,6 @@ class Add:
     shape: Shape
 
 
-def _tensors(layer: nn.Module) -> tuple[Tensor | None, ...]:
-    """Return the parameters and buffers that a layer itself holds."""
-    return (*layer._parameters.values(), *layer._buffers.values())
-
-
 Node = Image | Affine | Activation | Add
 
 _KEYS = count()
@@ -110,7 +96,7 @@ class Graph:
     """A model as nodes; the last one is the output.
 
     Weights are those of the model at each use; what must not change after compilation are its layers and hooks, which
-    `check` makes sure of.
+    `check_unchanged` makes sure of.
 
     Attributes:
         nodes: in the order of execution, each behind its sources.
@@ -133,26 +119,6 @@ class Graph:
     def activations(self) -> Iterator[Activation]:
         """The activations, in order."""
         return (node for node in self.nodes if isinstance(node, Activation))
-
-    def check(self) -> None:
-        """Refuse a model whose layers were replaced, patched or hooked since it was compiled.
-
-        Raises:
-            UnsupportedLayerError: naming the layer.
-        """
-        refuse_altered([(name, layer) for name, layer, _ in self.modules])
-        for name, layer, children in self.modules:
-            if tuple(layer._modules.values()) != children:
-                raise UnsupportedLayerError(
-                    f"Layer {name or 'model'!r} has other layers than when it was compiled; compile it anew."
-                )
-            if isinstance(layer, Residual):
-                refuse_inplace(layer, name)
-        for node in self.activations:
-            if any(new is not old for new, old in zip(_tensors(node.layer), node.tensors, strict=True)):
-                raise UnsupportedLayerError(
-                    f"Layer {node.name!r} has other thresholds than when it was compiled; compile the model anew."
-                )
 
     def operators(self) -> Mapping[int, Operator]:
         """Return the operator of every affine node, by index, with present weights.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.bounds import Bound, analyze
-from lipcert.certificates.validation import double_copy
+from lipcert.certificates.float64 import double_copy
 from lipcert.graph import LinearMap, compile_graph
 from lipcert.norms import MapKey, UpperNorms
 from lipcert.norms.krylov import inverse, lengths_of

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lipcert.certificates.cascade import Stage
-from lipcert.certificates.validation import executed_dtype
+from lipcert.certificates.float64 import executed_dtype
 from lipcert.checkpoints import LoadedNetwork
 from lipcert.data import Split
 from lipcert.records import (

@@ -157,6 +157,20 @@ def _made_by_torch(value: object) -> bool:
     return code is not None and code == _written("torch.nn.utils.parametrize").get(code.co_qualname)
 
 
+def refuse_parametrized(model: nn.Module) -> None:
+    """Refuse a model with a layer whose weights a parametrization computes at each use.
+
+    Raises:
+        UnsupportedLayerError: naming the layer, and what to use in its place.
+    """
+    for name, layer in model.named_modules():
+        if computed := parametrized(layer):
+            raise UnsupportedLayerError(
+                f"Layer {name or 'model'!r} ({type(layer).__name__}) computes its `{computed[0]}` at each use, with "
+                "roundings that no bound covers; certify and use lipcert.nn.folded(model), which stores it."
+            )
+
+
 def refuse_parametrizations(layer: nn.Module, name: str) -> None:
     """Refuse a parametrized layer unless its parametrizations are known to yield the same weight at each use.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lipcert.bounds import Bound, analyze
 from lipcert.certificates import STAGES
-from lipcert.certificates.validation import double_copy
+from lipcert.certificates.float64 import double_copy
 from lipcert.graph import LinearMap, compile_graph
 from lipcert.norms import MapKey, UpperNorms
 

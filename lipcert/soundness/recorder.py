@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.bounds import robust_margin
-from lipcert.certificates.validation import executed_dtype
+from lipcert.certificates.float64 import executed_dtype
 
 
 class Recorder(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lipcert.bounds import Arithmetic, Bound, logit_rounding
 from lipcert.certificates import Float64Model
-from lipcert.certificates.validation import executed_dtype
+from lipcert.certificates.float64 import executed_dtype
 from lipcert.soundness.attacked import Certified
 
 BATCH_SIZE = 32

@@ -14,7 +14,7 @@ from lipcert.attacks import auto_attack_robust, pgd_robust
 from lipcert.bounds import RULES, Bound
 from lipcert.certificates import Certifier, Float64Model, certify_batches
 from lipcert.certificates.certificate import EXACT
-from lipcert.certificates.certifier import FAILURE_PROBABILITY
+from lipcert.certificates.float64 import FAILURE_PROBABILITY
 from lipcert.data import Split
 from lipcert.data.progress import Advance, progress
 from lipcert.nn import folded

@@ -8,7 +8,7 @@ from torchmetrics import Metric
 
 from lipcert.bounds import Bound
 from lipcert.certificates import Certifier, Float64Model
-from lipcert.certificates.certifier import FAILURE_PROBABILITY
+from lipcert.certificates.float64 import FAILURE_PROBABILITY
 from lipcert.nn import folded
 from lipcert.norms import UpperNorms
 
