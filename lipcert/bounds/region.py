@@ -214,7 +214,7 @@ class Region:
         return Reach(center, (self.size() - center).clamp_min(0), radius)
 
     def executed(self, rounding: Rounding, arithmetic: Arithmetic, last: Operator | None = None) -> Region:
-        """Return the region as executed in `arithmetic`: with a rounding, its box wider by the analysis's share of that.
+        """Return the region executed in `arithmetic`, with a rounding: its box is wider by the analysis's share.
 
         `last`: the layer just before.
         """

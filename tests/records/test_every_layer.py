@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lipcert.graph.checks import supported_types
+from lipcert.graph import supported_types
 from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin, Normalize, Residual
 from lipcert.records import model_sha256, unsaid
 
