@@ -2,8 +2,8 @@
 
 Compared are the methods that a layer is run, copied and read by, and the functions of `torch.nn.functional` that they
 name: those of torch with torch's files, others with what they were when they were first seen, lipcert's own at import.
-What cannot be seen: a replaced function that those call in turn, a replaced kernel, an installed torch whose files were
-changed, code that runs between a check and the execution.
+What cannot be seen: replaced functions that those call in turn, other defaults or globals of a function, replaced
+kernels, an installed torch whose files were changed, code that runs between a check and the execution.
 """
 
 from __future__ import annotations
@@ -200,9 +200,9 @@ def _patched(cls: type) -> str | None:
     for name in METHODS:
         if not _expected(present.get(name), name, expected):
             return f"{cls.__name__}.{name}"
-    called = _functions(cls)
+    called, functional = _functions(cls), getattr(sys.modules[cls.__module__], "F", F)
     for name in called:
-        if not _expected(getattr(F, name), name, called):
+        if not _expected(getattr(functional, name), name, called):
             return f"torch.nn.functional.{name}"
     return None
 

@@ -23,6 +23,7 @@ from lipcert.graph import (
     layers,
     register_activation,
     register_affine,
+    scaling,
 )
 from lipcert.losses import BCP, Setting, Sparsity
 from lipcert.nn import Residual
@@ -164,3 +165,44 @@ def test_certificates() -> None:
     assert certified.any()
     for points in points_in_ball(inputs, 0.01, 100):
         assert (model(points).argmax(dim=1) == labels)[certified].all()
+
+
+class _Halved(nn.Module):
+    """A layer of one's own."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs / 2
+
+
+class _Louder(nn.Module):
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        return 1000 * super().__call__(*inputs)
+
+
+class _Plain(_Halved):
+    pass
+
+
+class _Loud(_Halved, _Louder):
+    pass
+
+
+def test_registered_layers_are_held_to_what_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    register_affine(_Halved, lambda layer, shape: scaling(shape, torch.full((1, 1), 0.5, dtype=torch.float64)))
+    register_activation(nn.Hardtanh, lambda layer, shape: Clamp(layer.min_val, layer.max_val))
+    torch.manual_seed(0)
+
+    def network(layer: nn.Module) -> nn.Sequential:
+        return nn.Sequential(nn.Linear(3, 3), layer, nn.Hardtanh(-0.1, 0.1), nn.Linear(3, 2)).eval()
+
+    image = torch.rand(1, 3)
+    for layer in (_Halved(), _Plain()):
+        lipcert.certify(network(layer), image, torch.tensor([0]), 0.01)
+    with pytest.raises(UnsupportedLayerError, match=r"'1' \(_Loud\) has a `__call__`"):
+        lipcert.certify(network(_Loud()), image, torch.tensor([0]), 0.01)
+    for kind, name in ((_Halved, "'1'"), (nn.Hardtanh, "'2'")):
+        with monkeypatch.context() as patched:
+            patched.setattr(kind, "forward", lambda layer, inputs: 1000 * inputs)
+            with pytest.raises(UnsupportedLayerError, match=f"{name}.*was replaced"):
+                lipcert.certify(network(_Halved()), image, torch.tensor([0]), 0.01)
+    lipcert.certify(network(_Halved()), image, torch.tensor([0]), 0.01)
