@@ -82,7 +82,7 @@ class Stored:
 
     def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """Return images (B, C, H, W) and labels (B,)."""
-        chosen = sent(torch.tensor(indices), self.split.images.device)
+        chosen = sent(torch.tensor(indices, dtype=torch.int64), self.split.images.device)
         return self.split.images[chosen], self.split.labels[chosen]
 
 

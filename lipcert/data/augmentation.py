@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,34 +9,22 @@ from torch import Tensor
 from lipcert.data.transfer import sent
 
 
-@dataclass(frozen=True)
-class Draws:
-    """One draw an image: shifts in rows and columns, (2, B), and whether it is mirrored, (B,)."""
+def draw(batch: int, padding: int, generator: torch.Generator | None) -> Tensor:
+    """Draw for each image shifts in rows and columns of up to `padding` pixels, and whether it is mirrored: (3, B).
 
-    shifts: Tensor
-    mirrored: Tensor
-
-    def __getitem__(self, images: slice) -> Draws:
-        """Return the draws of some images."""
-        return Draws(self.shifts[:, images], self.mirrored[images])
-
-    def to(self, device: torch.device) -> Draws:
-        """Return the draws on a device."""
-        return Draws(sent(self.shifts, device), sent(self.mirrored, device))
-
-
-def draw(batch: int, padding: int, generator: torch.Generator | None) -> Draws:
-    """Draw shifts of up to `padding` pixels and mirror half of the images; `generator`: on the CPU."""
+    `generator`: on the CPU, as what is drawn.
+    """
     shifts = torch.randint(0, 2 * padding + 1, (2, batch), generator=generator)
-    return Draws(shifts, torch.rand(batch, generator=generator) < 0.5)
+    return torch.cat((shifts, torch.rand(1, batch, generator=generator) < 0.5))
 
 
-def crop_and_flip(images: Tensor, padding: int, draws: Draws) -> Tensor:
+def crop_and_flip(images: Tensor, padding: int, draws: Tensor) -> Tensor:
     """Shift and mirror each image, (B, C, H, W), as drawn; black comes in from outside."""
     batch, _, height, width = images.shape
-    padded, draws = F.pad(images, (padding,) * 4), draws.to(images.device)
+    down, right, mirrored = sent(draws, images.device).unsqueeze(2)
     across = torch.arange(width, device=images.device)
-    rows = draws.shifts[0, :, None] + torch.arange(height, device=images.device)
-    columns = draws.shifts[1, :, None] + torch.where(draws.mirrored[:, None], width - 1 - across, across)
+    rows = down + torch.arange(height, device=images.device)
+    columns = right + torch.where(mirrored > 0, width - 1 - across, across)
     index = torch.arange(batch, device=images.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    pixels = F.pad(images, (padding,) * 4).permute(0, 2, 3, 1)
+    return pixels[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -35,12 +35,13 @@ class Share:
         return self.ranks * self.images
 
 
+@dataclass(eq=False)
 class GlobalBatches(Sampler[list[int]]):
     """Yields one rank's indices of every global batch, in order: rank r holds images r, r + R, r + 2R, ... of it.
 
     Every rank gets as many batches; the last may be empty on some.
 
-    Args:
+    Attributes:
         count: images in all.
         batch_size: images of a global batch; the last may be smaller.
         ranks, rank: number of processes, and which of them this is.
@@ -49,13 +50,14 @@ class GlobalBatches(Sampler[list[int]]):
         ValueError: when `ranks` do not divide `batch_size`.
     """
 
-    def __init__(self, count: int, batch_size: int, ranks: int = 1, rank: int = 0) -> None:
-        if batch_size % ranks:
-            raise ValueError(f"`batch_size`={batch_size} cannot be split over {ranks} devices.")
-        self.count = count
-        self.batch_size = batch_size
-        self.ranks = ranks
-        self.rank = rank
+    count: int
+    batch_size: int
+    ranks: int = 1
+    rank: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.ranks:
+            raise ValueError(f"`batch_size`={self.batch_size} cannot be split over {self.ranks} devices.")
 
     def __len__(self) -> int:
         return -(-self.count // self.batch_size)
@@ -78,16 +80,15 @@ class GlobalBatches(Sampler[list[int]]):
         return Share(len(range(self.rank, batch, self.ranks)), batch, self.ranks)
 
 
+@dataclass(eq=False)
 class ShuffledBatches(GlobalBatches):
-    """Global batches in an order that depends on seed and epoch alone.
+    """Global batches in an order that depends on `seed` and `epoch` alone.
 
     A rank without an image of its own repeats the first of the batch, to take part in the step with weight 0.
     """
 
-    def __init__(self, count: int, batch_size: int, ranks: int = 1, rank: int = 0, seed: int = 0) -> None:
-        super().__init__(count, batch_size, ranks, rank)
-        self.seed = seed
-        self.epoch = 0
+    seed: int = 0
+    epoch: int = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of an epoch; Lightning calls it before each."""

@@ -59,19 +59,16 @@ def _fetch(url: str, file: Any, files: pooch.Pooch | None, check_only: bool = Fa
 
 
 class _Bar:
-    """What the library tells of a download, for `progress`."""
+    """What the library calls to tell how many bytes there are (`total`), and how many more came."""
 
     def __init__(self, advance: Advance) -> None:
         self.advance, self.total, self.done = advance, 0, 0
 
     def update(self, count: int) -> None:
-        """Tell that so many bytes more are there."""
         self.done += count
         self.advance(self.done, self.total or None)
 
     def reset(self) -> None:
-        """Start from nothing."""
         self.done = 0
 
-    def close(self) -> None:
-        """End; the bar is removed by whoever made it."""
+    def close(self) -> None: ...

@@ -127,5 +127,5 @@ class ImageDataModule(pl.LightningDataModule):
             return images, labels
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.trainer.global_step) * 4099)
         ranks, rank = self._ranks()
-        draws = draw(self.batch_size, self.crop_padding, generator)[rank::ranks][: len(images)]
+        draws = draw(self.batch_size, self.crop_padding, generator)[:, rank::ranks][:, : len(images)]
         return crop_and_flip(images, self.crop_padding, draws), labels

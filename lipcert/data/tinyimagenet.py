@@ -80,7 +80,11 @@ def _prepare(top: Path, folder: Path) -> Images:
     """Fetch the archive if nothing is below `top`, decode all images into `folder` and load them."""
     source = find_source(top)
     if source is None:
-        source = _fetch(top)
+        source = top / f"{NAME}.zip"
+        try:
+            download(URL, source, MD5)
+        except DownloadError as error:
+            raise _missing(top, error) from error
     elif source.is_file() and pooch.file_hash(str(source), "md5") != MD5:
         raise CorruptDataError(
             f"{source} is not the archive published at {URL}: expected MD5 {MD5}. Delete it and fetch it again."
@@ -101,14 +105,6 @@ def _cached(folders: list[Path], source: Path | None, warn: bool = True) -> Imag
             if warn:
                 logger.warning("Decoded images of Tiny-ImageNet are damaged and left aside. %s", error)
     return None
-
-
-def _fetch(top: Path) -> Path:
-    try:
-        download(URL, top / f"{NAME}.zip", MD5)
-    except DownloadError as error:
-        raise _missing(top, error) from error
-    return top / f"{NAME}.zip"
 
 
 def _missing(top: Path, failure: Exception | None = None) -> MissingDataError:

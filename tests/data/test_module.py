@@ -106,6 +106,12 @@ def test_devices_share_a_batch() -> None:
     assert sorted(served.tolist()) == sorted(data.train.images.view(64, -1).tolist())
 
 
+def test_a_device_without_an_image_gets_an_empty_validation_batch() -> None:
+    data = ImageDataModule("digits", 2, validation=3)
+    data.trainer = _trainer(world_size=2, global_rank=1)
+    assert [len(labels) for _, labels in data.val_dataloader()] == [1, 0]
+
+
 def test_batches_that_devices_cannot_share() -> None:
     data = ImageDataModule("digits", 32)
     data.trainer = _trainer(world_size=3)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from lipcert.bounds import Bound, analyze
 from lipcert.losses import ReLUStability, Setting, Sparsity, relu_stability_loss
-from lipcert.losses.relu_stability import instability
+from lipcert.losses.adversarial import instability
 from lipcert.norms import PowerNorms
 from tests.networks import images, network
 from tests.oracles import ExactNorms
