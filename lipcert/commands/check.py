@@ -64,31 +64,36 @@ def check(options: argparse.Namespace, say: Callable[[str], object]) -> None:
         NotImplementedError: for a network that cannot be re-checked.
         ValueError: with the reason, for a record that is refused or contradicted.
     """
-    from lipcert.recheck import Rechecker, contradicted_norms, contradictions, stages_not_derived
+    from lipcert.recheck import (
+        Rechecker,
+        contradicted_by_execution,
+        contradicted_norms,
+        contradictions,
+        place,
+        stages_not_derived,
+    )
     from lipcert.records import read_record
 
     load_plugins(options.plugins)
     record = read_record(options.certificate)
-    rechecker = Rechecker(_network(options, record), record.contents.data.image_shape, record.contents.clip_input)
     images, labels = _data(options, record)
-    say(f"network and data are those of {options.certificate}")
-    found = contradictions(record)
+    rechecker = Rechecker(_network(options, record), record.contents.data.image_shape, record.contents.clip_input)
     _check_dtype(rechecker, record)
-    say(f"{len(record.rows)} rows read; {len(found) or 'no'} contradictions among them and their totals")
-    uppers = {name: bracket.upper for name, bracket in record.contents.norms.items()}
-    found += contradicted_norms(rechecker.program, uppers, rechecker.norms)
+    say(f"network and data are those of {options.certificate}")
     chosen, beyond, unknown = _chosen(options, len(record.rows)), stages_not_derived(record), 0
+    found = contradictions(record) + contradicted_norms(rechecker.global_norms, record)
+    found += contradicted_by_execution(rechecker, record, images, labels)
+    say(f"{len(record.rows)} rows, totals and norms: {len(found) or 'no'} contradictions without deriving bounds")
     for number in chosen:
-        row = record.rows[number]
-        subject = (row, images[row.index], int(labels[row.index]))
-        reason = rechecker.reason_against(*subject)
-        place = f"row {number} (image {row.index}, epsilon {row.epsilon:g})"
-        if reason is not None and beyond and rechecker.refutation(*subject) is None:
-            say(f"{place}: not re-derived ({reason}; it may rest on {' and '.join(beyond)})")
+        row, where = record.rows[number], place(record, number)
+        refuted, reason = rechecker.refutation(row, images[row.index]), rechecker.reason_against(row, images[row.index])
+        if reason is not None and beyond and refuted is None:
+            say(f"{where}not re-derived ({reason}; it may rest on {' and '.join(beyond)})")
             unknown += 1
             continue
-        say(f"{place}: {'confirmed' if reason is None else f'contradicted ({reason})'}")
-        found += [] if reason is None else [f"{place}: {reason}"]
+        reason = reason or refuted
+        say(f"{where}{'confirmed' if reason is None else f'contradicted ({reason})'}")
+        found += [] if reason is None else [where + reason]
     if found:
         more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise ValueError(f"{options.certificate} is contradicted: {'; '.join(found[:SHOWN])}{more}.")
@@ -111,8 +116,8 @@ def _network(options: argparse.Namespace, record: Record) -> nn.Module:
     known = {} if options.builder else {key: said.description.get(key) for key in ("model", "activation")}
     if said.description.get("builder") and not options.builder:
         raise ValueError(f"The record is of a network of its own; type --builder {said.description['builder']}.")
-    model = load_network(options.checkpoint, data.image_shape, data.num_classes, builder=options.builder, **known).model
-    digest = model_sha256(model)
+    loaded = load_network(options.checkpoint, data.image_shape, data.num_classes, builder=options.builder, **known)
+    model, digest = loaded.model, model_sha256(loaded.model)
     if digest != said.sha256 and said.sha256 == model_sha256(model, complete=False):
         raise ValueError(
             f"{options.certificate} names its network by an older fingerprint, which leaves out what decides what it "
@@ -123,6 +128,11 @@ def _network(options: argparse.Namespace, record: Record) -> nn.Module:
         raise ValueError(
             f"The record is of another network: that of {options.checkpoint} has SHA-256 {digest}, "
             f"the record says {said.sha256}.{older if said.description.get('parametrization') else ''}"
+        )
+    description = json.loads(json.dumps(loaded.description))
+    if description != said.description:
+        raise ValueError(
+            f"The record's model.description is {said.description}; that of {options.checkpoint} is {description}."
         )
     return model
 
@@ -138,6 +148,8 @@ def _data(options: argparse.Namespace, record: Record) -> tuple[Tensor, Tensor]:
         raise ValueError(f"Expected the split train or test in the record, got {said.split!r}.")
     images, labels = getattr(source, said.split).first(said.num_images)[:]
     digest = data_sha256(images, labels)
+    if len(labels) != said.num_images:
+        raise ValueError(f"The record's data.num_images is {said.num_images}, but {said.name} has {len(labels)}.")
     if digest != said.sha256 or tuple(images.shape[1:]) != said.image_shape or source.num_classes != said.num_classes:
         raise ValueError(
             f"The record is of other data: the first {said.num_images} images of {said.name} ({said.split}) have "

@@ -37,12 +37,7 @@ def describe_data(name: str, split: Split, num_classes: int) -> Data:
 
 def describe_arithmetic(model: nn.Module) -> Arithmetic:
     """Return which arithmetic the margins cover, in numbers and in a sentence."""
-    executed, roundoff = _dtype_name(model), torch.finfo(executed_dtype(model)).eps / 2
-    statement = (
-        f"Certificates hold for the network as executed in {executed} (unit roundoff {roundoff:.3g}), its sums in any "
-        "order, and for its weights taken as real numbers; what rounding may cost is taken off every margin."
-    )
-    return Arithmetic(executed, roundoff, statement)
+    return Arithmetic.of(_dtype_name(model), torch.finfo(executed_dtype(model)).eps / 2)
 
 
 def _dtype_name(model: nn.Module) -> str:

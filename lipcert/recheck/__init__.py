@@ -3,8 +3,16 @@
 It shares no code with `lipcert.bounds` or `lipcert.certificates`, so that an error there is not repeated here.
 """
 
-from lipcert.recheck.consistency import contradictions
-from lipcert.recheck.layers import contradicted_norms
+from lipcert.recheck.consistency import contradictions, place
+from lipcert.recheck.execution import contradicted_by_execution
+from lipcert.recheck.global_norms import contradicted_norms
 from lipcert.recheck.verdict import Rechecker, stages_not_derived
 
-__all__ = ["Rechecker", "contradicted_norms", "contradictions", "stages_not_derived"]
+__all__ = [
+    "Rechecker",
+    "contradicted_by_execution",
+    "contradicted_norms",
+    "contradictions",
+    "place",
+    "stages_not_derived",
+]

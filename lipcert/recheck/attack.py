@@ -1,4 +1,4 @@
-"""Projected gradient descent inside the ball: it looks for what a certificate says cannot be."""
+"""Projected gradient descent inside balls: it looks for what certificates say cannot be."""
 
 from __future__ import annotations
 
@@ -6,26 +6,57 @@ import torch
 from torch import Tensor, nn
 
 INSIDE = 1 - 1e-6
-"""Attacks stay within this fraction of epsilon, so that rounding of pixels never leads outside."""
+"""Attacks stay within this fraction of the radius, so that rounding of pixels never leads outside."""
 
 
-def _lengths(values: Tensor) -> Tensor:
-    return values.flatten(1).double().norm(dim=1).clamp(min=1e-30).to(values.dtype).view(-1, 1, 1, 1)
+def lengths(values: Tensor) -> Tensor:
+    """Return the l2 norm of each of a batch, (B, 1, 1, ...), float64, never 0."""
+    norms = values.detach().double().flatten(1).norm(dim=1).clamp(min=1e-30)
+    return norms.view(-1, *(1 for _ in values.shape[1:]))
 
 
-def _projected(points: Tensor, image: Tensor, epsilon: float, clip_input: bool) -> Tensor:
-    change = points - image
-    change = change * (epsilon * INSIDE / _lengths(change)).clamp(max=1)
-    points = image + change
-    return points.clamp(0, 1) if clip_input else points
+def scaled(directions: Tensor, radii: Tensor) -> Tensor:
+    """Return each of a batch of directions at a length of its own, `radii` (B,)."""
+    return directions * (radii.view_as(lengths(directions)) / lengths(directions)).to(directions.dtype)
 
 
-def _margins(model: nn.Module, points: Tensor, label: int) -> Tensor:
-    """Return z_label - max of the others, (B,)."""
-    logits = model(points)
-    others = logits.clone()
-    others[:, label] = -torch.inf
-    return logits[:, label] - others.amax(dim=1)
+def differences(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return z_label - z_j for every class j, (B, K); infinity for the label itself."""
+    own = labels.unsqueeze(1)
+    return (logits.gather(1, own) - logits).scatter(1, own, torch.inf)
+
+
+def descend(
+    model: nn.Module, images: Tensor, labels: Tensor, radii: Tensor, clip_input: bool, steps: int, start: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the points within the balls at which the least margins were found, as `images`, and these margins, (B,).
+
+    Args:
+        model: in eval mode, executed in its own dtype.
+        images: (B, C, H, W) in that dtype.
+        labels: (B,), the classes whose margins over all others are lowered.
+        radii: (B,), float64.
+        clip_input: search [0, 1] only.
+        steps: of the descents, whose lengths fall from half a radius to 0.
+        start: as `images`; where the descents start, brought inside the balls.
+    """
+
+    def projected(points: Tensor) -> Tensor:
+        change = points - images
+        points = images + scaled(change, torch.minimum(radii * INSIDE, lengths(change).flatten()))
+        return points.clamp(0, 1) if clip_input else points
+
+    best, least = images, torch.full_like(radii, torch.inf)
+    points = projected(start)
+    for step in range(steps + 1):
+        points = points.detach().requires_grad_()
+        margins = differences(model(points), labels).amin(dim=1)
+        better = (margins.detach() < least) & (lengths(points - images).flatten() <= radii)
+        best = torch.where(better.view(-1, *(1 for _ in images.shape[1:])), points.detach(), best)
+        least = torch.where(better, margins.detach().double(), least)
+        (gradient,) = torch.autograd.grad(margins.sum(), points)
+        points = projected(points.detach() - scaled(gradient, radii / 2 * (1 - step / (steps + 1))))
+    return best, least
 
 
 def find_counterexample(
@@ -41,26 +72,16 @@ def find_counterexample(
     """Return a point within `epsilon` of `image` that the network does not call `label`; None if none is found.
 
     Args:
-        model: in eval mode, executed in its own dtype.
-        image: (C, H, W) in that dtype.
+        model, clip_input, steps: as in `descend`.
+        image: (C, H, W) in the dtype of the network.
         label: the class that is certified.
         epsilon: radius of the ball.
-        clip_input: search [0, 1] only.
-        steps: of each descent, whose length falls from epsilon / 2 to 0.
         restarts: descents; one from the image, others from random points of the sphere.
         generator: of the random points; fresh ones when None.
     """
     start = torch.randn(restarts, *image.shape, generator=generator, dtype=torch.float64).to(image.dtype)
     start[0] = 0
-    points = _projected(image + start * 1e3 * epsilon, image, epsilon, clip_input)
-    for step in range(steps + 1):
-        points = points.detach().requires_grad_()
-        margins = _margins(model, points, label)
-        distances = (points.detach().double() - image.double()).flatten(1).norm(dim=1)
-        found = (margins.detach() <= 0) & (distances <= epsilon)
-        if bool(found.any()):
-            return points.detach()[found][0]
-        (gradient,) = torch.autograd.grad(margins.sum(), points)
-        length = epsilon / 2 * (1 - step / (steps + 1))
-        points = _projected(points.detach() - length * gradient / _lengths(gradient), image, epsilon, clip_input)
-    return None
+    images, radii = image.expand_as(start), torch.full((restarts,), epsilon, dtype=torch.float64)
+    labels = torch.full((restarts,), label)
+    points, margins = descend(model, images, labels, radii, clip_input, steps, images + start * 1e3 * epsilon)
+    return points[margins.argmin()] if bool(margins.min() <= 0) else None

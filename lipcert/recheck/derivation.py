@@ -288,6 +288,12 @@ class Derivation:
     def _norm(self, there: LinearMap | None, rows: Tensor, columns: Tensor) -> float:
         return 0.0 if there is None else self.norms.bracket(there, rows, columns).upper
 
+    @property
+    def lipschitz(self) -> float:
+        """Largest Lipschitz constant, over the ball, of a source that feeds the logits."""
+        ends = (linear_map(self.program, source, self.program.output, {}) for source in self.sources)
+        return max(each.tight for each, end in zip(self.sources.values(), ends, strict=True) if end is not None)
+
     def worst(self, label: int) -> Tensor:
         """Return upper bounds of z_j - z_label over the ball for every class j, (classes,); 0 at the label."""
         with torch.no_grad():

@@ -11,15 +11,13 @@ from torch import Tensor, nn
 from lipcert.nn import folded
 from lipcert.recheck.attack import find_counterexample
 from lipcert.recheck.derivation import Derivation, Margins
+from lipcert.recheck.global_norms import GlobalNorms
 from lipcert.recheck.norms import Norms
 from lipcert.recheck.program import Program, compile_program
 from lipcert.records import Record, Row
 
-MARGIN_TOLERANCE = 1e-6
-"""A recorded margin may exceed ours by this times 1 + its modulus: Lanczos brackets are not exact."""
-
-RADIUS_TOLERANCE = 1e-6
-"""A recorded radius is derived anew at this fraction less."""
+TOLERANCE = 1e-6
+"""A recorded value may be off by this: times 1 + its modulus for margins, relative to radii and Lipschitz constants."""
 
 LARGEST_RADIUS = 1e9
 """Infinite radii are derived at this one."""
@@ -35,6 +33,9 @@ NOT_DERIVED = ("crown", "crown-alpha")
 
 ROUNDING_TOLERANCE = 0.1
 """A recorded margin may exceed ours by this fraction of our rounding: two sound rounding bounds need not be equal."""
+
+LEAST_ROUNDING = 0.1
+"""Nor is a recorded rounding below this fraction of ours."""
 
 
 def stages_not_derived(record: Record) -> list[str]:
@@ -58,6 +59,7 @@ class Rechecker:
         self.model = folded(self.model)
         self.program: Program = compile_program(self.model, self.image_shape)
         self.norms = Norms()
+        self.global_norms = GlobalNorms(self.program, self.norms)
 
     def derive(
         self, image: Tensor, epsilon: float, decomposed: bool = False, steps: int = 300, impulses: int = 400
@@ -66,76 +68,74 @@ class Rechecker:
         self.norms.steps, self.norms.impulses = steps, impulses
         return Derivation(self.program, image, epsilon, self.clip_input, decomposed, self.norms)
 
-    def reason_against(self, row: Row, image: Tensor, label: int) -> str | None:
-        """Return why a row is contradicted, None where it is confirmed.
+    def may_predict(self, image: Tensor, label: int) -> bool:
+        """Tell whether the executed network can predict `label` at `image`, (C, H, W): ties within rounding count."""
+        return self.derive(image, 0.0).may_predict(label)
+
+    def reason_against(self, row: Row, image: Tensor) -> str | None:
+        """Return why the bounds derived anew do not confirm a row, None where they do.
 
         Args:
-            row: of the record.
+            row: of the record; one whose margin is -infinity claims nothing.
             image: (C, H, W), float pixels in [0, 1].
-            label: its class.
         """
         try:
             return (
-                self._against_center(row, image, label)
-                or self._against_margin(row, image)
-                or self._against_radius(row, image)
-                or self._attack(row, image)
+                None
+                if row.margin == -math.inf
+                else self._against_bounds(row, image) or self._against_radius(row, image)
             )
         except ArithmeticError as error:
             return f"not derived: {error}"
 
-    def refutation(self, row: Row, image: Tensor, label: int) -> str | None:
-        """Return why a row cannot be true, whatever bound it rests on: by the image itself and by attack, else None.
-
-        Arguments as of `reason_against`.
-        """
-        return self._against_center(row, image, label) or self._attack(row, image)
-
-    def _against_center(self, row: Row, image: Tensor, label: int) -> str | None:
-        if row.label != label:
-            return f"the label of image {row.index} is {label}"
-        at_center = self.derive(image, 0.0)
-        if not at_center.may_predict(row.prediction):
-            return f"the network predicts {int(at_center.logits.center.argmax())}, not {row.prediction}"
-        if row.margin > at_center.margins(label).real + MARGIN_TOLERANCE * (1 + abs(row.margin)):
-            return f"the margin {row.margin:.9g} is above the one at the image itself"
-        return None
-
-    def _margins(self, image: Tensor, label: int, epsilon: float) -> Iterator[Margins]:
-        """Yield the best margins so far, with more and more effort."""
-        best = Margins(-math.inf, -math.inf)
-        for decomposed, steps, impulses in EFFORTS:
-            found = self.derive(image, epsilon, decomposed, steps, impulses).margins(label)
-            best = Margins(max(best.real, found.real), max(best.executed, found.executed))
-            yield best
-
-    def _against_margin(self, row: Row, image: Tensor) -> str | None:
-        if not row.certified:
-            return None
-        allowed = MARGIN_TOLERANCE * (1 + abs(row.margin))
-        best = -math.inf
-        for margins in self._margins(image, row.label, row.epsilon):
-            best = margins.executed
-            rounding = ROUNDING_TOLERANCE * (margins.real - best)
-            if best > 0 and row.margin <= best + allowed + rounding:
-                return None
-        if best <= 0:
-            return f"certified, but the margin derived is {best:.9g}"
-        return f"the margin {row.margin:.9g} is above the one derived, {best:.9g}"
-
-    def _against_radius(self, row: Row, image: Tensor) -> str | None:
-        radius = min(row.radius, LARGEST_RADIUS) * (1 - RADIUS_TOLERANCE)
-        if radius <= 0 or (row.certified and radius <= row.epsilon):
-            return None
-        if any(margins.executed > 0 for margins in self._margins(image, row.label, radius)):
-            return None
-        return f"at the radius {row.radius:.9g} nothing could be derived"
-
-    def _attack(self, row: Row, image: Tensor) -> str | None:
+    def refutation(self, row: Row, image: Tensor) -> str | None:
+        """Return why a row cannot be true, whatever bound it rests on: an attack found it; else None."""
         if not row.certified:
             return None
         found = find_counterexample(self.model, image.to(self.program.dtype), row.label, row.epsilon, self.clip_input)
         if found is None:
             return None
         distance = float((found.double() - image.double()).norm())
-        return f"an image at distance {distance:.9g} is not classified as {row.label}"
+        return f"certified, but an image at distance {distance:.9g} is not classified as {row.label}"
+
+    def _derived(self, image: Tensor, label: int, epsilon: float) -> Iterator[tuple[Margins, float]]:
+        """Yield the best margins and Lipschitz constant so far, with more and more effort."""
+        best, lipschitz = Margins(-math.inf, -math.inf), math.inf
+        for decomposed, steps, impulses in EFFORTS:
+            derived = self.derive(image, epsilon, decomposed, steps, impulses)
+            found = derived.margins(label)
+            best = Margins(max(best.real, found.real), max(best.executed, found.executed))
+            lipschitz = min(lipschitz, derived.lipschitz)
+            yield best, lipschitz
+
+    def _against_bounds(self, row: Row, image: Tensor) -> str | None:
+        allowed, reasons = TOLERANCE * (1 + abs(row.margin)), [""]
+        for best, lipschitz in self._derived(image, row.label, row.epsilon):
+            rounding = best.real - best.executed
+            rules = {
+                f"certified, but the margin derived is {best.executed:.9g}": row.certified and best.executed <= 0,
+                f"margin {row.margin:.9g} is above the one derived, {best.executed:.9g}": (
+                    row.margin > best.executed + allowed + ROUNDING_TOLERANCE * rounding
+                ),
+                f"margin + rounding {row.margin + row.rounding:.9g} is above the one derived, {best.real:.9g}": (
+                    row.margin + row.rounding > best.real + allowed
+                ),
+                f"rounding {row.rounding:.9g} is far below the one derived, {rounding:.9g}": (
+                    row.rounding < LEAST_ROUNDING * rounding
+                ),
+                f"lipschitz {row.lipschitz:.9g} is below the one derived, {lipschitz:.9g}": (
+                    row.lipschitz < lipschitz * (1 - TOLERANCE)
+                ),
+            }
+            reasons = [reason for reason, broken in rules.items() if broken]
+            if not reasons:
+                return None
+        return reasons[0]
+
+    def _against_radius(self, row: Row, image: Tensor) -> str | None:
+        radius = min(row.radius, LARGEST_RADIUS) * (1 - TOLERANCE)
+        if radius <= 0 or (row.certified and radius <= row.epsilon):
+            return None
+        if any(best.executed > 0 for best, _ in self._derived(image, row.label, radius)):
+            return None
+        return f"at the radius {row.radius:.9g} nothing could be derived"

@@ -71,6 +71,16 @@ class Arithmetic:
     unit_roundoff: float
     statement: str
 
+    @classmethod
+    def of(cls, executed: str, unit_roundoff: float) -> Arithmetic:
+        """Return the arithmetic of a dtype, with its sentence."""
+        statement = (
+            f"Certificates hold for the network as executed in {executed} (unit roundoff {unit_roundoff:.3g}), its "
+            "sums in any order, and for its weights taken as real numbers; what rounding may cost is taken off every "
+            "margin."
+        )
+        return cls(executed, unit_roundoff, statement)
+
 
 @dataclass(frozen=True)
 class FailureProbability:

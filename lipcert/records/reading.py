@@ -74,6 +74,10 @@ def _check_rows(rows: Sequence[Row], contents: Contents, count: int) -> None:
         raise ValueError(
             f"{count} rows are not {contents.data.num_images} images at {len(contents.epsilons)} epsilons."
         )
+    if not all(math.isfinite(each) and each > 0 for each in contents.epsilons) or len(set(contents.epsilons)) < len(
+        contents.epsilons
+    ):
+        raise ValueError(f"expected positive epsilons, each once, got {list(contents.epsilons)}.")
     expected = [(epsilon, index) for epsilon in contents.epsilons for index in range(contents.data.num_images)]
     if [(row.epsilon, row.index) for row in rows] != expected:
         raise ValueError("expected one row an image for each epsilon, in order.")
@@ -83,5 +87,3 @@ def _check_rows(rows: Sequence[Row], contents: Contents, count: int) -> None:
             raise ValueError(f"line {number} holds a class outside 0 to {contents.data.num_classes - 1}.")
         if row.certified != bool(row.stage) or (row.stage and row.stage not in stages):
             raise ValueError(f"line {number} holds `certified` {int(row.certified)} with stage {row.stage!r}.")
-        if not (math.isfinite(row.epsilon) and row.epsilon > 0):
-            raise ValueError(f"line {number} holds epsilon {row.epsilon}.")
