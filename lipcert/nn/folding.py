@@ -44,7 +44,7 @@ def _fold(layer: nn.Module) -> None:
     for name, steps in registered.items():
         original = next(iter((*steps.parameters(recurse=False), *steps.buffers(recurse=False))))
         dtype, learned = original.dtype, isinstance(original, nn.Parameter)
-        tensor: Tensor = steps.double()().to(dtype)
+        tensor: Tensor = copy.deepcopy(steps).double()().to(dtype)  # others may share its parameters
         if learned:
             layer._parameters = {name: nn.Parameter(tensor), **layer._parameters}
         else:

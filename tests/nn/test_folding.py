@@ -93,6 +93,18 @@ def test_a_layer_that_is_used_twice_stays_one_layer() -> None:
     assert stored[0] is stored[2]  # type: ignore[index]
 
 
+def test_layers_that_share_a_parameter_are_folded_each() -> None:
+    first, second, plain = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+    second.weight = plain.weight = first.weight
+    for layer in (first, second):
+        parametrize_almost_orthogonal(layer)
+    model, images = nn.Sequential(first, second, plain).eval(), torch.rand(2, 4)
+    assert len({id(each) for name, each in model.named_parameters(remove_duplicate=False) if "bias" not in name}) == 1
+    stored = folded(model)
+    assert {each.dtype for each in stored.parameters()} == {torch.float32}
+    torch.testing.assert_close(stored(images), model(images))
+
+
 def test_a_parametrized_buffer_stays_a_buffer() -> None:
     layer = lipcert.nn.Normalize([0.5], [2.0])
     parametrize.register_parametrization(layer, "std", parametrizations._WeightNorm(0))
