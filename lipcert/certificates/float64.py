@@ -38,6 +38,8 @@ def double_copy(model: nn.Module) -> nn.Module:
             parametrization computes at each use.
         ValueError: for half precision, non-finite or vanishing weights, naming the parameter.
     """
+    refuse_altered(model.named_modules(), supported_types())
+    refuse_parametrized(model)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.dtype in (torch.float16, torch.bfloat16):
             raise ValueError(f"`{name}` is in half precision ({tensor.dtype}), which certificates do not cover.")
@@ -45,8 +47,6 @@ def double_copy(model: nn.Module) -> nn.Module:
             raise ValueError(f"`{name}` has NaN or infinite entries; nothing can be certified with it.")
         if tensor.is_floating_point() and bool(((tensor != 0) & (tensor.abs() < SMALLEST_NORM)).any()):
             raise ValueError(f"`{name}` has entries below {SMALLEST_NORM}, whose squares vanish; set them to 0.")
-    refuse_altered(model.named_modules(), supported_types())
-    refuse_parametrized(model)
     return copy.deepcopy(model).double().requires_grad_(False)
 
 

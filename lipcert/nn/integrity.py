@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator
 from functools import cache
 from types import BuiltinFunctionType, CodeType
@@ -125,11 +126,13 @@ def _refuse_class(cls: type, owner: type, place: str) -> None:
 
 def _refuse_instance(layer: nn.Module, place: str) -> None:
     """Refuse attributes that hide methods or weights, and weights that are no plain tensors."""
-    held = {**layer._parameters, **layer._buffers}
-    kind = type(layer)
+    held, kind = {**layer._parameters, **layer._buffers}, type(layer)
+    for holder in ("_parameters", "_buffers", "_modules"):
+        if type(vars(layer)[holder]) not in (dict, OrderedDict):
+            raise UnsupportedLayerError(f"{place} keeps its `{holder}` in no plain dict, so its rule need not hold.")
     for key in vars(layer).keys() - PLAIN:
         if key.startswith("__") or key in held or key in layer._modules or callable(getattr(kind, key, None)):
-            raise UnsupportedLayerError(f"{place} has a `{key}` of its own, so the rule of its type need not hold.")
+            raise UnsupportedLayerError(f"{place} has a `{key}` of its own, so its rule need not hold.")
     for key, tensor in held.items():
         if hasattr(kind, key):
             raise UnsupportedLayerError(f"{place}: its class has a `{key}`, which hides that of the layer.")

@@ -271,6 +271,17 @@ def _hidden(model: nn.Sequential) -> None:
     vars(layer)["weight"] = 2 * layer.weight.detach()  # type: ignore[operator]
 
 
+class _Negated(dict[str, Any]):
+    def __getitem__(self, name: str) -> Any:
+        found = super().__getitem__(name)
+        return -found if name == "weight" else found
+
+
+def _dictionary(model: nn.Sequential) -> None:
+    layer = model.get_submodule("linear")
+    layer._parameters = _Negated(layer._parameters)
+
+
 def _own_call(model: nn.Sequential) -> None:
     layer = model.get_submodule("linear")
     layer._call_impl = _louder(layer._call_impl)  # type: ignore[method-assign]
@@ -283,6 +294,7 @@ def _own_call(model: nn.Sequential) -> None:
         (_parameters, r"'linear'.*`weight` of type _Parameter"),
         (_buffers, r"'normalize'.*`mean` of type _Doubled"),
         (_hidden, r"'linear'.*`weight` of its own"),
+        (_dictionary, r"'linear'.*`_parameters` in no plain dict"),
         (_own_call, r"'linear'.*`_call_impl` of its own"),
     ],
 )
