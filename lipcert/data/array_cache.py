@@ -1,92 +1,59 @@
-"""Decoded images kept on disk as 8-bit arrays, mapped into memory and checked whenever they are loaded."""
+"""Decoded images kept on disk in one file of 8-bit tensors, mapped into memory and checked whenever it is loaded."""
 
 from __future__ import annotations
 
-import json
 import os
-import zlib
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 from lipcert.data.arrays import CorruptDataError, Images, Split
-from lipcert.system.files import write_json
+from lipcert.system.errors import first_line
+from lipcert.system.files import damage
 
 VERSION = 2
 """Of this format and of what is decoded how; another version is decoded again."""
-CONTENTS = "contents.json"
-"""Names the arrays' source and checksums; written last."""
-ARRAYS = ("train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy")
 
 
-class DamagedCacheError(CorruptDataError):
-    """Arrays that are not what their contents file says."""
+def read_cache(path: Path, source: str | None) -> Images | None:
+    """Load the images kept at `path`; None where there are none, or some made from another source.
 
+    They are mapped copy on write: processes share their pages, and whoever changes one leaves the file alone.
 
-def read_cache(folder: Path, source: str | None) -> Images | None:
-    """Load the arrays kept in `folder`; None where there are none, or some made from another source.
-
-    `source`: digest of the data the arrays must come from; None accepts any.
+    Args:
+        path: the file.
+        source: digest of the data the images must come from; None accepts any.
 
     Raises:
-        DamagedCacheError: naming the file.
+        CorruptDataError: naming the file, if it is not what was written.
     """
-    path = folder / CONTENTS
     if not path.is_file():
         return None
     try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-        if contents["version"] != VERSION or source not in (None, contents["source"]):
+        reason = damage(path)
+        if reason is not None:
+            raise ValueError(reason)
+        kept = torch.load(path, mmap=True, weights_only=True)
+        if kept["version"] != VERSION or source not in (None, kept["source"]):
             return None
-        return _load(folder, contents)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedCacheError(f"{path}: {error}") from error
+        return Images(Split(*kept["train"]), Split(*kept["test"]), kept["num_classes"])
+    except Exception as error:  # unpickling damaged bytes ends in any of them
+        raise CorruptDataError(f"{path}: {first_line(error)}") from error
 
 
-def write_cache(
-    folder: Path, source: str, num_classes: int, splits: Iterable[tuple[Iterable[np.ndarray], list[int]]]
-) -> Images:
-    """Write the arrays, each under a temporary name and then renamed, at last the file that says so; load them.
+def write_cache(path: Path, source: str, images: Images) -> None:
+    """Write images under a temporary name, then rename the file.
 
-    `splits`: training and test images, part by part, with the labels of all of them.
+    Raises:
+        OSError: naming the file, if there is no room.
     """
-    (folder / CONTENTS).unlink(missing_ok=True)
-    names = iter(ARRAYS)
-    for parts, labels in splits:
-        _write_array(folder / next(names), len(labels), parts)
-        _write_array(folder / next(names), len(labels), [np.array(labels, dtype=np.int64)])
-    checksums = {name: _checksum(folder / name) for name in ARRAYS}
-    contents = {"version": VERSION, "source": source, "num_classes": num_classes, "crc32": checksums}
-    write_json(folder / CONTENTS, contents)
-    return _load(folder, contents)
-
-
-def _write_array(path: Path, count: int, parts: Iterable[np.ndarray]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    train, test = ((split.images, split.labels) for split in (images.train, images.test))
+    kept = {"version": VERSION, "source": source, "train": train, "test": test, "num_classes": images.num_classes}
     try:
-        with temporary.open("wb") as file:
-            for part in parts:
-                if file.tell() == 0:
-                    header = {"descr": part.dtype.str, "fortran_order": False, "shape": (count, *part.shape[1:])}
-                    np.lib.format.write_array_header_1_0(file, header)
-                file.write(part.tobytes())
+        torch.save(kept, temporary)
         os.replace(temporary, path)
+    except RuntimeError as error:  # what torch's writer makes of a full disk
+        raise OSError(f"{path} could not be written ({first_line(error)}).") from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _load(folder: Path, contents: dict[str, Any]) -> Images:
-    """Map the arrays; `c` (copy on write) shares pages between processes and leaves the files alone."""
-    for name in ARRAYS:
-        if _checksum(folder / name) != contents["crc32"][name]:
-            raise ValueError(f"{name} is not what was written; its checksum is another")
-    mapped = (torch.from_numpy(np.load(folder / name, mmap_mode="c", allow_pickle=False)) for name in ARRAYS)
-    train, train_labels, test, test_labels = mapped
-    return Images(Split(train, train_labels), Split(test, test_labels), contents["num_classes"])
-
-
-def _checksum(path: Path) -> int:
-    return zlib.crc32(np.memmap(path, mode="r").data) if path.stat().st_size else 0

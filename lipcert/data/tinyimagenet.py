@@ -1,6 +1,6 @@
 """Tiny-ImageNet: 200 classes of 64x64 colour images, 100,000 to train on and 10,000 validation images as the test set.
 
-The original archive is read as it is, or the folder it unpacks to; images are decoded once, into arrays beside it.
+The original archive is read as it is, or the folder it unpacks to; images are decoded once, into a file beside it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import io
 import logging
 import os
 import zipfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -18,21 +17,23 @@ from pathlib import Path
 
 import numpy as np
 import pooch
+import torch
 from filelock import FileLock
 from PIL import Image
+from torch import Tensor
 
-from lipcert.data.array_cache import DamagedCacheError, read_cache, write_cache
-from lipcert.data.arrays import CorruptDataError, Images, MissingDataError, missing
+from lipcert.data.array_cache import read_cache, write_cache
+from lipcert.data.arrays import CorruptDataError, Images, MissingDataError, Split, missing
 from lipcert.data.download import DownloadError, download
 from lipcert.data.progress import progress
-from lipcert.data.tinyimagenet_layout import ANNOTATIONS, CLASSES, Listed, Tree, read_layout
+from lipcert.data.tinyimagenet_layout import ANNOTATIONS, CLASSES, Tree, read_layout
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 NAME = "tiny-imagenet-200"
 SIZE = 64
-CHUNK = 1000
-"""Images decoded at a time."""
+CACHE = "images.pt"
+"""Decoded images, in a folder of their own."""
 
 logger = logging.getLogger(__name__)
 
@@ -47,16 +48,16 @@ def load_tiny_imagenet(root: Path | None, default_root: Path) -> Images:
     top = default_root if root is None else root
     source = find_source(top)
     place = hashlib.sha256(str(top.resolve()).encode()).hexdigest()[:12]
-    caches = [top / f"{NAME}-arrays", default_root / f"{NAME}-arrays-{place}"]
-    images = _cached(caches, source)
+    folders = [top / f"{NAME}-arrays", default_root / f"{NAME}-arrays-{place}"]
+    images = _cached(folders, source)
     if images is not None:
         return images
     if root is not None and source is None:
         raise _missing(top)
-    folder = _writable_folder(caches)
+    folder = _writable(folders)
     with FileLock(folder / ".lock"):
         images = _cached([folder], find_source(top), warn=False)  # another process may have been faster
-        return _prepare(top, folder) if images is None else images
+        return _prepare(top, folder / CACHE) if images is None else images
 
 
 def find_source(top: Path) -> Path | None:
@@ -76,8 +77,8 @@ def source_digest(source: Path) -> str:
     return f"lists sha256 {hashlib.sha256(joined).hexdigest()}"
 
 
-def _prepare(top: Path, folder: Path) -> Images:
-    """Fetch the archive if nothing is below `top`, decode all images into `folder` and load them."""
+def _prepare(top: Path, cache: Path) -> Images:
+    """Fetch the archive if nothing is below `top`, decode all images and keep them in the file `cache`."""
     source = find_source(top)
     if source is None:
         source = top / f"{NAME}.zip"
@@ -92,16 +93,18 @@ def _prepare(top: Path, folder: Path) -> Images:
     with ExitStack() as opened:
         archived = source.is_file()
         tree = zipfile.Path(opened.enter_context(zipfile.ZipFile(source)), f"{NAME}/") if archived else source
-        return _decode_all(tree, folder, source_digest(source))
+        images = _decode_all(tree)
+    write_cache(cache, source_digest(source), images)
+    return images
 
 
 def _cached(folders: list[Path], source: Path | None, warn: bool = True) -> Images | None:
     digest = None if source is None else source_digest(source)
     for folder in folders:
         try:
-            if (images := read_cache(folder, digest)) is not None:
+            if (images := read_cache(folder / CACHE, digest)) is not None:
                 return images
-        except DamagedCacheError as error:
+        except CorruptDataError as error:
             if warn:
                 logger.warning("Decoded images of Tiny-ImageNet are damaged and left aside. %s", error)
     return None
@@ -112,7 +115,7 @@ def _missing(top: Path, failure: Exception | None = None) -> MissingDataError:
     return missing("Tiny-ImageNet", places, f"{URL}, or the folder it unpacks to,", failure)
 
 
-def decode(tree: Tree, name: str) -> np.ndarray:
+def decode(tree: Tree, name: str) -> Tensor:
     """Return an image as (3, 64, 64) uint8; grey-scale ones are made colour.
 
     Raises:
@@ -120,7 +123,7 @@ def decode(tree: Tree, name: str) -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO((tree / name).read_bytes())) as image:
-            pixels = np.asarray(image.convert("RGB"))
+            pixels = np.array(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise CorruptDataError(
             f"{tree / name} is no readable image ({type(error).__name__}). Fetch the data again."
@@ -128,28 +131,25 @@ def decode(tree: Tree, name: str) -> np.ndarray:
     if pixels.shape != (SIZE, SIZE, 3):
         height, width = pixels.shape[:2]
         raise CorruptDataError(f"{tree / name}: expected an image of {SIZE}x{SIZE}, got {width}x{height}.")
-    return pixels.transpose(2, 0, 1)
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def _decode_all(tree: Tree, folder: Path, source: str) -> Images:
-    """Decode all images, many at a time, into arrays below `folder`."""
+def _decode_all(tree: Tree) -> Images:
+    """Decode all images into memory: 1.4 GB, which later loads map from the file instead."""
     num_classes, *splits = read_layout(tree)
-    done, total = 0, sum(map(len, splits))
+    done, total, decoded = 0, sum(map(len, splits)), []
     with progress("Decoding Tiny-ImageNet") as advance, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-
-        def decoded(listed: Listed) -> Iterator[np.ndarray]:
-            nonlocal done
-            for start in range(0, len(listed), CHUNK):
-                names = [name for name, _ in listed[start : start + CHUNK]]
-                yield np.stack(list(pool.map(partial(decode, tree), names)))
-                done += len(names)
+        for listed in splits:
+            images = torch.empty(len(listed), 3, SIZE, SIZE, dtype=torch.uint8)
+            for place, image in zip(images, pool.map(partial(decode, tree), [name for name, _ in listed]), strict=True):
+                place.copy_(image)
+                done += 1
                 advance(done, total)
+            decoded.append(Split(images, torch.tensor([label for _, label in listed])))
+    return Images(decoded[0], decoded[1], num_classes)
 
-        parts = ((decoded(listed), [label for _, label in listed]) for listed in splits)
-        return write_cache(folder, source, num_classes, parts)
 
-
-def _writable_folder(folders: list[Path]) -> Path:
+def _writable(folders: list[Path]) -> Path:
     """Return the first folder in which files can be made, itself made if need be.
 
     Raises:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import threading
 import zipfile
@@ -12,7 +11,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pooch
 import pytest
 import torch
@@ -390,7 +388,7 @@ def test_a_layout_that_is_refused(folder: Path, spoil: Callable[[Path], None], m
     with pytest.raises(CorruptDataError, match=message):
         load_images("tinyimagenet", folder)
     arrays = folder / f"{TOP}-arrays"
-    assert not (arrays / "contents.json").exists()
+    assert not (arrays / tiny.CACHE).exists()
     assert not list(arrays.glob(".*.tmp"))
 
 
@@ -436,45 +434,76 @@ def _shorten(path: Path) -> None:
 
 def _flip_a_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
-    content[-7] ^= 1
+    content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
-def _other_shape(path: Path) -> None:
-    np.save(path, np.zeros((3, 3, 64, 64), dtype=np.uint8))
+def _flip_a_label(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    labels = torch.load(path, weights_only=True)["test"][1].numpy().tobytes()
+    content[content.index(labels)] ^= 1
+    path.write_bytes(content)
 
 
-def _no_array(path: Path) -> None:
+def _no_tensors(path: Path) -> None:
     path.write_bytes(b"")
 
 
-def _no_file(path: Path) -> None:
-    path.unlink()
+def _text(path: Path) -> None:
+    path.write_text("{}")
 
 
-@pytest.mark.parametrize("name", ["train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy"])
-@pytest.mark.parametrize("damage", [_shorten, _flip_a_bit, _other_shape, _no_array, _no_file])
-def test_damaged_arrays_are_decoded_again(
-    archived: Path, decoded: list[str], caplog: pytest.LogCaptureFixture, name: str, damage: Callable[[Path], None]
+def _other_content(path: Path) -> None:
+    torch.save({"version": array_cache.VERSION}, path)
+
+
+def _other_shape(path: Path) -> None:
+    kept = torch.load(path, weights_only=True)
+    torch.save({**kept, "train": (kept["train"][0][:3], kept["train"][1])}, path)
+
+
+def _other_labels(path: Path) -> None:
+    kept = torch.load(path, weights_only=True)
+    torch.save({**kept, "test": (kept["test"][0], kept["test"][1] + 1)}, path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [_shorten, _flip_a_bit, _flip_a_label, _no_tensors, _text, _other_content, _other_shape, _other_labels],
+)
+def test_a_damaged_file_is_decoded_again(
+    archived: Path, decoded: list[str], caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None]
 ) -> None:
     load_images("tinyimagenet", archived)
-    damage(archived / f"{TOP}-arrays" / name)
+    damage(archived / f"{TOP}-arrays" / tiny.CACHE)
     _check(load_images("tinyimagenet", archived))
     assert len(decoded) == 2 * (TRAIN + TEST) * 5
-    assert [name in message for message in caplog.messages] == [True]
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"version": 2, "source": 3}', '{"version": 2}'])
-def test_damaged_contents(archived: Path, text: str) -> None:
-    load_images("tinyimagenet", archived)
-    (archived / f"{TOP}-arrays" / "contents.json").write_text(text)
+    assert [tiny.CACHE in message for message in caplog.messages] == [True]
     _check(load_images("tinyimagenet", archived))
+    assert len(decoded) == 2 * (TRAIN + TEST) * 5
+
+
+def test_a_file_that_is_gone_is_decoded_again(archived: Path) -> None:
+    load_images("tinyimagenet", archived)
+    (archived / f"{TOP}-arrays" / tiny.CACHE).unlink()
+    _check(load_images("tinyimagenet", archived))
+
+
+def test_a_disk_that_is_full(archived: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(content: object, path: Path) -> None:
+        path.write_bytes(b"half of it")
+        raise RuntimeError("[enforce fail at inline_container.cc] . PytorchStreamWriter failed writing file data/0")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=rf"{tiny.CACHE} could not be written"):
+        load_images("tinyimagenet", archived)
+    assert not list((archived / f"{TOP}-arrays").glob(".*.tmp"))
 
 
 def test_arrays_of_another_version_or_source(folder: Path, decoded: list[str]) -> None:
     load_images("tinyimagenet", folder)
-    path = folder / f"{TOP}-arrays" / "contents.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "version": array_cache.VERSION + 1}))
+    path = folder / f"{TOP}-arrays" / tiny.CACHE
+    torch.save({**torch.load(path, weights_only=True), "version": array_cache.VERSION + 1}, path)
     _check(load_images("tinyimagenet", folder))
     annotations = folder / "val" / "val_annotations.txt"
     lines = annotations.read_text().splitlines()
@@ -487,7 +516,7 @@ def test_arrays_of_another_version_or_source(folder: Path, decoded: list[str]) -
 def test_damaged_arrays_and_nothing_to_decode(archived: Path) -> None:
     load_images("tinyimagenet", archived)
     (archived / f"{TOP}.zip").unlink()
-    _flip_a_bit(archived / f"{TOP}-arrays" / "test_images.npy")
+    _flip_a_bit(archived / f"{TOP}-arrays" / tiny.CACHE)
     with pytest.raises(MissingDataError, match="Tiny-ImageNet was not found"):
         load_images("tinyimagenet", archived)
 
@@ -507,6 +536,7 @@ def test_nowhere_to_write(archived: Path, home: Path) -> None:
 
 
 def test_what_is_loaded_can_be_changed_and_the_files_stay(archived: Path) -> None:
+    load_images("tinyimagenet", archived)
     images = load_images("tinyimagenet", archived)
     images.train.images[0] = 0
     _check(load_images("tinyimagenet", archived))
