@@ -5,9 +5,11 @@ from __future__ import annotations
 from itertools import chain
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lipcert.data.arrays import Split, Stored
 from lipcert.data.batches import GlobalBatches, ShuffledBatches
 
 COUNTS = st.integers(1, 70)
@@ -71,3 +73,9 @@ def test_order_depends_on_seed_and_epoch() -> None:
 def test_ranks_must_divide_the_batch() -> None:
     with pytest.raises(ValueError, match="batch_size`=32 cannot be split over 3 devices"):
         GlobalBatches(100, 32, 3)
+
+
+def test_an_empty_share_is_a_batch_of_none() -> None:
+    """The last global batch may be smaller than there are ranks."""
+    images, labels = Stored(Split(torch.zeros(3, 1, 2, 2), torch.arange(3)))[[]]
+    assert (images.shape, labels.shape) == ((0, 1, 2, 2), (0,))
