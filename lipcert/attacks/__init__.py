@@ -4,12 +4,11 @@ Whatever an attack returns lies inside the ball and the box, checked in float64;
 the kind, the image itself is returned. Networks keep their weights, gradients, flags and modes.
 """
 
-from lipcert.attacks.ascent import projected_ascent, uniform_in_ball
 from lipcert.attacks.auto_attack import AUTO_ATTACKS, auto_attack, auto_attack_robust, usable_auto_attacks
-from lipcert.attacks.containment import PIXELS, Box, contained, inside, project, unbounded
+from lipcert.attacks.ball import PIXELS, Box, projected_ascent, unbounded, uniform_in_ball
 from lipcert.attacks.foolbox_pgd import pgd, pgd_robust
 from lipcert.attacks.random_search import random_search
-from lipcert.attacks.target import correct, evaluating, margins, without_gradients
+from lipcert.attacks.target import evaluating, margins
 
 __all__ = [
     "AUTO_ATTACKS",
@@ -17,18 +16,13 @@ __all__ = [
     "Box",
     "auto_attack",
     "auto_attack_robust",
-    "contained",
-    "correct",
     "evaluating",
-    "inside",
     "margins",
     "pgd",
     "pgd_robust",
-    "project",
     "projected_ascent",
     "random_search",
     "unbounded",
     "uniform_in_ball",
     "usable_auto_attacks",
-    "without_gradients",
 ]

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lipcert.attacks.containment import PIXELS, Box, contained
+from lipcert.attacks.ball import PIXELS, Box, contained
 from lipcert.attacks.target import check_attackable, without_gradients, withstanding
 
 AUTO_ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")

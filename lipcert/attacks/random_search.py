@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lipcert.attacks.containment import PIXELS, Box, column, contained, lengths
+from lipcert.attacks.ball import PIXELS, Box, column, contained, lengths
 from lipcert.attacks.target import check_attackable, margins
 
 

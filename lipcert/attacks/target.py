@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from lipcert.attacks.containment import PIXELS, Box, check_pixels
+from lipcert.attacks.ball import PIXELS, Box, check_pixels
 from lipcert.bounds import check_epsilon
 
 Attack = Callable[[nn.Module, Tensor, Tensor, float], Tensor]

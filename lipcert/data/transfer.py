@@ -30,11 +30,9 @@ def belongs_on_device(images: Tensor, device: torch.device, choice: str) -> bool
 
     `choice`: "true" and "false" say so; "auto" where it is a GPU and they take at most `LARGEST_SHARE` of what is free.
     """
-    if choice != "auto":
-        return choice == "true"
-    if device.type != "cuda":
-        return False
-    return images.nbytes <= LARGEST_SHARE * torch.cuda.mem_get_info(device)[0]
+    if choice == "auto":
+        return device.type == "cuda" and images.nbytes <= LARGEST_SHARE * torch.cuda.mem_get_info(device)[0]
+    return choice == "true"
 
 
 class Prefetched:

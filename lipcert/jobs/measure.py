@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from lipcert.attacks.growing_radii import Attacked, attack_at_growing_radii, refutations
+from lipcert.attacks.foolbox_pgd import Attacked, attack_at_growing_radii, refutations
 from lipcert.bounds import Bound
 from lipcert.certificates import Certificate, Certifier, Float64Model, bisect, certify_batches
 from lipcert.data.progress import progress

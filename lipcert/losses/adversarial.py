@@ -22,17 +22,9 @@ START_NOISE = 1e-3
 
 @dataclass(frozen=True)
 class Ascent:
-    """The inner problem: gradient ascent inside the ball and [0, 1].
+    """The inner problem: gradient ascent inside the ball and [0, 1], with the settings of `Adversarial`.
 
     The network is asked in eval mode; its modes, buffers and gradients stay as they are.
-
-    Attributes:
-        steps: gradient steps.
-        step_size: l2 length of each, as a share of epsilon, so that it follows the schedule of epsilon.
-        random_start: begin anywhere in the ball, by torch's global random state; otherwise at the image.
-
-    Raises:
-        ValueError: for values that make no ascent.
     """
 
     steps: int
@@ -66,8 +58,8 @@ class Adversarial:
 
     Args:
         steps: gradient steps of the attack.
-        step_size: of each, as a share of epsilon.
-        random_start: begin anywhere in the ball.
+        step_size: l2 length of each, as a share of epsilon, so that it follows the schedule of epsilon.
+        random_start: begin anywhere in the ball, by torch's global random state; otherwise at the image.
 
     Raises:
         ValueError: for settings out of range.
@@ -107,8 +99,7 @@ class TRADES:
 
     Args:
         beta: weight of the divergence, 1/lambda there.
-        steps: gradient steps of the inner maximisation.
-        step_size: of each, as a share of epsilon.
+        steps, step_size: of the inner maximisation, as in `Adversarial`.
 
     Raises:
         ValueError: for settings out of range.

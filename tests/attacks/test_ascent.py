@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lipcert.attacks import projected_ascent, uniform_in_ball
-from lipcert.attacks.ascent import steepest
+from lipcert.attacks.ball import steepest
 
 
 def _by_numpy(matrix: np.ndarray, image: np.ndarray, epsilon: float, steps: int, step_size: float) -> np.ndarray:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lipcert.attacks import PIXELS, Box, contained, inside, pgd, project, random_search, unbounded
-from lipcert.attacks.containment import check_pixels
+from lipcert.attacks import PIXELS, Box, pgd, random_search, unbounded
+from lipcert.attacks.ball import check_pixels, contained, inside, project
 from tests.pairwise import pairwise
 
 

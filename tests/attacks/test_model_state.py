@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from lipcert.attacks import AUTO_ATTACKS, auto_attack, evaluating, pgd, random_search, without_gradients
+from lipcert.attacks import AUTO_ATTACKS, auto_attack, evaluating, pgd, random_search
+from lipcert.attacks.target import without_gradients
 from tests.networks import images, network
 
 ATTACKS = {

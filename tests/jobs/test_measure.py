@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 import torch
 
-from lipcert.attacks.growing_radii import attack_at_growing_radii, refutations
+from lipcert.attacks.foolbox_pgd import attack_at_growing_radii, refutations
 from lipcert.bounds import Bound
 from lipcert.certificates import Certifier, Float64Model, certify
 from lipcert.jobs.measure import RESOLUTION, certified_radii, grid
