@@ -10,16 +10,6 @@ import torch
 
 from lipcert.data.arrays import Images, Split
 
-SKIMAGE_PHOTOGRAPHS = (
-    "astronaut",
-    "chelsea",
-    "coffee",
-    "hubble_deep_field",
-    "immunohistochemistry",
-    "retina",
-    "rocket",
-)
-SKLEARN_PHOTOGRAPHS = ("china.jpg", "flower.jpg")
 SIZE = 32
 
 
@@ -28,9 +18,11 @@ def photographs() -> list[np.ndarray]:
     from skimage import data
     from sklearn.datasets import load_sample_image
 
-    pictures = [getattr(data, name)() for name in SKIMAGE_PHOTOGRAPHS]
-    pictures.append(data.stereo_motorcycle()[0])
-    pictures += [load_sample_image(name) for name in SKLEARN_PHOTOGRAPHS]
+    pictures = [
+        *(data.astronaut(), data.chelsea(), data.coffee(), data.hubble_deep_field(), data.immunohistochemistry()),
+        *(data.retina(), data.rocket(), data.stereo_motorcycle()[0]),
+        *(load_sample_image("china.jpg"), load_sample_image("flower.jpg")),
+    ]
     return [np.asarray(picture)[..., :3] for picture in pictures]
 
 

@@ -47,17 +47,23 @@ def load_tiny_imagenet(root: Path | None, default_root: Path) -> Images:
     """
     top = default_root if root is None else root
     source = find_source(top)
+    digest = None if source is None else source_digest(source)
     place = hashlib.sha256(str(top.resolve()).encode()).hexdigest()[:12]
     folders = [top / f"{NAME}-arrays", default_root / f"{NAME}-arrays-{place}"]
-    images = _cached(folders, source)
-    if images is not None:
-        return images
+    for folder in folders:
+        with suppress(CorruptDataError):
+            if (images := read_cache(folder / CACHE, digest)) is not None:
+                return images
     if root is not None and source is None:
         raise _missing(top)
-    folder = _writable(folders)
-    with FileLock(folder / ".lock"):
-        images = _cached([folder], find_source(top), warn=False)  # another process may have been faster
-        return _prepare(top, folder / CACHE) if images is None else images
+    cache = _writable(folders) / CACHE
+    with FileLock(cache.with_name(".lock")):
+        try:
+            images = read_cache(cache, digest)  # another process may have been faster
+        except CorruptDataError as error:
+            logger.warning("Images of Tiny-ImageNet are decoded again, since the file is damaged. %s", error)
+            images = None
+        return _prepare(top, cache) if images is None else images
 
 
 def find_source(top: Path) -> Path | None:
@@ -96,18 +102,6 @@ def _prepare(top: Path, cache: Path) -> Images:
         images = _decode_all(tree)
     write_cache(cache, source_digest(source), images)
     return images
-
-
-def _cached(folders: list[Path], source: Path | None, warn: bool = True) -> Images | None:
-    digest = None if source is None else source_digest(source)
-    for folder in folders:
-        try:
-            if (images := read_cache(folder / CACHE, digest)) is not None:
-                return images
-        except CorruptDataError as error:
-            if warn:
-                logger.warning("Decoded images of Tiny-ImageNet are damaged and left aside. %s", error)
-    return None
 
 
 def _missing(top: Path, failure: Exception | None = None) -> MissingDataError:
