@@ -65,7 +65,6 @@ METHODS = (
 ALIASES = {"Module.__call__": "Module._wrapped_call_impl", "Module.forward": "_forward_unimplemented"}
 """Where `nn.Module` takes what it assigns to names without a definition from."""
 
-
 KERNELS = ("avg_pool2d", "conv2d", "linear")
 """Functions of `torch.nn.functional` that are not written in Python."""
 
