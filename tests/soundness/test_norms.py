@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lipcert.norms import UpperNorms, exact
+from lipcert.norms import UpperNorms, upper
 from lipcert.soundness import parts
 from lipcert.soundness.norms import NormsOutcome, compare_norms
 from tests.networks import images, network
@@ -32,7 +32,7 @@ def test_hundreds_of_masked_layers(activation: str) -> None:
 
 
 def test_lanczos(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exact, "EXACT_SIDE", 0)
+    monkeypatch.setattr(upper, "EXACT_SIDE", 0)
     found = _compared(trained("clipped_relu"), digits(4)[0], 60)
     assert {each.method for each in found.ratios} == {"Lanczos"}
     assert found.refutations == []
