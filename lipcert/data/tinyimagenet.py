@@ -1,6 +1,7 @@
 """Tiny-ImageNet: 200 classes of 64x64 colour images, 100,000 to train on and 10,000 validation images as the test set.
 
-The original archive is read as it is, or the folder it unpacks to; images are decoded once, into a file beside it.
+The original archive is read as it is, or the folder it unpacks to; images are decoded once, into a file of tensors
+beside it, which is mapped into memory and checked whenever it is loaded.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from filelock import FileLock
 from PIL import Image
 from torch import Tensor
 
-from lipcert.data.array_cache import read_cache, write_cache
 from lipcert.data.arrays import CorruptDataError, Images, MissingDataError, Split, missing
 from lipcert.data.download import DownloadError, download
 from lipcert.data.progress import progress
 from lipcert.data.tinyimagenet_layout import ANNOTATIONS, CLASSES, Tree, read_layout
+from lipcert.system.errors import first_line
+from lipcert.system.files import damage
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
@@ -34,6 +36,8 @@ NAME = "tiny-imagenet-200"
 SIZE = 64
 CACHE = "images.pt"
 """Decoded images, in a folder of their own."""
+VERSION = 2
+"""Of that file and of what is decoded how; another version is decoded again."""
 
 logger = logging.getLogger(__name__)
 
@@ -155,3 +159,47 @@ def _writable(folders: list[Path]) -> Path:
             if os.access(folder, os.W_OK | os.X_OK):
                 return folder
     raise PermissionError(f"Expected one of {', '.join(map(str, folders))} to be writable, to keep decoded images in.")
+
+
+def read_cache(path: Path, source: str | None) -> Images | None:
+    """Load the images kept at `path`; None where there are none, or some made from another source.
+
+    They are mapped copy on write: processes share their pages, and whoever changes one leaves the file alone.
+
+    Args:
+        path: the file.
+        source: digest of the data the images must come from; None accepts any.
+
+    Raises:
+        CorruptDataError: naming the file, if it is not what was written.
+    """
+    if not path.is_file():
+        return None
+    try:
+        reason = damage(path)
+        if reason is not None:
+            raise ValueError(reason)
+        kept = torch.load(path, mmap=True, weights_only=True)
+        if kept["version"] != VERSION or source not in (None, kept["source"]):
+            return None
+        return Images(Split(*kept["train"]), Split(*kept["test"]), kept["num_classes"])
+    except Exception as error:  # unpickling damaged bytes ends in any of them
+        raise CorruptDataError(f"{path}: {first_line(error)}") from error
+
+
+def write_cache(path: Path, source: str, images: Images) -> None:
+    """Write images under a temporary name, then rename the file.
+
+    Raises:
+        OSError: naming the file, if there is no room.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    train, test = ((split.images, split.labels) for split in (images.train, images.test))
+    kept = {"version": VERSION, "source": source, "train": train, "test": test, "num_classes": images.num_classes}
+    try:
+        torch.save(kept, temporary)
+        os.replace(temporary, path)
+    except RuntimeError as error:  # what torch's writer makes of a full disk
+        raise OSError(f"{path} could not be written ({first_line(error)}).") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -159,13 +159,6 @@ class CAP:
     @after_warm_up
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
         logits = model(images)
-        worst = cap_logits(
-            setting.graph or model,
-            images,
-            labels,
-            setting.epsilon,
-            logits.shape[1],
-            self.projections,
-            setting.clip_input,
-        )
+        graph, classes = setting.graph or model, logits.shape[1]
+        worst = cap_logits(graph, images, labels, setting.epsilon, classes, self.projections, setting.clip_input)
         return Objective(F.cross_entropy(worst, labels), logits)

@@ -38,10 +38,9 @@ class _Extremum(torch.autograd.Function):
         first, second = ctx.saved_tensors
         lead = second - first if ctx.sign > 0 else first - second
         to_first = torch.ops.aten.threshold_backward(gradient, lead, 0)  # the gradient where the lead is positive
-        to_second = gradient - to_first if ctx.needs_input_grad[1] else None
         return (
             sum_to_shape(to_first, first.shape) if ctx.needs_input_grad[0] else None,
-            None if to_second is None else sum_to_shape(to_second, second.shape),
+            sum_to_shape(gradient - to_first, second.shape) if ctx.needs_input_grad[1] else None,
             None,
         )
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lipcert.data import ImageDataModule, Images, MissingDataError, array_cache, download, load_images, sources
+from lipcert.data import ImageDataModule, Images, MissingDataError, download, load_images, sources
 from lipcert.data import tinyimagenet as tiny
 from lipcert.data.arrays import CorruptDataError
 from lipcert.data.download import DownloadError
@@ -454,7 +454,7 @@ def _text(path: Path) -> None:
 
 
 def _other_content(path: Path) -> None:
-    torch.save({"version": array_cache.VERSION}, path)
+    torch.save({"version": tiny.VERSION}, path)
 
 
 def _other_shape(path: Path) -> None:
@@ -503,7 +503,7 @@ def test_a_disk_that_is_full(archived: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_arrays_of_another_version_or_source(folder: Path, decoded: list[str]) -> None:
     load_images("tinyimagenet", folder)
     path = folder / f"{TOP}-arrays" / tiny.CACHE
-    torch.save({**torch.load(path, weights_only=True), "version": array_cache.VERSION + 1}, path)
+    torch.save({**torch.load(path, weights_only=True), "version": tiny.VERSION + 1}, path)
     _check(load_images("tinyimagenet", folder))
     annotations = folder / "val" / "val_annotations.txt"
     lines = annotations.read_text().splitlines()
