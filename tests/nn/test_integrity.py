@@ -71,8 +71,7 @@ def _refused(model: nn.Module, words: str) -> None:
 
 @pytest.fixture(autouse=True)
 def fixture_undone() -> Iterator[None]:
-    """Make sure that an honest network is certified before and after."""
-    _certify(_model())
+    """Make sure that an honest network is certified again."""
     yield
     assert _honest(_model())
     _certify(_model())
