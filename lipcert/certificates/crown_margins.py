@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds import Analysis
-from lipcert.crown import Ball, Rows, bounded, network_of, proved_state, refined
+from lipcert.crown import Ball, Rows, bounded, proved_state, refined, split_activations
 
 LARGEST_REFINED = 4096
 """Neurons of a layer, an image, whose boxes are refined at most."""
@@ -31,14 +31,14 @@ def crown_margins(
     """
     kept = pairs.any(dim=1).nonzero()[:, 0]
     near = replace(ball, images=ball.images[kept], epsilon=ball.epsilon[kept])
-    network = network_of(analysis.graph, ball.images)
+    graph = split_activations(analysis.graph)
     activations = [replace(each, box=(each.lower[kept], each.upper[kept])) for each in analysis.activations]
-    state = refined(network, proved_state(network, activations, near), near, LARGEST_REFINED)
+    state = refined(graph, proved_state(graph, activations, near), near, LARGEST_REFINED)
     within, other = pairs[kept].nonzero(as_tuple=True)
     image = kept[within]
     classes = torch.eye(pairs.shape[1], dtype=required.dtype, device=required.device)
     rows = Rows.of(classes[labels[image]] - classes[other], within)
-    rows = bounded(network, rows, state, near, steps, required[image, other])
+    rows = bounded(graph, rows, state, near, steps, required[image, other])
     margins = torch.full_like(required, -torch.inf).index_put((image, other), near.certain(rows))
     radii = ball.epsilon.unsqueeze(1).repeat(1, pairs.shape[1])
     radii = radii.index_put((image, other), near.radius(rows, required[image, other]))

@@ -4,23 +4,20 @@ from lipcert.crown.ball import Ball
 from lipcert.crown.dual import dual_boxes
 from lipcert.crown.intermediate import proved_state, refined
 from lipcert.crown.lines import Interval
-from lipcert.crown.network import Bend, Linear, Network, Sum, network_of
 from lipcert.crown.slopes import bounded
-from lipcert.crown.substitution import Rows, State, substitute
+from lipcert.crown.state import State, boxes_of_steps, split_activations
+from lipcert.crown.substitution import Rows, substitute
 
 __all__ = [
     "Ball",
-    "Bend",
     "Interval",
-    "Linear",
-    "Network",
     "Rows",
     "State",
-    "Sum",
     "bounded",
+    "boxes_of_steps",
     "dual_boxes",
-    "network_of",
     "proved_state",
     "refined",
+    "split_activations",
     "substitute",
 ]

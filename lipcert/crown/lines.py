@@ -5,14 +5,14 @@ Source: Zhang et al. 2018 (CROWN) and Xu et al. 2021 (free slopes), carried over
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Lines:
+class Lines(NamedTuple):
     """Slopes and intercepts of a lower and an upper line; all of one shape."""
 
     lower_slope: Tensor
@@ -20,17 +20,12 @@ class Lines:
     upper_slope: Tensor
     upper_intercept: Tensor
 
-    def at(self, image: Tensor) -> Lines:
-        """Return the lines of rows about `image`, (R,), from those of images."""
-        return Lines(*(getattr(self, each.name)[image] for each in fields(self)))
-
     def magnitude(self, size: Tensor) -> Tensor:
         """Return what rounding is relative to: values, slopes times points, intercepts (sums of the two)."""
         return 4 * size * (1 + torch.maximum(self.lower_slope.abs(), self.upper_slope.abs()))
 
 
-@dataclass(frozen=True)
-class Shares:
+class Shares(NamedTuple):
     """How steep the free lines are, as shares of the steepest: `lower` where a clamp bends up, `upper` where it bends
     down. Values outside [0, 1] give sound lines, too, but poor ones.
     """
@@ -49,8 +44,10 @@ class Interval:
     bends_down: Tensor
 
     @classmethod
-    def of(cls, lower: Tensor, upper: Tensor, low: Tensor, high: Tensor) -> Interval:
-        """Return what min(max(z, low), high) does for lower <= z <= upper; NaN stays NaN."""
+    def of(cls, lower: Tensor, upper: Tensor, low: Tensor | float | None, high: Tensor | float | None) -> Interval:
+        """Return what min(max(z, low), high) does for lower <= z <= upper; NaN stays NaN; either may be missing."""
+        high = _limit(torch.inf if high is None else high, lower)
+        low = torch.minimum(_limit(-torch.inf if low is None else low, lower), high)
         points = (lower, upper, _inside(low, lower, upper), _inside(high, lower, upper))
         values = [torch.minimum(torch.maximum(each, low), high) for each in points]
         up, down = (lower < low) & (low < upper), (lower < high) & (high < upper)
@@ -97,6 +94,10 @@ class Interval:
         for gap in gaps:
             best = torch.where(gap < best, gap, best)
         return sign * best
+
+
+def _limit(value: Tensor | float, like: Tensor) -> Tensor:
+    return value.to(like) if isinstance(value, Tensor) else like.new_full((), value)
 
 
 def _inside(kink: Tensor, lower: Tensor, upper: Tensor) -> Tensor:

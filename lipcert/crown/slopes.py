@@ -2,76 +2,75 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from lipcert.crown.ball import Ball
 from lipcert.crown.lines import Shares
-from lipcert.crown.network import Network
-from lipcert.crown.substitution import Rows, State, substitute
+from lipcert.crown.state import State
+from lipcert.crown.substitution import LARGEST_CHUNK, Rows, rows_at_a_time, substitute
+from lipcert.graph import Graph
 
 LEARNING_RATE = 0.2
 """Of Adam on shares in [0, 1]; it falls linearly to a tenth."""
 
-LARGEST_CHUNK = 2**20
-"""Slopes that are optimised at a time, and entries of the widest layer's rows elsewhere."""
 
-
-def bounded(
-    network: Network, rows: Rows, state: State, ball: Ball, steps: int = 0, required: Tensor | None = None
-) -> Rows:
+def bounded(graph: Graph, rows: Rows, state: State, ball: Ball, steps: int = 0, required: Tensor | None = None) -> Rows:
     """Return rows at the image, by the closest lines or, with `steps` > 0, by optimised ones where these are better.
 
     Args:
-        network: of the graph.
+        graph: whose activations are split, see `split_activations`.
         rows: at the logits.
         state: boxes and sizes.
         ball: the images.
         steps: of the optimisation at most.
         required: (R,), rows above it are not worked on any more; None to maximise all.
     """
-    every = torch.arange(len(rows.image), device=rows.image.device)
-    chunks = every.split(max(1, LARGEST_CHUNK // network.widest))
-    found = _joined([substitute(network, _taken(rows, chunk), state) for chunk in chunks])
+    chunks = zip(*(each.split(rows_at_a_time(graph)) for each in rows), strict=True)
+    parts = [substitute(graph, Rows(*chunk), state) for chunk in chunks]
+    found = Rows(*map(torch.cat, zip(*parts, strict=True)))
     if steps == 0 or not len(rows.image):
         return found
     goal = torch.full_like(rows.constant, torch.inf) if required is None else required
     short = (~(ball.certain(found) > goal)).nonzero()[:, 0]
-    slopes = 2 * sum(math.prod(bend.shape) for bend in network.bends)
+    slopes = 2 * sum(lower[0].numel() for lower, _ in state.boxes.values())
     for chunk in short.split(max(1, LARGEST_CHUNK // max(1, slopes))):
-        part = _taken(rows, chunk)
-        shares = optimised(network, part, state, ball, steps, goal[chunk])
-        better = substitute(network, part, replace(state, shares=shares))
-        wins = ball.certain(better) > ball.certain(_taken(found, chunk))
-        found = _replaced(found, chunk[wins], _taken(better, wins.nonzero()[:, 0]))
+        part = Rows(*(each[chunk] for each in rows))
+        shares = optimised(graph, part, state, ball, steps, goal[chunk])
+        better = substitute(graph, part, replace(state, shares=shares))
+        wins = ball.certain(better) > ball.certain(Rows(*(each[chunk] for each in found)))
+        pairs = zip(found, better, strict=True)
+        found = Rows(*(before.index_put((chunk[wins],), after[wins]) for before, after in pairs))
     return found
 
 
-def optimised(network: Network, rows: Rows, state: State, ball: Ball, steps: int, goal: Tensor) -> dict[int, Shares]:
+def optimised(graph: Graph, rows: Rows, state: State, ball: Ball, steps: int, goal: Tensor) -> dict[int, Shares]:
     """Return the shares of the best value that each row met on the way, from the closest lines on."""
-    quick = replace(state, sizes=None)
-    free = _initial(network, rows, state)
-    parameters = [tensor for shares in free.values() for tensor in (shares.lower, shares.upper)]
-    if not parameters:
+    free: dict[int, Shares] = {}
+    for node in graph.activations:
+        interval = state.interval(node, rows.image)
+        if bool(interval.bends.any()):
+            free[node.index] = Shares(*(each.requires_grad_(True) for each in interval.closest()))
+    if not free:
         return {}
-    best = [tensor.detach().clone() for tensor in parameters]
+    parameters = [tensor for shares in free.values() for tensor in shares]
+    best = {index: Shares(*(tensor.detach().clone() for tensor in shares)) for index, shares in free.items()}
     highest = torch.full_like(goal, -torch.inf)
     optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE)
+    quick = replace(state, sizes=None, shares=free)
     with torch.enable_grad():
         for step in range(steps + 1):
-            values = ball.least(substitute(network, rows, replace(quick, shares=free)))
+            values = ball.least(substitute(graph, rows, quick))
             rises = values.detach() > highest
             highest = torch.where(rises, values.detach(), highest)
-            for kept, tensor in zip(best, parameters, strict=True):
-                kept[rises] = tensor.detach()[rises]
+            for index, shares in free.items():
+                for kept, tensor in zip(best[index], shares, strict=True):
+                    kept[rises] = tensor.detach()[rises]
             if step == steps or bool((highest > goal).all()):
                 break
-            for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * (1 - 0.9 * step / steps)
+            optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - 0.9 * step / steps)
             gradients = torch.autograd.grad(-values.sum(), parameters)
             for tensor, gradient in zip(parameters, gradients, strict=True):
                 tensor.grad = gradient.nan_to_num(0.0, 0.0, 0.0)
@@ -79,34 +78,4 @@ def optimised(network: Network, rows: Rows, state: State, ball: Ball, steps: int
             with torch.no_grad():
                 for tensor in parameters:
                     tensor.clamp_(0, 1)
-    pairs = zip(best[::2], best[1::2], strict=True)
-    return {index: Shares(lower, upper) for index, (lower, upper) in zip(free, pairs, strict=True)}
-
-
-def _initial(network: Network, rows: Rows, state: State) -> Mapping[int, Shares]:
-    """Return the closest lines' shares as parameters, of the clamps that bend for any row."""
-    found = {}
-    for bend in network.bends:
-        interval = state.interval(bend, rows.image)
-        if bool(interval.bends.any()):
-            closest = interval.closest()
-            found[bend.index] = Shares(closest.lower.requires_grad_(True), closest.upper.requires_grad_(True))
-    return found
-
-
-def _joined(parts: list[Rows]) -> Rows:
-    return Rows(*(torch.cat([getattr(part, each.name) for part in parts]) for each in fields(Rows)))
-
-
-def _taken(rows: Rows, index: Tensor) -> Rows:
-    return Rows(rows.coefficients[index], rows.constant[index], rows.slack[index], rows.image[index])
-
-
-def _replaced(rows: Rows, index: Tensor, others: Rows) -> Rows:
-    """Return rows with those at `index` replaced."""
-    return Rows(
-        rows.coefficients.index_put((index,), others.coefficients),
-        rows.constant.index_put((index,), others.constant),
-        rows.slack.index_put((index,), others.slack),
-        rows.image,
-    )
+    return best

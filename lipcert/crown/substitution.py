@@ -1,17 +1,17 @@
-"""The backward pass: a linear lower bound at some place becomes one at the image, step after step."""
+"""The backward pass: a linear lower bound at some node becomes one at the image, node after node."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lipcert.crown.lines import Interval, Lines, Shares
-from lipcert.crown.network import Bend, Linear, Network, Sum
-from lipcert.graph.operators import Box
+from lipcert.crown.lines import Lines
+from lipcert.crown.state import State
+from lipcert.graph import Activation, Add, Affine, Graph, Operator, PairSort
+from lipcert.nn.activations import split_pairs
 
 SAFETY = 2
 """Factor on bounds of rounding errors, for those that the bounds themselves take and for products of two."""
@@ -19,10 +19,12 @@ SAFETY = 2
 UNDERFLOW = 1e-200
 """Added to coefficients where rounding is bounded: more than products of coefficients and weights lose to underflow."""
 
+LARGEST_CHUNK = 2**20
+"""Entries of the widest layer's rows, and slopes to optimise, that are handled at a time."""
 
-@dataclass(frozen=True)
-class Rows:
-    """Linear lower bounds `coefficients`·h + `constant` of quantities at the output, h the value at some place.
+
+class Rows(NamedTuple):
+    """Linear lower bounds `coefficients`·h + `constant` of quantities at the output, h the value at some node.
 
     `coefficients`: (R, *shape); `constant`: (R,); `image`: (R,), which image of the batch a row is about.
     `slack`: (R,), how much rounding may have raised the bounds in all.
@@ -40,45 +42,39 @@ class Rows:
         return cls(coefficients, zeros, zeros, image)
 
 
-@dataclass(frozen=True)
-class State:
-    """What a backward pass knows of a batch.
+def rows_at_a_time(graph: Graph) -> int:
+    """Return how many rows to take through a graph at a time."""
+    return max(1, LARGEST_CHUNK // max(math.prod(node.shape) for node in graph.nodes))
 
-    Attributes:
-        boxes: of the input of every clamp, (B, *shape), by its index.
-        sizes: of all values, which rounding errors are relative to, see `sizes_of`; None to leave these out.
-        shares: slopes of rows, (R, *shape), by the clamp's index.
-        otherwise: slopes of images, for clamps without `shares`: the closest lines.
+
+def substitute(graph: Graph, rows: Rows, state: State, at: int | None = None) -> Rows:
+    """Return linear lower bounds at the image, given those at node `at`, the output when None.
+
+    Args:
+        graph: whose activations are split, see `split_activations`.
+        rows: at the node.
+        state: of the graph.
+        at: index of the node.
+
+    Raises:
+        UnsupportedLayerError: for a layer that is not affine in its present mode.
     """
-
-    boxes: Mapping[int, Box]
-    sizes: Mapping[int, Tensor] | None = None
-    shares: Mapping[int, Shares] = field(default_factory=dict)
-    otherwise: Callable[[Interval], Shares] = Interval.closest
-
-    def interval(self, bend: Bend, image: Tensor) -> Interval:
-        """Return a clamp over the boxes of `image`, (R,)."""
-        lower, upper = self.boxes[bend.index]
-        return Interval.of(lower[image], upper[image], bend.low, bend.high)
-
-
-def substitute(network: Network, rows: Rows, state: State, at: int | None = None) -> Rows:
-    """Return linear lower bounds at the image, given those at the value of index `at`, the output when None."""
-    at = network.output if at is None else at
-    backward = _Backward(state, rows, {at: rows.coefficients})
-    for step in reversed(network.steps[:at]):
-        if step.index not in backward.coefficients:
+    at = len(graph.nodes) - 1 if at is None else at
+    operators, backward = graph.operators(), _Backward(state, rows, at)
+    for node in reversed(graph.nodes[1 : at + 1]):
+        coefficients = backward.coefficients.pop(node.index, None)
+        if coefficients is None:
             continue
-        match step:
-            case Linear():
-                backward.linear(step)
-            case Bend():
-                backward.bend(step)
-            case Sum():
-                backward.sum(step)
-    shape = network.shapes[0]
-    reached = backward.coefficients.get(0, rows.constant.new_zeros(len(rows.constant), *shape))
-    return Rows(reached, backward.constant, backward.slack, rows.image)
+        match node:
+            case Affine():
+                backward.affine(node, coefficients, operators[node.index])
+            case Activation():
+                backward.activation(node, coefficients)
+            case Add():
+                for source in node.sources:
+                    backward.arrive(source, coefficients)
+    nothing = rows.constant.new_zeros(len(rows.constant), *graph.image_shape)
+    return Rows(backward.coefficients.get(0, nothing), backward.constant, backward.slack, rows.image)
 
 
 def _inner(coefficients: Tensor, values: Tensor) -> Tensor:
@@ -92,19 +88,20 @@ def rounding_share(operations: int, origin: Tensor) -> float:
 
 
 class _Backward:
-    """Rows on their way: coefficients of the values still to be followed, by index, and the constant so far."""
+    """Rows on their way: coefficients of the nodes still to be followed, by index, and the constant so far."""
 
-    def __init__(self, state: State, rows: Rows, coefficients: dict[int, Tensor]) -> None:
+    def __init__(self, state: State, rows: Rows, at: int) -> None:
         self.state, self.image = state, rows.image
-        self.coefficients, self.constant, self.slack = coefficients, rows.constant, rows.slack
+        self.coefficients = {at: rows.coefficients}
+        self.constant, self.slack = rows.constant, rows.slack
 
     def _round(self, operations: int, coefficients: Tensor, sizes: Tensor) -> None:
         """Add the errors of `operations` roundings relative to |coefficients|·sizes, sizes (R, *shape)."""
         share = rounding_share(operations, self.constant)
         self.slack = self.slack + share * (_inner(coefficients.abs() + UNDERFLOW, sizes) + self.constant.abs())
 
-    def _arrive(self, index: int, coefficients: Tensor) -> None:
-        """Add coefficients of the value at `index`."""
+    def arrive(self, index: int, coefficients: Tensor) -> None:
+        """Add coefficients of the node `index`."""
         if index in self.coefficients:
             other = self.coefficients[index]
             if self.state.sizes is not None:
@@ -112,58 +109,38 @@ class _Backward:
             coefficients = other + coefficients
         self.coefficients[index] = coefficients
 
-    def linear(self, step: Linear) -> None:
-        operator, coefficients = step.operator, self.coefficients.pop(step.index)
+    def affine(self, node: Affine, coefficients: Tensor, operator: Operator) -> None:
         if self.state.sizes is not None:
-            operations = operator.products()[1] + math.prod(operator.output_shape) + 2
-            self._round(operations, coefficients, self.state.sizes[step.index][self.image])
+            operations = operator.products()[1] + math.prod(node.shape) + 2
+            self._round(operations, coefficients, self.state.sizes[node.index][self.image])
         before = operator.adjoint(coefficients)
-        offset = operator.affine(before.new_zeros(1, *operator.input_shape))
+        offset = operator.affine(before.new_zeros(1, *node.input_shape))
         self.constant = self.constant + _inner(coefficients, offset)
-        self._arrive(step.source, before)
+        self.arrive(node.sources[0], before)
 
-    def bend(self, step: Bend) -> None:
-        coefficients = self.coefficients.pop(step.index)
-        lines, sizes = self._lines(step)
+    def activation(self, node: Activation, coefficients: Tensor) -> None:
+        source, sorts = node.sources[0], isinstance(node.function, PairSort)
+        if sorts:  # x max(a, b) + y min(a, b) = y a + x b + (x - y) relu(a - b)
+            larger, smaller = split_pairs(coefficients)
+            self.arrive(source, torch.cat((smaller, larger), dim=1))
+            coefficients = larger - smaller
+        lines, sizes = self._lines(node)
         if sizes is not None:
-            self._round(math.prod(step.shape) + 8, coefficients, sizes)
+            self._round(math.prod(node.shape) + 8, coefficients, sizes)
         lower = coefficients >= 0
         slopes = torch.where(lower, lines.lower_slope, lines.upper_slope)
         intercepts = torch.where(lower, lines.lower_intercept, lines.upper_intercept)
         self.constant = self.constant + _inner(coefficients, intercepts)
-        self._arrive(step.source, coefficients * slopes)
+        before = coefficients * slopes
+        self.arrive(source, torch.cat((before, -before), dim=1) if sorts else before)
 
-    def sum(self, step: Sum) -> None:
-        coefficients = self.coefficients.pop(step.index)
-        for source in step.sources:
-            self._arrive(source, coefficients)
-
-    def _lines(self, step: Bend) -> tuple[Lines, Tensor | None]:
+    def _lines(self, node: Activation) -> tuple[Lines, Tensor | None]:
         """Return the lines of each row, and what their rounding is relative to where it counts, (R, *shape)."""
-        state, shares = self.state, self.state.shares.get(step.index)
-        if shares is not None:
-            interval = state.interval(step, self.image)
-            lines = interval.lines(shares)
-            return lines, None if state.sizes is None else lines.magnitude(interval.size)
-        interval = Interval.of(*state.boxes[step.index], step.low, step.high)
-        lines = interval.lines(state.otherwise(interval))  # of images: there are fewer of them than of rows
-        sizes = None if state.sizes is None else lines.magnitude(interval.size)[self.image]
-        return lines.at(self.image), sizes
-
-
-@torch.no_grad()
-def sizes_of(network: Network, image: Tensor, boxes: Mapping[int, Box]) -> dict[int, Tensor]:
-    """Return bounds m on absolute values by index, |b| included: |A| m + |b| behind affine maps.
-
-    An error E of a row's coefficients changes its bound by at most |E| m. `image`: (B, *shape), m at the image.
-    """
-    found = {0: image}
-    for step in network.steps:
-        match step:
-            case Linear():
-                found[step.index] = step.operator.magnitude(found[step.source])
-            case Bend():
-                found[step.index] = Interval.of(*boxes[step.index], step.low, step.high).size
-            case Sum():
-                found[step.index] = found[step.sources[0]] + found[step.sources[1]]
-    return found
+        state, shares = self.state, self.state.shares.get(node.index)
+        interval = state.interval(node, None if shares is None else self.image)
+        lines = interval.lines(state.otherwise(interval) if shares is None else shares)
+        sizes = None if state.sizes is None else lines.magnitude(interval.size)
+        if shares is None:  # lines of images, of which there are fewer than rows
+            lines = Lines(*(each[self.image] for each in lines))
+            sizes = None if sizes is None else sizes[self.image]
+        return lines, sizes

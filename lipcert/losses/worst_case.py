@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipcert.bounds import worst_logits
-from lipcert.crown import Ball, Interval, Rows, State, dual_boxes, network_of, substitute
+from lipcert.crown import Ball, Interval, Rows, State, dual_boxes, split_activations, substitute
 from lipcert.graph import Clamp, Graph, UnsupportedLayerError, compile_graph
 from lipcert.losses.objective import MARGIN_ROUNDS, Objective, Setting, after_warm_up
 from lipcert.losses.options import check_number, check_switch, check_whole
@@ -129,14 +129,14 @@ def cap_logits(
                 f"Layer {node.name!r}: the dual network is that of ReLUs without thresholds, "
                 f"not of {type(node.layer).__name__}."
             )
-    network = network_of(graph, images)
+    graph = split_activations(graph)
     ball = Ball(images, torch.full((len(images),), epsilon, dtype=images.dtype, device=images.device), clip_input)
-    state = State(dual_boxes(network, ball, projections), otherwise=Interval.parallel)
+    state = State(dual_boxes(graph, ball, projections), otherwise=Interval.parallel)
     image = torch.arange(len(images), device=images.device).repeat_interleave(num_classes - 1)
     offsets = torch.arange(1, num_classes, device=images.device).repeat(len(images))
     other = (labels[image] + offsets) % num_classes
     units = torch.eye(num_classes, dtype=images.dtype, device=images.device)
-    rows = substitute(network, Rows.of(units[labels[image]] - units[other], image), state)
+    rows = substitute(graph, Rows.of(units[labels[image]] - units[other], image), state)
     return images.new_zeros(len(images), num_classes).index_put((image, other), -ball.least(rows))
 
 

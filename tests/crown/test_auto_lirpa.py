@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lipcert.crown import Ball, Rows, State, bounded, network_of
+from lipcert.crown import Ball, Rows, State, bounded, split_activations
 from lipcert.graph import Box, compile_graph
 from tests.crown.relaxed import tiny
 from tests.oracles import scale_weights
@@ -47,8 +47,8 @@ def _theirs(model: nn.Module, inputs: Tensor, method: str) -> tuple[Tensor, list
 def _ours(model: nn.Module, inputs: Tensor, boxes: list[Box], steps: int = 0) -> Tensor:
     """Return lower bounds of all logits, (B, K), over given boxes."""
     ball = Ball(inputs, torch.full((len(inputs),), EPSILON, dtype=inputs.dtype))
-    network = network_of(compile_graph(model, inputs.shape[1:]), inputs)
-    state = State(dict(zip((bend.index for bend in network.bends), boxes, strict=True)))
+    network = split_activations(compile_graph(model, inputs.shape[1:]))
+    state = State(dict(zip((bend.index for bend in network.activations), boxes, strict=True)))
     logits = model(inputs)
     image = torch.arange(len(inputs)).repeat_interleave(logits.shape[1])
     rows = Rows.of(torch.eye(logits.shape[1], dtype=inputs.dtype).repeat(len(inputs), 1), image)

@@ -7,22 +7,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lipcert.crown import Ball, Network, Rows, State, bounded, network_of
-from lipcert.graph import compile_graph
+from lipcert.crown import Ball, Rows, State, bounded, split_activations
+from lipcert.graph import Graph, compile_graph
 from tests.crown.relaxed import Program, least_in_ball, relax, tiny
 
 KINDS = ("relu", "clipped_relu", "maxmin", "clipped_maxmin")
 CENTER = torch.tensor([[0.3, 0.6, 0.5]], dtype=torch.float64)
 
 
-def _state(network: Network, boxes: list[tuple[np.ndarray, np.ndarray]]) -> State:
+def _state(network: Graph, boxes: list[tuple[np.ndarray, np.ndarray]]) -> State:
     ends = [tuple(torch.from_numpy(end)[None] for end in box) for box in boxes]
-    return State(dict(zip((bend.index for bend in network.bends), ends, strict=True)))  # type: ignore[arg-type]
+    return State(dict(zip((bend.index for bend in network.activations), ends, strict=True)))  # type: ignore[arg-type]
 
 
 def _bounds(model: nn.Module, boxes: list[tuple[np.ndarray, np.ndarray]], ball: Ball, steps: int) -> Tensor:
     """Return bounds of z_0 - z_1 and z_0 - z_2."""
-    network = network_of(compile_graph(model, ball.images.shape[1:]), ball.images)
+    network = split_activations(compile_graph(model, ball.images.shape[1:]))
     directions = torch.tensor([[1.0, -1.0, 0.0], [1.0, 0.0, -1.0]], dtype=torch.float64)
     rows = Rows.of(directions, torch.zeros(2, dtype=torch.long))
     return ball.certain(bounded(network, rows, _state(network, boxes), ball, steps))

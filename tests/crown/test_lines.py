@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lipcert.crown import Rows, State, network_of, substitute
+from lipcert.crown import Rows, State, split_activations, substitute
 from lipcert.crown.lines import Interval, Lines, Shares
-from lipcert.crown.substitution import sizes_of
+from lipcert.crown.state import sizes_of
 from lipcert.graph import compile_graph
 from lipcert.nn import ClippedReLU
 
@@ -94,8 +94,8 @@ def test_rows_with_chosen_slopes_allow_for_their_rounding(high: float) -> None:
     torch.manual_seed(0)
     activation = nn.ReLU() if high == math.inf else ClippedReLU((50,), high)
     model = nn.Sequential(activation, nn.Linear(50, 3)).eval().requires_grad_(False)
-    network = network_of(compile_graph(model, (50,)), torch.zeros(1))
-    (bend,) = network.bends
+    network = split_activations(compile_graph(model, (50,)))
+    (bend,) = network.activations
     lower, upper = -torch.rand(1, 50), torch.rand(1, 50)
     shares = {bend.index: Shares(torch.rand(200, 50), torch.rand(200, 50))}
     boxes, rows = {bend.index: (lower, upper)}, Rows.of(torch.randn(200, 50), torch.zeros(200, dtype=torch.int64))

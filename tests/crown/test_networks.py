@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.bounds import Analysis, analyze
-from lipcert.crown import Ball, Network, Rows, bounded, network_of, proved_state, refined
-from lipcert.graph import UnsupportedLayerError, compile_graph
+from lipcert.crown import Ball, Rows, bounded, boxes_of_steps, proved_state, refined, split_activations
+from lipcert.graph import Graph, UnsupportedLayerError, compile_graph
 from tests import networks
 from tests.networks import images
 from tests.oracles import ExactNorms, points_in_ball
@@ -34,11 +34,11 @@ def _ball(inputs: Tensor, clip_input: bool = False) -> Ball:
     return Ball(inputs, torch.full((len(inputs),), EPSILON, dtype=inputs.dtype), clip_input)
 
 
-def _network(model: nn.Module, inputs: Tensor) -> tuple[Network, Analysis]:
+def _network(model: nn.Module, inputs: Tensor) -> tuple[Graph, Analysis]:
     """Return the network of a model, and what the tight bound knows of the same graph."""
     graph = compile_graph(model, inputs.shape[1:])
     with torch.no_grad():
-        return network_of(graph, inputs), analyze(graph, inputs, EPSILON, "tight", ExactNorms())
+        return split_activations(graph), analyze(graph, inputs, EPSILON, "tight", ExactNorms())
 
 
 @pairwise(name=NAMES, kind=KINDS)
@@ -89,18 +89,22 @@ def test_refined_boxes_hold_what_the_network_computes(name: str, kind: str) -> N
     state = refined(network, known, ball, 10**6)
     met: dict[str, list[Tensor]] = {}
     for layer_name, layer in model.named_modules():
-        if any(bend.activation.name == layer_name for bend in network.bends):
+        if any(bend.name == layer_name for bend in network.activations):
             layer.register_forward_hook(lambda _, given, __, key=layer_name: met.setdefault(key, []).append(given[0]))
     for point in points_in_ball(inputs, EPSILON, 100):
         model(point)
+    reached = [
+        boxes_of_steps(network, {key: (values, values) for key, values in zip(met, point, strict=True)})
+        for point in zip(*met.values(), strict=True)
+    ]
     narrower = False
-    for bend in network.bends:
+    for bend in network.activations:
         (lower, upper), (before, after) = state.boxes[bend.index], known.boxes[bend.index]
         assert (lower >= before).all()
         assert (upper <= after).all()
         narrower |= bool((upper - lower < 0.99 * (after - before)).any())
-        for values in met[bend.activation.name]:
-            inside = bend.box_of((values, values))[0]
+        for boxes in reached:
+            inside = boxes[bend.index][0]
             assert (lower - 1e-9 <= inside).all()
             assert (inside <= upper + 1e-9).all()
     assert narrower
@@ -111,7 +115,7 @@ def test_layers_with_too_many_open_neurons_keep_their_boxes() -> None:
     ball, (network, analysis) = _ball(inputs), _network(model, inputs)
     known = proved_state(network, analysis.activations, ball)
     state = refined(network, known, ball, 0)
-    assert all(torch.equal(state.boxes[bend.index][0], known.boxes[bend.index][0]) for bend in network.bends)
+    assert all(torch.equal(state.boxes[bend.index][0], known.boxes[bend.index][0]) for bend in network.activations)
 
 
 def test_pixels_in_0_1_only_help() -> None:
@@ -168,7 +172,7 @@ def test_slack_covers_what_single_precision_loses() -> None:
         analysis = analyze(model, inputs, 1e-5, "tight", ExactNorms())
     activations = [replace(each, box=(each.lower.float(), each.upper.float())) for each in analysis.activations]
     ball = Ball(inputs.float(), torch.full((8,), 1e-5))
-    network = network_of(compile_graph(single, inputs.shape[1:]), ball.images)
+    network = split_activations(compile_graph(single, inputs.shape[1:]))
     state = proved_state(network, activations, ball)
     image, other, rows = _all_pairs(single(ball.images))
     found = bounded(network, rows, state, ball)

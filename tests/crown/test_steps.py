@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.bounds import analyze
-from lipcert.crown import Ball, Rows, bounded, network_of, proved_state
+from lipcert.crown import Ball, Rows, bounded, proved_state, split_activations
 from lipcert.graph import Box, Clamp, Nonlinearity, PairSort, compile_graph, register_activation
 from lipcert.graph.activations import MAKERS
 from tests.oracles import ExactNorms, points_in_ball
@@ -69,7 +69,7 @@ def test_no_point_of_the_ball_falls_below_the_bound(name: str) -> None:
         images, epsilon = torch.rand(3, 4, dtype=torch.float64), 0.5
         graph = compile_graph(model, (4,))
         ball = Ball(images, torch.full((3,), epsilon, dtype=torch.float64))
-        network = network_of(graph, images)
+        network = split_activations(graph)
         state = proved_state(network, analyze(graph, images, epsilon, "tight", ExactNorms()).activations, ball)
         units = torch.eye(3, dtype=torch.float64).repeat(3, 1)
         image = torch.arange(3).repeat_interleave(3)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import lipcert
 from lipcert.bounds import Bound, analyze, lipschitz_to_logits
-from lipcert.crown import Ball, Rows, bounded, network_of, proved_state, refined
+from lipcert.crown import Ball, Rows, bounded, proved_state, refined, split_activations
 from lipcert.graph import (
     Clamp,
     Permutation,
@@ -120,7 +120,7 @@ def test_sampled_points_stay_above_backward_bounds() -> None:
     model, inputs = _model().requires_grad_(False), images(2)
     graph, ball = compile_graph(model, IMAGE), Ball(inputs, torch.full((2,), EPSILON, dtype=torch.float64))
     known = analyze(graph, inputs, EPSILON, "tight", ExactNorms())
-    backward = network_of(graph, inputs)
+    backward = split_activations(graph)
     state = refined(backward, proved_state(backward, known.activations, ball), ball, 10**6)
     image, other = torch.tensor([0, 0, 1, 1]), torch.tensor([1, 2, 1, 2])
     units = torch.eye(3, dtype=torch.float64)
@@ -131,7 +131,7 @@ def test_sampled_points_stay_above_backward_bounds() -> None:
         assert (ball.certain(found) <= margins).all()
         assert ((found.coefficients * points[image]).flatten(1).sum(dim=1) + found.constant <= margins + 1e-9).all()
         before = _inputs_of_activations(model, points)
-        for bend, values in zip(backward.bends, before, strict=True):
+        for bend, values in zip(backward.activations, before, strict=True):
             lower, upper = state.boxes[bend.index]
             assert ((lower - 1e-9 <= values) & (values <= upper + 1e-9)).all()
     assert (ball.certain(found) > -10).all()

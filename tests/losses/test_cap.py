@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipcert.bounds import Bound, UnsupportedLayerError
-from lipcert.crown import Ball, Interval, Network, Rows, State, dual_boxes, network_of, substitute
-from lipcert.graph import Box, compile_graph
+from lipcert.crown import Ball, Interval, Rows, State, dual_boxes, split_activations, substitute
+from lipcert.graph import Box, Graph, compile_graph
 from lipcert.losses import CAP, Setting, Sparsity, cap_logits
 from tests.crown.relaxed import Program, least_in_ball, relax, tiny
 from tests.networks import images, network
@@ -24,21 +24,23 @@ def _ball(inputs: Tensor, epsilon: float = EPSILON) -> Ball:
     return Ball(inputs, torch.full((len(inputs),), epsilon, dtype=inputs.dtype))
 
 
-def _network(model: nn.Module, inputs: Tensor) -> Network:
-    return network_of(compile_graph(model, inputs.shape[1:]), inputs)
+def _network(model: nn.Module, inputs: Tensor) -> Graph:
+    return split_activations(compile_graph(model, inputs.shape[1:]))
 
 
 def _by_backward_passes(model: nn.Module, ball: Ball) -> dict[int, Box]:
     """Return the same boxes neuron by neuron, by backward passes with parallel lines."""
     network, boxes = _network(model, ball.images), {}
-    for bend in network.bends:
+    for bend in network.activations:
         size, count = int(np.prod(bend.shape)), len(ball.images)
         units = torch.eye(size, dtype=ball.images.dtype).view(size, *bend.shape)
         units = units.repeat(count, *(1 for _ in bend.shape))
         image = torch.arange(count).repeat_interleave(size)
         state = State(boxes, otherwise=Interval.parallel)
         ends = [
-            ball.least(substitute(network, Rows.of(sign * units, image), state, bend.source)).view(count, *bend.shape)
+            ball.least(substitute(network, Rows.of(sign * units, image), state, bend.sources[0])).view(
+                count, *bend.shape
+            )
             for sign in (1, -1)
         ]
         boxes[bend.index] = (ends[0], -ends[1])
@@ -65,9 +67,9 @@ def test_boxes_hold_what_the_network_computes() -> None:
     for point in points_in_ball(inputs, EPSILON, 200):
         model(point)
     assert len(met) == len(boxes)
-    for bend in steps.bends:
+    for bend in steps.activations:
         lower, upper = boxes[bend.index]
-        for values in met[bend.activation.name]:
+        for values in met[bend.name]:
             assert (lower - 1e-9 <= values).all()
             assert (values <= upper + 1e-9).all()
 

@@ -1,0 +1,110 @@
+"""What backward passes run over and know: a graph of clamps and sorts, boxes before these, sizes of all values.
+
+With r = relu(a - b) a sort of pairs is max(a, b) = b + r, min(a, b) = a - r: it bends where a clamp of a - b does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from lipcert.crown.lines import Interval, Shares
+from lipcert.graph import Activation, Add, Affine, Box, Clamp, Graph, Image, Node, PairSort
+from lipcert.nn.activations import split_pairs
+
+
+def split_activations(graph: Graph) -> Graph:
+    """Return the graph with a node, named like the activation, for each of its steps: a clamp or a sort of pairs.
+
+    Raises:
+        NotImplementedError: for an activation that is not made of such steps.
+    """
+    nodes, place = list[Node](), dict[int, int]()
+    for node in graph.nodes:
+        sources = tuple(place[source] for source in node.sources)
+        steps: list[Node] = [node]
+        if isinstance(node, Activation):
+            functions = (each for step in node.function.clamps(node.shape) for each in step.clamps(node.shape))
+            steps = [replace(node, function=function) for function in functions]
+        for step in steps:
+            nodes.append(replace(step, index=len(nodes), sources=sources))  # type: ignore[arg-type]  # as many as before
+            sources = (len(nodes) - 1,)
+        (place[node.index],) = sources
+    split = replace(graph, nodes=tuple(nodes), kept={place[index]: each for index, each in graph.kept.items()})
+    return split if graph.key is None else split.frozen()
+
+
+@dataclass(frozen=True)
+class State:
+    """What a backward pass knows of a batch.
+
+    Attributes:
+        boxes: of the input of every clamp, of a - b for every pair of a sort, (B, *shape), by the node's index.
+        sizes: of all values, which rounding errors are relative to, see `sizes_of`; None to leave these out.
+        shares: slopes of rows, (R, *shape), by the node's index.
+        otherwise: slopes of images, for nodes without `shares`: the closest lines.
+    """
+
+    boxes: Mapping[int, Box]
+    sizes: Mapping[int, Tensor] | None = None
+    shares: Mapping[int, Shares] = field(default_factory=dict)
+    otherwise: Callable[[Interval], Shares] = Interval.closest
+
+    def interval(self, node: Activation, image: Tensor | None = None) -> Interval:
+        """Return the clamp of a node over the boxes of all images, or of those that rows are about, `image`, (R,)."""
+        lower, upper = self.boxes[node.index]
+        if image is not None:
+            lower, upper = lower[image], upper[image]
+        clamp = node.function if isinstance(node.function, Clamp) else Clamp(0.0)  # of a - b, in a sort
+        return Interval.of(lower, upper, clamp.low, clamp.high)
+
+
+def boxes_of_steps(graph: Graph, known: Mapping[str, Box]) -> dict[int, Box]:
+    """Return the boxes of a `State` from those of activations' inputs, by name."""
+    inputs, boxes = dict[int, Box](), dict[int, Box]()
+    for node in graph.activations:
+        before = graph.nodes[node.sources[0]]
+        if isinstance(before, Activation) and before.name == node.name:
+            box = before.function.range(*inputs[before.index])
+        else:
+            box = known[node.name]
+        inputs[node.index] = box
+        boxes[node.index] = _differences(*box) if isinstance(node.function, PairSort) else box
+    return boxes
+
+
+def _differences(lower: Tensor, upper: Tensor) -> Box:
+    """Return the range of a - b for pairs (a, b) of a box, one rounding wider."""
+    (first_lower, second_lower), (first_upper, second_upper) = split_pairs(lower), split_pairs(upper)
+    return (
+        torch.nextafter(first_lower - second_upper, torch.full_like(first_lower, -math.inf)),
+        torch.nextafter(first_upper - second_lower, torch.full_like(first_upper, math.inf)),
+    )
+
+
+@torch.no_grad()
+def sizes_of(graph: Graph, images: Tensor, boxes: Mapping[int, Box]) -> dict[int, Tensor]:
+    """Return bounds m on absolute values by node, |b| included: |A| m + |b| behind affine maps.
+
+    An error E of a row's coefficients changes its bound by at most |E| m. `images`: (B, *shape), m at the image.
+    """
+    state, operators, sizes = State(boxes), graph.operators(), dict[int, Tensor]()
+    for node in graph.nodes:
+        before = [sizes[source] for source in node.sources]
+        match node:
+            case Image():
+                sizes[node.index] = images
+            case Affine():
+                sizes[node.index] = operators[node.index].magnitude(*before)
+            case Add():
+                sizes[node.index] = before[0] + before[1]
+            case Activation(function=PairSort()):
+                larger = torch.maximum(*split_pairs(*before))
+                sizes[node.index] = torch.cat((larger, larger), dim=1)
+            case Activation():
+                sizes[node.index] = state.interval(node).size
+    return sizes
