@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lipcert.bounds.margins import LARGEST_CHUNK
+from lipcert.graph import Add, Affine, compile_graph
 from lipcert.norms.upper import EXACT_SIDE
 from lipcert.system.memory import free_memory
 
@@ -40,50 +38,25 @@ DENSE = 3
 """Matrices (smallest, largest layer) that exist at a time where a norm is exact."""
 
 
-@dataclass
-class _Shapes:
-    """Numbers of one image's forward pass: entries of all layers' outputs, of the largest im2col, of the last input."""
-
-    activations: list[int] = field(default_factory=list)
-    columns: int = 0
-    features: int = 0
-
-
-@contextmanager
-def _recorded(model: nn.Module) -> Iterator[_Shapes]:
-    shapes = _Shapes()
-
-    def record(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if isinstance(output, Tensor):
-            shapes.activations.append(output[:1].numel())
-            shapes.features = inputs[0][:1].numel()
-        if isinstance(layer, nn.Conv2d) and isinstance(output, Tensor):
-            entries = inputs[0].shape[1] * math.prod(layer.kernel_size) * math.prod(output.shape[2:])
-            shapes.columns = max(shapes.columns, entries)
-
-    leaves = [layer for layer in model.modules() if not any(layer.children())]
-    handles = [layer.register_forward_hook(record) for layer in leaves]
-    try:
-        yield shapes
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@torch.no_grad()
 def bytes_per_image(model: nn.Module, image_shape: Sequence[int], separate: bool = True) -> int:
-    """Return about how many bytes bounding one image needs, from the shapes of a forward pass.
+    """Return about how many bytes bounding one image needs, from the shapes of the model's graph.
 
     `separate`: margins are summed over all layers (`liplt`, `linear_split`) rather than taken at the last one alone.
+
+    Raises:
+        UnsupportedLayerError: naming a layer without a sound rule.
     """
-    like = next(model.parameters(), torch.zeros(()))
-    image = torch.zeros(1, *image_shape, dtype=like.dtype, device=like.device)
-    with _recorded(model) as shapes:
-        model(image)
-    sizes = [image.numel(), *shapes.activations]
+    nodes = compile_graph(model, image_shape).nodes
+    sizes = [math.prod(node.shape) for node in nodes if not isinstance(node, Add)]
+    columns = [
+        node.input_shape[0] * math.prod(node.layer.kernel_size) * math.prod(node.shape[1:])
+        for node in nodes
+        if isinstance(node, Affine) and isinstance(node.layer, nn.Conv2d)
+    ]
+    features = math.prod(nodes[nodes[-1].sources[0]].shape)
     largest = max(sizes)
-    iterated = TRANSIENT * largest + COLUMNS * shapes.columns
-    compared = MARGINS * (largest if separate else min(sizes[-1] * shapes.features, max(LARGEST_CHUNK.values())))
+    iterated = TRANSIENT * largest + COLUMNS * max(columns, default=0)
+    compared = MARGINS * (largest if separate else min(sizes[-1] * features, max(LARGEST_CHUNK.values())))
     exact = DENSE * max((size for size in sizes if size <= EXACT_SIDE), default=0) * largest
     return DOUBLE * (RETAINED * sum(sizes) + max(iterated, compared, exact))
 
@@ -118,6 +91,7 @@ def choose_batch_size(
 
     Raises:
         ValueError: for settings out of range, or if not even one image fits.
+        UnsupportedLayerError: as in `bytes_per_image`.
     """
     if batch_size is not None:
         if batch_size < 1:

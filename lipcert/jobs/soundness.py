@@ -11,8 +11,7 @@ from lipcert.jobs.preparation import check_choice, check_numbers, make_folder, p
 from lipcert.jobs.tables import print_findings
 from lipcert.records import model_sha256
 from lipcert.soundness.attacked import ATTACKS, Strength, usable_attacks
-from lipcert.soundness.examination import examine, refuse
-from lipcert.soundness.findings import write_findings
+from lipcert.soundness.examination import examine
 from lipcert.version import __version__
 
 
@@ -47,7 +46,7 @@ def run(config: DictConfig) -> float:
     findings = examine(
         subject.model, *subject.tensors(), subject.epsilon, about, attacks, strength, config.norms, config.side
     )
-    write_findings(findings, folder)
+    findings.write(folder)
     print_findings(findings, folder)
-    refuse(findings)
+    findings.refuse()
     return min((each.smallest_room for each in findings.attacks), default=math.inf)

@@ -14,7 +14,7 @@ from rich.table import Table
 from lipcert.records import Data, Record
 from lipcert.records.measurement import NOT_CONVERGED, ConvergenceRow, CurveRow, Header
 from lipcert.soundness.attacked import AttackOutcome
-from lipcert.soundness.findings import Findings
+from lipcert.soundness.examination import Findings
 from lipcert.soundness.norms import NormsOutcome
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from lipcert.attacks import AUTO_ATTACKS, PIXELS, Box, auto_attack, pgd, random_search, unbounded, usable_auto_attacks
-from lipcert.soundness.recorder import Recorder
+from lipcert.attacks import AUTO_ATTACKS, PIXELS, auto_attack, pgd, random_search, unbounded, usable_auto_attacks
+from lipcert.bounds import robust_margin
+from lipcert.certificates.float64 import executed_dtype
 
 ATTACKS = ("pgd", *AUTO_ATTACKS, "random")
 
@@ -22,12 +23,13 @@ INSIDE = 1 - 1e-6
 PIXEL_ROUNDING = 2.0**-23
 """How far rounding moves a pixel of an attack at most."""
 
-Attack = Callable[..., Tensor]
-
 
 @dataclass(frozen=True)
 class Certified:
-    """Images that were certified, (N, C, H, W), with labels, indices, and margin and rounding of certificates, (N,)."""
+    """Images that were certified, (N, C, H, W), with labels, margin and rounding of certificates, and indices, (N,).
+
+    All on one device.
+    """
 
     images: Tensor
     labels: Tensor
@@ -39,21 +41,14 @@ class Certified:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def rows(self, rows: Tensor) -> Certified:
+    def rows(self, rows: Tensor | slice) -> Certified:
         """Return the images at places `rows`."""
-        there = rows.to(self.images.device)
-        return Certified(
-            self.images[there],
-            self.labels[there],
-            self.margins[rows],
-            self.rounding[rows],
-            self.indices[rows],
-            self.epsilon,
-        )
+        images, labels, margins = self.images[rows], self.labels[rows], self.margins[rows]
+        return Certified(images, labels, margins, self.rounding[rows], self.indices[rows], self.epsilon)
 
-    def part(self, first: int, count: int) -> Certified:
-        """Return `count` images from `first` on, fewer where there are no more."""
-        return self.rows(torch.arange(first, min(first + count, len(self))))
+    def batches(self, size: int) -> Iterator[Certified]:
+        """Yield `size` images at a time."""
+        return (self.rows(slice(first, first + size)) for first in range(0, len(self), size))
 
 
 @dataclass(frozen=True)
@@ -65,6 +60,56 @@ class Strength:
     queries: int
     batch_size: int
     seed: int
+
+    def attack(self, name: str) -> Callable[..., Tensor]:
+        """Return one of `ATTACKS`: takes a network, images, labels, epsilon and `box`, returns points."""
+        if name == "pgd":
+            return partial(pgd, steps=self.steps, restarts=self.restarts)
+        if name == "random":
+            return partial(random_search, queries=self.queries, seed=self.seed)
+        return partial(auto_attack, name=name, steps=self.steps, queries=self.queries, seed=self.seed)
+
+
+class Recorder(nn.Module):
+    """A network that remembers, for each of some images, the point of its ball with the smallest executed margin.
+
+    It watches all points that an attack asks about, not only those that it returns. A point belongs to the image
+    nearest to it; points outside that image's ball are answered, but not remembered.
+
+    Args:
+        model: in eval mode, on the device of `images`.
+        images: (N, ...); labels: (N,).
+        epsilon: l2 radius of the balls.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> None:
+        super().__init__()
+        self.model, self.dtype = model, executed_dtype(model)
+        self.labels, self.epsilon = labels, epsilon
+        self.origins = images.flatten(1).double()
+        self.points = images.clone()
+        self.smallest = torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device)
+        self.asked, self.inside = 0, 0
+        self.eval()
+
+    def forward(self, points: Tensor) -> Tensor:
+        logits: Tensor = self.model(points.to(self.dtype))
+        self._remember(points.detach(), logits.detach())
+        return logits
+
+    def _remember(self, points: Tensor, logits: Tensor) -> None:
+        flat = points.flatten(1).double()
+        nearest = torch.cdist(flat, self.origins).argmin(dim=1)
+        inside = (flat - self.origins[nearest]).norm(dim=1) <= self.epsilon
+        self.asked += len(points)
+        self.inside += int(inside.sum())
+        points, logits, nearest = points[inside], logits[inside], nearest[inside]
+        margins = robust_margin(logits.double(), self.labels[nearest])
+        margins = torch.where(margins.isnan(), -torch.inf, margins)  # no prediction at all
+        before = self.smallest
+        self.smallest = before.scatter_reduce(0, nearest, margins, "amin")
+        better = (margins == self.smallest[nearest]) & (margins < before[nearest])
+        self.points[nearest[better]] = points[better].to(self.points.dtype)
 
 
 @dataclass(frozen=True)
@@ -102,42 +147,6 @@ def reach(epsilon: float, pixels: int) -> float:
     return max(math.sqrt(max(square, 0)) - 2 * PIXEL_ROUNDING, epsilon / 2)
 
 
-def _attack(name: str, strength: Strength) -> Attack:
-    if name == "pgd":
-        return partial(pgd, steps=strength.steps, restarts=strength.restarts)
-    if name == "random":
-        return partial(random_search, queries=strength.queries, seed=strength.seed)
-    return partial(auto_attack, name=name, steps=strength.steps, queries=strength.queries, seed=strength.seed)
-
-
-@torch.no_grad()
-def _at_the_end(recorder: Recorder, images: Tensor, points: Tensor, radius: float) -> None:
-    """Ask about what an attack returned, too, moved into the ball."""
-    change = (points - images).flatten(1).double()
-    shares = (radius / change.norm(dim=1, keepdim=True).clamp_min(1e-300)).clamp_max(1)
-    recorder((images.double() + (change * shares).view(images.shape)).to(images.dtype))
-
-
-def _watched(model: nn.Module, certified: Certified, attack: Attack, box: Box) -> Recorder:
-    """Return the points that an attack asks about on a batch."""
-    recorder = Recorder(model, certified.images, certified.labels, certified.epsilon)
-    radius = reach(certified.epsilon, certified.images[0].numel())
-    points = attack(recorder, certified.images, certified.labels, radius, box=box)
-    _at_the_end(recorder, certified.images, points, radius)
-    return recorder
-
-
-def _sentences(name: str, certified: Certified, smallest: Tensor) -> tuple[str, ...]:
-    """Return a sentence for each image with an executed margin that its certificate excludes."""
-    rows = zip(certified.indices.tolist(), smallest.tolist(), certified.margins.tolist(), strict=True)
-    return tuple(
-        f"image {index}: {name} found an executed margin of {executed:.6g} within {certified.epsilon:g}, "
-        f"certified is {margin:.6g}"
-        for index, executed, margin in rows
-        if executed < margin or executed <= 0
-    )
-
-
 def attack_certified(
     model: nn.Module, certified: Certified, name: str, box: bool, strength: Strength
 ) -> tuple[AttackOutcome, Tensor]:
@@ -150,14 +159,18 @@ def attack_certified(
         box: keep pixels in [0, 1]; certificates hold without that.
         strength: of the attack.
     """
-    started = time.perf_counter()
-    attack, pixels = _attack(name, strength), PIXELS if box else unbounded(certified.epsilon)
-    parts = [
-        _watched(model, certified.part(first, strength.batch_size), attack, pixels)
-        for first in range(0, len(certified), strength.batch_size)
-    ]
-    smallest = torch.cat([part.smallest for part in parts]).cpu()
-    margins, asked = certified.margins, sum(part.asked for part in parts)
+    started, epsilon = time.perf_counter(), certified.epsilon
+    radius, pixels = reach(epsilon, certified.images[0].numel()), PIXELS if box else unbounded(epsilon)
+    recorders = []
+    for part in certified.batches(strength.batch_size):
+        recorder = Recorder(model, part.images, part.labels, epsilon)
+        points = strength.attack(name)(recorder, part.images, part.labels, radius, box=pixels)
+        with torch.no_grad():
+            recorder(points)
+        recorders.append(recorder)
+    smallest, margins = torch.cat([each.smallest for each in recorders]), certified.margins
+    asked = sum(each.asked for each in recorders)
+    rows = zip(certified.indices.tolist(), smallest.tolist(), margins.tolist(), strict=True)
     outcome = AttackOutcome(
         attack=name,
         box=box,
@@ -165,14 +178,19 @@ def attack_certified(
         found=int((smallest <= 0).sum()),
         below=int((smallest < margins).sum()),
         points=asked,
-        inside=sum(part.inside for part in parts) / asked,
+        inside=sum(each.inside for each in recorders) / asked,
         smallest_executed=smallest.min().item(),
         smallest_certified=margins.min().item(),
         smallest_room=(smallest - margins).min().item(),
         seconds=time.perf_counter() - started,
-        refutations=_sentences(name, certified, smallest),
+        refutations=tuple(
+            f"image {index}: {name} found an executed margin of {executed:.6g} within {epsilon:g}, "
+            f"certified is {margin:.6g}"
+            for index, executed, margin in rows
+            if executed < margin or executed <= 0
+        ),
     )
-    return outcome, torch.cat([part.points for part in parts])
+    return outcome, torch.cat([each.points for each in recorders])
 
 
 def usable_attacks(names: Sequence[str], image_shape: tuple[int, ...], num_classes: int) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,35 +36,22 @@ class Segment:
     kind: str
 
     @property
-    def entries(self) -> int:
-        """Number of entries of the dense matrix."""
-        return math.prod(self.input_shape) * math.prod(self.output_shape)
+    def shape(self) -> tuple[int, int]:
+        """Shape of the dense matrix, (outputs, inputs)."""
+        return math.prod(self.output_shape), math.prod(self.input_shape)
 
     @torch.no_grad()
     def matrix(self, rows: Tensor | None = None, columns: Tensor | None = None) -> Matrix:
         """Return the dense matrix, or those of its rows and columns that are numbered, (rows, columns)."""
-        size = math.prod(self.input_shape)
-        numbers = torch.arange(size) if columns is None else columns
-        kept = math.prod(self.output_shape) if rows is None else len(rows)
-        matrix = np.empty((kept, len(numbers)))
-        step = max(1, CHUNK // max(size, math.prod(self.output_shape)))
-        for first in range(0, len(numbers), step):
-            chunk = numbers[first : first + step]
-            impulses = torch.zeros(len(chunk), size, dtype=torch.float64)
-            impulses[torch.arange(len(chunk)), chunk] = 1
-            responses = self.apply(impulses.view(-1, *self.input_shape)).flatten(1)
-            matrix[:, first : first + len(chunk)] = (responses if rows is None else responses[:, rows]).T.numpy()
+        _, inputs = self.shape
+        kept = slice(None) if rows is None else rows
+        columns = torch.arange(inputs) if columns is None else columns
+        responses = []
+        for chunk in columns.split(max(1, CHUNK // max(self.shape))):
+            impulses = nn.functional.one_hot(chunk, inputs).double().view(-1, *self.input_shape)
+            responses.append(self.apply(impulses).flatten(1)[:, kept])
+        matrix: Matrix = torch.cat(responses).T.numpy()
         return matrix
-
-
-def of_layers(layers: list[nn.Module], input_shape: tuple[int, ...]) -> Segment:
-    """Return the segment of affine torch layers in a row, their shifts taken off."""
-    chain = nn.Sequential(*layers)
-    zero = torch.zeros(1, *input_shape, dtype=torch.float64)
-    with torch.no_grad():
-        shift = chain(zero)
-    kind = " + ".join(type(layer).__name__ for layer in layers) or "Identity"
-    return Segment(lambda impulses: chain(impulses) - shift, input_shape, tuple(shift.shape[1:]), kind)
 
 
 def of_map(linear_map: LinearMap, device: torch.device) -> Segment:
@@ -77,28 +64,27 @@ def of_map(linear_map: LinearMap, device: torch.device) -> Segment:
     )
 
 
-def _flat(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yield the layers of nested `Sequential`s in order; other containers as they are."""
-    if not isinstance(model, nn.Sequential):
-        yield name, model
-        return
-    for child_name, child in model._modules.items():
-        if child is not None:
-            yield from _flat(child, f"{name}.{child_name}" if name else child_name)
+@torch.no_grad()
+def _of_layers(layers: list[nn.Module], input_shape: tuple[int, ...]) -> Segment:
+    """Return the segment of affine torch layers in a row, their shifts taken off."""
+    chain = nn.Sequential(*layers)
+    shift = chain(torch.zeros(1, *input_shape, dtype=torch.float64))
+    kind = " + ".join(type(layer).__name__ for layer in layers) or "Identity"
+    return Segment(lambda impulses: chain(impulses) - shift, input_shape, tuple(shift.shape[1:]), kind)
 
 
 def segments(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, Segment]:
     """Return what lies before each activation of a chain of layers, by its name; nothing for other networks."""
-    layers = list(_flat(copy.deepcopy(model).cpu().double().requires_grad_(False)))
+    copied = copy.deepcopy(model).cpu().double().requires_grad_(False)
+    layers = [each for each in copied.named_modules(remove_duplicate=False) if not isinstance(each[1], nn.Sequential)]
     if any(any(layer.children()) for _, layer in layers):
         return {}
     found: dict[str, Segment] = {}
     pending: list[nn.Module] = []
     shape = image_shape
     for name, layer in layers:
+        pending.append(layer)
         if not is_affine(type(layer)):
-            found[name] = of_layers(pending, shape)
+            found[name] = _of_layers(pending[:-1], shape)
             shape, pending = found[name].output_shape, []
-        else:
-            pending.append(layer)
     return found

@@ -1,9 +1,13 @@
-"""Certifies images and tries to refute the certificates in four ways."""
+"""Certifies images and tries to refute the certificates in four ways; the findings, and how they are written."""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,14 +16,60 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from lipcert.certificates import certify
+from lipcert.soundness.arithmetic import PrecisionOutcome, RoundingOutcome, compare_precisions, compare_rounding
 from lipcert.soundness.attacked import AttackOutcome, Certified, Strength, attack_certified
-from lipcert.soundness.findings import Findings, RefutedError
-from lipcert.soundness.norms import compare_norms
-from lipcert.soundness.precision import PrecisionOutcome, compare_precisions
-from lipcert.soundness.rounding import RoundingOutcome, compare_rounding
+from lipcert.soundness.norms import NormsOutcome, compare_norms
+from lipcert.system.files import write_json
+
+NAME = "soundness.json"
 
 SHOWN = 3
 """Most refutations that the error names; the file has all."""
+
+
+class RefutedError(ArithmeticError):
+    """Something that was certified is not so."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Outcome of all parts, on the first `images` test images, of which `certified` were.
+
+    `about`: network, data, radius and settings, as JSON values. `rounding`, `precision`: None where nothing was
+    certified.
+    """
+
+    about: Mapping[str, Any]
+    images: int
+    certified: int
+    certify_seconds: float
+    norms: NormsOutcome
+    attacks: tuple[AttackOutcome, ...] = ()
+    rounding: RoundingOutcome | None = None
+    precision: PrecisionOutcome | None = None
+
+    @property
+    def refutations(self) -> list[str]:
+        """A sentence for everything that is refuted."""
+        parts = (self.norms, *self.attacks, self.rounding, self.precision)
+        return [sentence for part in parts if part is not None for sentence in part.refutations]
+
+    def write(self, folder: Path) -> None:
+        """Write `soundness.json`, in place of an earlier one, with null for numbers that are not finite.
+
+        Raises:
+            OSError: if `folder` cannot be written.
+        """
+        parts = asdict(self)
+        content = json.dumps({**parts.pop("about"), "refuted": self.refutations, **parts})
+        write_json(folder / NAME, json.loads(content, parse_constant=lambda constant: None))
+
+    def refuse(self) -> None:
+        """Raise RefutedError with the first refutations, if there are any."""
+        sentences = self.refutations
+        if sentences:
+            more = f"; and {len(sentences) - SHOWN} more" if len(sentences) > SHOWN else ""
+            raise RefutedError(f"Refuted: {'; '.join(sentences[:SHOWN])}{more}.")
 
 
 def examine(
@@ -40,32 +90,26 @@ def examine(
     started = time.perf_counter()
     certificate = certify(model, images, labels, epsilon)
     seconds = time.perf_counter() - started
-    rows = certificate.certified.nonzero()[:, 0]
-    everything = Certified(images, labels, certificate.margin, certificate.rounding, torch.arange(len(labels)), epsilon)
-    outcomes: list[AttackOutcome] = []
-    rounding: RoundingOutcome | None = None
-    precision: PrecisionOutcome | None = None
-    if len(rows):
-        certified, points = everything.rows(rows), []
-        for name in attacks:
-            for box in (True, False):
-                _say(f"{name}, pixels {'in [0, 1]' if box else 'free'}")
-                outcome, reached = attack_certified(model, certified, name, box, strength)
-                outcomes.append(outcome)
-                points.append(reached)
-        _say("rounding")
-        rounding = compare_rounding(model, certified, points)
-        _say("float64")
-        precision = compare_precisions(model, certified, certificate.stage[rows], strength.seed)
-    return Findings(about, len(labels), len(rows), seconds, compared, tuple(outcomes), rounding, precision)
-
-
-def refuse(findings: Findings) -> None:
-    """Raise RefutedError with the first refutations, if there are any."""
-    sentences = findings.refutations
-    if sentences:
-        more = f"; and {len(sentences) - SHOWN} more" if len(sentences) > SHOWN else ""
-        raise RefutedError(f"Refuted: {'; '.join(sentences[:SHOWN])}{more}.")
+    kept = certificate.certified
+    margins, rounding, indices = (
+        each[kept].to(images.device) for each in (certificate.margin, certificate.rounding, torch.arange(len(labels)))
+    )
+    certified = Certified(images[kept], labels[kept], margins, rounding, indices, epsilon)
+    findings = Findings(about, len(labels), len(certified), seconds, compared)
+    if not len(certified):
+        return findings
+    outcomes, points = [], []
+    for name in attacks:
+        for box in (True, False):
+            _say(f"{name}, pixels {'in [0, 1]' if box else 'free'}")
+            outcome, reached = attack_certified(model, certified, name, box, strength)
+            outcomes.append(outcome)
+            points.append(reached)
+    _say("rounding")
+    rounded = compare_rounding(model, certified, points)
+    _say("float64")
+    precise = compare_precisions(model, certified, certificate.stage[kept], strength.seed)
+    return replace(findings, attacks=tuple(outcomes), rounding=rounded, precision=precise)
 
 
 def _say(part: str) -> None:

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
+from lipcert.bounds import Bound, analyze
+from lipcert.certificates import STAGES
+from lipcert.certificates.float64 import double_copy
+from lipcert.graph import LinearMap, compile_graph
 from lipcert.norms import MapKey, UpperNorms, is_small
 from lipcert.soundness.dense import of_map, segments
-from lipcert.soundness.masked import Masked, masked_layers
-from lipcert.soundness.parts import Layer, Part
+from lipcert.soundness.parts import Layer
+
+FACTORS = (0.25, 0.5, 1.0, 2.0)
+"""Multiples of epsilon at which masks are collected."""
+
+IMAGES_AT_A_TIME = 2
+
+UNKEPT = MapKey(None, 0, 0, False, "part")
+"""Stands for a map whose global norm is not kept."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +36,10 @@ class Ratios:
         kind: the layers it is made of.
         method: `exact` or `Lanczos`.
         parts: whether random parts of the masked map were compared, for it is too large.
+        shape: (outputs, inputs).
         count: norms compared; zero: those of them that are exactly 0, without a ratio.
         smallest, largest: ratios; None where all norms are 0.
         below: bounds below the exact norm.
-        shape: (outputs, inputs).
     """
 
     layer: str
@@ -62,41 +74,96 @@ class NormsOutcome:
         ]
 
 
-UNKEPT = MapKey(None, 0, 0, False, "part")
-"""Stands for a map whose global norm is not kept."""
+@dataclass(frozen=True)
+class Masked:
+    """One norm that was bounded: diag(rows) M diag(columns) of one image; masks (1, *shape)."""
+
+    linear_map: LinearMap
+    rows: Tensor
+    columns: Tensor
+    upper: float
 
 
-def _times(first: Tensor | None, second: Tensor | None, like: Tensor) -> Tensor | None:
-    if second is None:
-        return first
-    return second.to(like) if first is None else first * second.to(like)
+class NotedNorms:
+    """Upper bounds of norms by `inner`; each is noted with its map and masks, by the name of the map."""
+
+    def __init__(self, inner: UpperNorms) -> None:
+        self.inner = inner
+        self.noted: dict[str, list[Masked]] = defaultdict(list)
+        self._global: set[MapKey] = set()
+
+    def global_norm(self, key: MapKey, linear_map: LinearMap) -> Tensor:
+        upper = self.inner.global_norm(key, linear_map)
+        if key not in self._global:
+            self._global.add(key)
+            self._note(key, linear_map, None, None, upper)
+        return upper
+
+    def local_norms(self, key: MapKey, linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None) -> Tensor:
+        uppers = self.inner.local_norms(key, linear_map, rows, columns)
+        self._note(key, linear_map, rows, columns, uppers)
+        return uppers
+
+    def _note(
+        self, key: MapKey, linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None, uppers: Tensor
+    ) -> None:
+        rows = linear_map.origin.new_ones(1, *linear_map.output_shape) if rows is None else rows
+        columns = linear_map.origin.new_ones(1, *linear_map.input_shape) if columns is None else columns
+        for image, upper in enumerate(uppers.tolist()):
+            own_rows, own_columns = (mask[image % len(mask)].unsqueeze(0) for mask in (rows, columns))
+            self.noted[key.name].append(Masked(linear_map, own_rows, own_columns, upper))
 
 
-def _compare(masked: Masked, part: Part, norms: UpperNorms, like: Tensor) -> tuple[bool, float, float]:
-    """Return whether it is a random part that is compared, its upper bound and its exact norm."""
-    exact = part.exact_norm(masked.rows, masked.columns)
-    if all(mask is None for mask in part.masks):
-        return False, masked.upper, exact
-    rows, columns = (
-        _times(mask, taken, like) for mask, taken in zip((masked.rows, masked.columns), part.masks, strict=True)
-    )
-    return True, norms.local_norms(UNKEPT, masked.linear_map, rows, columns).item(), exact
+@torch.no_grad()
+def masked_layers(
+    model: nn.Module, images: Tensor, epsilon: float, count: int
+) -> tuple[UpperNorms, dict[str, list[Masked]]]:
+    """Return what bounded norms, and at least `count` masked layers of the first images by name, or all.
+
+    Args:
+        model: in eval mode; images: (N, ...), on its device.
+        epsilon: l2 radius; masks are those at several multiples of it.
+        count: norms wanted.
+    """
+    graph = compile_graph(double_copy(model), images.shape[1:]).frozen()
+    steps = sorted({stage.lanczos_steps for stage in STAGES})
+    norms = NotedNorms(UpperNorms())
+    for number, batch in enumerate(images.double().split(IMAGES_AT_A_TIME)):
+        if sum(map(len, norms.noted.values())) >= count:
+            break
+        norms.inner = norms.inner.with_steps(steps[number % len(steps)])
+        for factor in FACTORS:
+            for bound in (Bound.LOCAL, Bound.TIGHT):
+                analyze(graph, batch, factor * epsilon, bound, norms)
+    return norms.inner, norms.noted
 
 
-def _summary(masked: Masked, kind: str, shape: tuple[int, int], found: list[tuple[bool, float, float]]) -> Ratios:
-    ratios = [upper / exact for _, upper, exact in found if exact > 0]
-    return Ratios(
-        layer=masked.layer,
-        kind=kind,
-        method="exact" if is_small(masked.linear_map) else "Lanczos",
-        parts=found[0][0],
-        shape=shape,
-        count=len(found),
-        zero=len(found) - len(ratios),
-        smallest=min(ratios, default=None),
-        largest=max(ratios, default=None),
-        below=sum(not upper >= exact for _, upper, exact in found),
-    )
+def _compared(name: str, members: list[Masked], layer: Layer, norms: UpperNorms) -> list[Ratios]:
+    """Return the ratios of a layer's masked maps, and of random parts of those that are too large."""
+    found = defaultdict[bool, list[tuple[float, float]]](list)
+    for number, masked in enumerate(members):
+        part, upper = layer.part_for(masked.rows, masked.columns, number), masked.upper
+        if part is not layer.whole:
+            rows, columns = masked.rows * part.rows.to(masked.rows), masked.columns * part.columns.to(masked.columns)
+            upper = norms.local_norms(UNKEPT, masked.linear_map, rows, columns).item()
+        found[part is not layer.whole].append((upper, part.exact_norm(masked.rows, masked.columns)))
+    ratios = []
+    for parts, pairs in sorted(found.items()):
+        quotients = [upper / exact for upper, exact in pairs if exact > 0]
+        each = Ratios(
+            layer=name,
+            kind=layer.segment.kind,
+            method="exact" if is_small(members[0].linear_map) else "Lanczos",
+            parts=parts,
+            shape=layer.segment.shape,
+            count=len(pairs),
+            zero=len(pairs) - len(quotients),
+            smallest=min(quotients, default=None),
+            largest=max(quotients, default=None),
+            below=sum(not upper >= exact for upper, exact in pairs),
+        )
+        ratios.append(each)
+    return ratios
 
 
 def compare_norms(
@@ -111,20 +178,11 @@ def compare_norms(
         side: outputs, and inputs, of the random parts that stand for masked layers too large to decompose.
         generator: of those parts.
     """
-    started = time.perf_counter()
-    norms, noted = masked_layers(model, images, epsilon, count) if count else (UpperNorms(), [])
-    known = segments(model, tuple(images.shape[1:]))
-    like = images[:1].double()
-    ratios = []
-    for name, group in groupby(noted, key=lambda masked: masked.layer):
-        members = list(group)
-        layer = Layer(known.get(name) or of_map(members[0].linear_map, images.device), side, generator)
-        found = [
-            _compare(masked, layer.part_for(masked.rows, masked.columns, number), norms, like)
-            for number, masked in enumerate(members)
-        ]
-        for parts in (False, True):
-            of_kind = [each for each in found if each[0] == parts]
-            if of_kind:
-                ratios.append(_summary(members[0], layer.segment.kind, (layer.outputs, layer.inputs), of_kind))
+    started, ratios = time.perf_counter(), list[Ratios]()
+    if count:
+        norms, noted = masked_layers(model, images, epsilon, count)
+        known = segments(model, tuple(images.shape[1:]))
+        for name, members in noted.items():
+            segment = known.get(name) or of_map(members[0].linear_map, images.device)
+            ratios += _compared(name, members, Layer(segment, side, generator), norms)
     return NormsOutcome(count, sum(each.count for each in ratios), tuple(ratios), time.perf_counter() - started)

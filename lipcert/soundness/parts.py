@@ -1,4 +1,4 @@
-"""One layer's dense matrix, or parts of it, from which exact norms of its masked maps follow."""
+"""One layer's dense matrix, or random parts of one that is too large, from which norms of its masked maps follow."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 from torch import Tensor
 
 from lipcert.soundness.dense import Matrix, Segment
-from lipcert.soundness.submasks import submasks
 
 LARGEST_MATRIX = 4 * 10**7
 """Entries of a layer's matrix that is kept; of larger ones only parts are computed."""
@@ -21,32 +20,28 @@ LARGEST_WORK = 2 * 10**10
 PARTS = 12
 """Random parts of a layer that is too large, in turn for its masked norms."""
 
-
-def _places(mask: Tensor | None, part: Tensor | None) -> NDArray[np.bool_] | slice:
-    """Return where `mask` is 1 among the entries of `part`."""
-    if mask is None:
-        return slice(None)
-    flat = mask.flatten().cpu() > 0
-    places: NDArray[np.bool_] = (flat if part is None else flat[part.flatten() > 0]).numpy()
-    return places
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a layer: masks (1, *shape) of its outputs and inputs, None for all; the matrix of what they leave."""
+    """Some rows and columns of a layer's matrix, by masks (1, *shape); the matrix of what they leave."""
 
-    masks: tuple[Tensor | None, Tensor | None]
+    rows: Tensor
+    columns: Tensor
     matrix: Matrix
 
-    def exact_norm(self, rows: Tensor | None, columns: Tensor | None) -> float:
+    def exact_norm(self, rows: Tensor, columns: Tensor) -> float:
         """Return the norm of what masks (1, *shape) leave of the part, by its singular values; 0 of nothing."""
-        places = [_places(mask, part) for mask, part in zip((rows, columns), self.masks, strict=True)]
-        masked = self.matrix[places[0]][:, places[1]]
+        left_rows, left_columns = (
+            mask.cpu()[part > 0].numpy() > 0 for mask, part in ((rows, self.rows), (columns, self.columns))
+        )
+        masked = self.matrix[left_rows][:, left_columns]
         return float(np.linalg.svd(masked, compute_uv=False)[0]) if masked.size else 0.0
 
 
 class Layer:
-    """One layer's dense matrix, built once where it is small enough, and random parts of it otherwise, built once each.
+    """One layer's dense matrix, where it is small enough, and random parts of it, built once each.
 
     Args:
         segment: the layer.
@@ -56,25 +51,48 @@ class Layer:
 
     def __init__(self, segment: Segment, side: int, generator: np.random.Generator) -> None:
         self.segment, self.side, self.generator = segment, side, generator
-        self.outputs, self.inputs = math.prod(segment.output_shape), math.prod(segment.input_shape)
-        self.whole = Part((None, None), segment.matrix()) if segment.entries <= LARGEST_MATRIX else None
+        self.whole: Part | None = None
+        if math.prod(segment.shape) <= LARGEST_MATRIX:
+            outputs, inputs = (torch.ones(1, *shape) for shape in (segment.output_shape, segment.input_shape))
+            self.whole = Part(outputs, inputs, segment.matrix())
         self.parts: list[Part] = []
 
-    def part_for(self, rows: Tensor | None, columns: Tensor | None, number: int) -> Part:
+    def part_for(self, rows: Tensor, columns: Tensor, number: int) -> Part:
         """Return the whole layer where masks (1, *shape) leave little enough to be decomposed, else some part."""
-        left = (
-            self.outputs if rows is None else int(rows.sum()),
-            self.inputs if columns is None else int(columns.sum()),
-        )
+        left = (int(rows.sum()), int(columns.sum()))
         if self.whole is not None and math.prod(left) * min(left) <= LARGEST_WORK:
             return self.whole
         if len(self.parts) < PARTS:
-            self.parts.append(self._random_part())
+            masks = submasks(self.segment.output_shape, self.segment.input_shape, self.side, self.generator)
+            places = (mask.flatten().nonzero()[:, 0] for mask in masks)
+            self.parts.append(Part(*masks, self.segment.matrix(*places)))
         return self.parts[number % len(self.parts)]
 
-    def _random_part(self) -> Part:
-        masks = submasks(self.segment.output_shape, self.segment.input_shape, self.side, self.generator)
-        rows, columns = (mask.flatten().nonzero()[:, 0] for mask in masks)
-        if self.whole is not None:
-            return Part(masks, self.whole.matrix[np.ix_(rows.numpy(), columns.numpy())])
-        return Part(masks, self.segment.matrix(rows, columns))
+
+def submasks(outputs: Shape, inputs: Shape, side: int, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Return masks of outputs and inputs, (1, *shape), of about `side` entries each.
+
+    Half of them are windows at the same place of both, as strongly coupled as the whole map, where the map is between
+    images and `side` is not below their channels; the others are scattered.
+    """
+    images = len(inputs) == len(outputs) == 3 and side >= max(inputs[0], outputs[0])
+    if images and generator.random() < 0.5:
+        place = (generator.random(), generator.random())
+        return _window(outputs, side, place), _window(inputs, side, place)
+    return _scattered(outputs, side, generator), _scattered(inputs, side, generator)
+
+
+def _scattered(shape: Shape, side: int, generator: np.random.Generator) -> Tensor:
+    """Return a mask (1, *shape) of `side` entries anywhere, all where there are no more."""
+    mask = torch.zeros(math.prod(shape), dtype=torch.float64)
+    mask[torch.from_numpy(generator.permutation(len(mask))[:side])] = 1
+    return mask.view(1, *shape)
+
+
+def _window(shape: Shape, side: int, place: tuple[float, float]) -> Tensor:
+    """Return a mask (1, C, H, W) of all channels in a square of at most `side` entries; `place`: in [0, 1]²."""
+    mask = torch.zeros(1, *shape, dtype=torch.float64)
+    length = max(1, math.isqrt(side // shape[0]))
+    top, left = (round(each * max(0, size - length)) for each, size in zip(place, shape[1:], strict=True))
+    mask[:, :, top : top + length, left : left + length] = 1
+    return mask

@@ -17,7 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from lipcert.certificates import Cascade
 from lipcert.commands.soundness import main
 from lipcert.norms import UpperNorms
-from lipcert.soundness import rounding as soundness_rounding
+from lipcert.soundness import arithmetic
 from lipcert.soundness.attacked import ATTACKS
 from tests.running import contents, python
 from tests.soundness.trained import DESCRIPTION, trained
@@ -119,8 +119,8 @@ def _shifted_margins(patches: pytest.MonkeyPatch) -> None:
 
 
 def _little_rounding(patches: pytest.MonkeyPatch) -> None:
-    correct = soundness_rounding.logit_rounding
-    patches.setattr(soundness_rounding, "logit_rounding", lambda *arguments: correct(*arguments) * 1e-9)
+    correct = arithmetic.logit_rounding
+    patches.setattr(arithmetic, "logit_rounding", lambda *arguments: correct(*arguments) * 1e-9)
 
 
 FALSIFIED: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {

@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from lipcert.certificates import Certificate, Certifier
-from lipcert.soundness import precision
-from lipcert.soundness import rounding as soundness_rounding
-from lipcert.soundness.precision import compare_precisions
-from lipcert.soundness.rounding import compare_rounding
+from lipcert.soundness import arithmetic
+from lipcert.soundness.arithmetic import compare_precisions, compare_rounding
 from tests.oracles import points_in_ball
 from tests.soundness.trained import certified, trained
 
@@ -44,8 +42,8 @@ def test_certificates_that_allow_for_too_little() -> None:
 
 
 def test_pairs_that_allow_for_too_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    correct = soundness_rounding.logit_rounding
-    monkeypatch.setattr(soundness_rounding, "logit_rounding", lambda *arguments: correct(*arguments) * 1e-6)
+    correct = arithmetic.logit_rounding
+    monkeypatch.setattr(arithmetic, "logit_rounding", lambda *arguments: correct(*arguments) * 1e-6)
     assert compare_rounding(trained("clipped_relu"), certified("clipped_relu")[0], []).above > 100
 
 
@@ -68,7 +66,7 @@ class _SingleOnly(Certifier):
 
 
 def test_images_that_float64_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "Certifier", _SingleOnly)
+    monkeypatch.setattr(arithmetic, "Certifier", _SingleOnly)
     target, stages = certified("clipped_relu")
     found = compare_precisions(trained("clipped_relu"), target, stages, 0)
     assert found.refused == len(found.refutations) > 0

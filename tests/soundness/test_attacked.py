@@ -10,8 +10,7 @@ from torch import nn
 
 from lipcert.certificates import certify
 from lipcert.norms import UpperNorms
-from lipcert.soundness.attacked import ATTACKS, Certified, attack_certified, reach, usable_attacks
-from lipcert.soundness.recorder import Recorder
+from lipcert.soundness.attacked import ATTACKS, Certified, Recorder, attack_certified, reach, usable_attacks
 from tests.networks import images, network
 from tests.pairwise import pairwise
 from tests.soundness.trained import QUICK, certified, digits, trained
@@ -23,7 +22,7 @@ def test_certified_images_hold(name: str, activation: str, box: bool) -> None:
     assert len(target) >= 100
     strength = QUICK
     if name in ("apgd-t", "fab-t"):
-        target, strength = target.part(0, 24), replace(QUICK, steps=8)
+        target, strength = target.rows(slice(24)), replace(QUICK, steps=8)
     found, points = attack_certified(trained(activation), target, name, box, strength)
     assert (found.attacked, found.found, found.below, found.refutations) == (len(target), 0, 0, ())
     assert found.smallest_executed > 0
@@ -70,7 +69,7 @@ def test_images_certified_by_norms_that_are_too_small(monkeypatch: pytest.Monkey
 
 def test_batches_do_not_matter() -> None:
     target, _ = certified("clipped_relu")
-    part = target.part(0, 7)
+    part = target.rows(slice(7))
     found, points = attack_certified(trained("clipped_relu"), part, "pgd", True, replace(QUICK, batch_size=3))
     assert (found.attacked, len(points)) == (7, 7)
 
