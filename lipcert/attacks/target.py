@@ -26,14 +26,12 @@ def check_attackable(model: nn.Module, images: Tensor, epsilon: float, box: Box)
 @contextmanager
 def without_gradients(model: nn.Module) -> Iterator[None]:
     """Let no gradient reach the parameters, whatever a library calls `backward` on."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
+    trained = nn.ParameterList(parameter for parameter in model.parameters() if parameter.requires_grad)
+    trained.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
+        trained.requires_grad_(True)
 
 
 @contextmanager

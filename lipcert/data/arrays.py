@@ -77,9 +77,6 @@ class Stored:
 
     split: Split
 
-    def __len__(self) -> int:
-        return len(self.split)
-
     def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """Return images (B, C, H, W) and labels (B,)."""
         chosen = sent(torch.tensor(indices, dtype=torch.int64), self.split.images.device)
@@ -105,11 +102,10 @@ class Images:
 
     def __post_init__(self) -> None:
         for name, split in (("training", self.train), ("test", self.test)):
-            labels = split.labels
-            if len(split) and not (int(labels.min()) >= 0 and int(labels.max()) < self.num_classes):
+            least, most = map(int, split.labels.aminmax()) if len(split) else (0, 0)
+            if least < 0 or most >= self.num_classes:
                 raise CorruptDataError(
-                    f"The {name} labels reach from {int(labels.min())} to {int(labels.max())}; "
-                    f"expected 0 to {self.num_classes - 1}."
+                    f"The {name} labels reach from {least} to {most}; expected 0 to {self.num_classes - 1}."
                 )
 
 

@@ -95,8 +95,6 @@ def _convolution(in_channels: int, spec: Conv) -> nn.Conv2d:
 
 def _widened(spec: Architecture, factor: float) -> Architecture:
     """Return an architecture with `factor` times the channels and hidden units, in pairs, as MaxMin needs them."""
-    if factor == 1:
-        return spec
 
     def scaled(units: int) -> int:
         return max(2, 2 * round(units * factor / 2))
