@@ -13,8 +13,8 @@ from lipcert.version import __version__
 TOLERANCE = 1e-9
 """Relative tolerance on sums of seconds and on the total failure probability."""
 
-LEAST_PROBABILITY = 2.0**-128
-"""Norms are bounded from starts drawn from 128 bits: nothing fails more rarely."""
+LEAST_PROBABILITY = 1e-25
+"""Norms are bounded from normal numbers drawn as floats: no bound is known to fail more rarely."""
 
 STAGES = {
     "global": ("global", 20),
@@ -135,7 +135,7 @@ def _failure(record: Record) -> list[str]:
     said = record.contents.failure_probability
     found = []
     if not LEAST_PROBABILITY <= said.per_norm < 1:
-        found.append(f"failure_probability.per_norm is {said.per_norm:g}, not between {LEAST_PROBABILITY:.1g} and 1")
+        found.append(f"failure_probability.per_norm is {said.per_norm:g}, not between {LEAST_PROBABILITY} and 1")
     if said.norms < 0:
         found.append(f"failure_probability.norms is {said.norms}")
     if not math.isclose(said.total, min(1.0, said.norms * said.per_norm), rel_tol=TOLERANCE):
