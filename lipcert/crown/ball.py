@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lipcert.bounds.margins import support
 from lipcert.bounds.rounding import l2_norm
-from lipcert.crown.substitution import SAFETY, UNDERFLOW, Rows, rounding_share
+from lipcert.crown.substitution import SAFETY, Rows, inner, rounding
 from lipcert.norms.krylov import per_image
 
 NORM_SLACK = 1e-9
@@ -34,39 +34,34 @@ class Ball:
 
     def least(self, rows: Rows) -> Tensor:
         """Return the least value of each row over the ball, (R,), rounding not taken off."""
-        return _at_images(self, rows) - self._fall(rows)
+        return self._at_images(rows) - self._fall(rows)
 
     def certain(self, rows: Rows) -> Tensor:
         """Return lower bounds of the least values, (R,): rounding taken off."""
-        at_images, slack = _at_images(self, rows), _slack(self, rows)
-        return at_images - slack - self._fall(rows) * (1 + NORM_SLACK)
+        return self._at_images(rows) - self._slack(rows) - self._fall(rows) * (1 + NORM_SLACK)
 
     def radius(self, rows: Rows, required: Tensor) -> Tensor:
         """Return a radius, at most epsilon, within which each row stays above `required` (R,); 0 for none."""
-        above = _at_images(self, rows) - _slack(self, rows) - required
+        above = self._at_images(rows) - self._slack(rows) - required
         norms = l2_norm(rows.coefficients.flatten(1)) * (1 + NORM_SLACK)
         epsilon = self.epsilon[rows.image]
         reach = torch.where(above >= epsilon * norms, epsilon, above / norms * (1 - NORM_SLACK))
         return torch.where(above > 0, reach, 0)
+
+    def _at_images(self, rows: Rows) -> Tensor:
+        return inner(rows.coefficients, self.images[rows.image]) + rows.constant
+
+    def _slack(self, rows: Rows) -> Tensor:
+        """Return all rounding of each row, its value at the image included, (R,)."""
+        operations = self.images[0].numel() + SAFETY
+        return rows.slack + rounding(operations, rows.coefficients, self.size[rows.image], rows.constant)
 
     def _fall(self, rows: Rows) -> Tensor:
         """Return by how much each row may fall below its value at the image, (R,)."""
         directions = -rows.coefficients.flatten(1).unsqueeze(1)
         lower = upper = None
         if self.clip_input:
-            images = self.images.flatten(1)
-            epsilon = self.epsilon.unsqueeze(1)
+            images, epsilon = self.images.flatten(1), self.epsilon.unsqueeze(1)
             lower = ((images - epsilon).clamp_min(0) - images)[rows.image]
             upper = ((images + epsilon).clamp_max(1) - images)[rows.image]
         return support(directions, self.epsilon[rows.image], lower, upper)[:, 0]
-
-
-def _at_images(ball: Ball, rows: Rows) -> Tensor:
-    return (rows.coefficients * ball.images[rows.image]).flatten(1).sum(dim=1) + rows.constant
-
-
-def _slack(ball: Ball, rows: Rows) -> Tensor:
-    """Return all rounding of a row, its value at the image included."""
-    sizes = ((rows.coefficients.abs() + UNDERFLOW) * ball.size[rows.image]).flatten(1).sum(dim=1)
-    share = rounding_share(ball.images[0].numel() + SAFETY, rows.constant)
-    return rows.slack + share * (sizes + rows.constant.abs())

@@ -77,14 +77,18 @@ def substitute(graph: Graph, rows: Rows, state: State, at: int | None = None) ->
     return Rows(backward.coefficients.get(0, nothing), backward.constant, backward.slack, rows.image)
 
 
-def _inner(coefficients: Tensor, values: Tensor) -> Tensor:
+def inner(coefficients: Tensor, values: Tensor) -> Tensor:
     """Return the inner product of each row, (R,)."""
     return (coefficients * values).flatten(1).sum(dim=1)
 
 
-def rounding_share(operations: int, origin: Tensor) -> float:
-    """Return a bound on the relative error of so many rounded operations in a row, in the dtype of `origin`."""
-    return SAFETY * operations * torch.finfo(origin.dtype).eps / 2
+def rounding(operations: int, coefficients: Tensor, sizes: Tensor, constant: Tensor) -> Tensor:
+    """Return a bound on the errors of so many rounded operations in a row, relative to |coefficients|·sizes, (R,).
+
+    `coefficients`, `sizes`: (R, *shape); `constant`: (R,), what products are added to.
+    """
+    share = SAFETY * operations * torch.finfo(constant.dtype).eps / 2
+    return share * (inner(coefficients.abs() + UNDERFLOW, sizes) + constant.abs())
 
 
 class _Backward:
@@ -96,9 +100,8 @@ class _Backward:
         self.constant, self.slack = rows.constant, rows.slack
 
     def _round(self, operations: int, coefficients: Tensor, sizes: Tensor) -> None:
-        """Add the errors of `operations` roundings relative to |coefficients|·sizes, sizes (R, *shape)."""
-        share = rounding_share(operations, self.constant)
-        self.slack = self.slack + share * (_inner(coefficients.abs() + UNDERFLOW, sizes) + self.constant.abs())
+        """Add the errors of `operations` roundings relative to |coefficients|·sizes."""
+        self.slack = self.slack + rounding(operations, coefficients, sizes, self.constant)
 
     def arrive(self, index: int, coefficients: Tensor) -> None:
         """Add coefficients of the node `index`."""
@@ -115,7 +118,7 @@ class _Backward:
             self._round(operations, coefficients, self.state.sizes[node.index][self.image])
         before = operator.adjoint(coefficients)
         offset = operator.affine(before.new_zeros(1, *node.input_shape))
-        self.constant = self.constant + _inner(coefficients, offset)
+        self.constant = self.constant + inner(coefficients, offset)
         self.arrive(node.sources[0], before)
 
     def activation(self, node: Activation, coefficients: Tensor) -> None:
@@ -130,7 +133,7 @@ class _Backward:
         lower = coefficients >= 0
         slopes = torch.where(lower, lines.lower_slope, lines.upper_slope)
         intercepts = torch.where(lower, lines.lower_intercept, lines.upper_intercept)
-        self.constant = self.constant + _inner(coefficients, intercepts)
+        self.constant = self.constant + inner(coefficients, intercepts)
         before = coefficients * slopes
         self.arrive(source, torch.cat((before, -before), dim=1) if sorts else before)
 

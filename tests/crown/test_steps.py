@@ -19,6 +19,7 @@ STEPS: dict[str, tuple[Clamp | PairSort, ...]] = {
     "clamp, clamp": (Clamp(-0.25), Clamp(0.0, 0.5)),
     "sort, sort": (PairSort(), PairSort()),
     "sort, clamp, sort": (PairSort(), Clamp(0.0, 0.5), PairSort()),
+    "clamp, clipped sort": (Clamp(-0.5), PairSort(*(torch.full((1, 3), end).double() for end in (0.3, -0.2)))),
 }
 
 
