@@ -24,22 +24,6 @@ TARGETS = 9
 """Classes aimed at, at most, as in AutoAttack's standard version."""
 
 
-class _Stretched(nn.Module):
-    """Takes float32 images in [0, 1] to those in a box, then through a network: AutoAttack clips to [0, 1].
-
-    `dtype`: what the network is given.
-    """
-
-    def __init__(self, model: nn.Module, box: Box, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.model, self.box, self.dtype = model, box, dtype
-
-    def forward(self, units: Tensor) -> Tensor:
-        lower, upper = self.box
-        points = units if self.box == PIXELS else lower + (upper - lower) * units
-        return self.model(points.to(self.dtype)).float()
-
-
 def usable_auto_attacks(image_shape: tuple[int, ...], num_classes: int) -> tuple[str, ...]:
     """Return those of `AUTO_ATTACKS` that work on images (C, H, W) or (D,) of so many classes: none for one class."""
     if num_classes < 2:
@@ -93,7 +77,13 @@ def auto_attack(
     if name not in usable:
         raise ValueError(f"Expected `name` to be one of {', '.join(usable)} for {classes} classes, got {name!r}.")
     lower, upper = box
-    stretched, targets = _Stretched(model, box, images.dtype).eval(), min(TARGETS, classes - 1)
+    targets = min(TARGETS, classes - 1)
+
+    def stretched(units: Tensor) -> Tensor:
+        """Take float32 images in [0, 1], to which the library clips, to those in the box, then through the network."""
+        points = units if box == PIXELS else lower + (upper - lower) * units
+        return model(points.to(images.dtype)).float()
+
     quiet = logging.getLogger("lipcert.attacks.quiet")  # the libraries' advice on evaluations, which this is none of
     quiet.disabled = True
     common = {"norm": "L2", "eps": epsilon / (upper - lower), "seed": seed, "device": images.device, "verbose": False}
