@@ -6,13 +6,15 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Column, Table
 
 from lipcert.system.configuration import register
 from lipcert.system.files import write_text
@@ -49,38 +51,35 @@ class SweepReport(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Report; Hydra makes a warning of every other exception than SystemExit."""
         folder = Path(config.hydra.sweep.dir).absolute()
-        messages = [_message_of(lambda: self._report(folder))]
-        if config.report:
-            messages.append(_message_of(lambda: _write_page(folder)))
+        messages = []
+        try:
+            messages.append(self._report(folder))
+            if config.report:
+                messages.append(_write_page(folder))
+        except Exception:
+            messages.append(traceback.format_exc())
         if any(messages):
             _fail("\n".join(filter(None, messages)))
 
-    def _report(self, folder: Path) -> str | None:
-        """Write and print; return what to say of failed jobs."""
+    def _report(self, folder: Path) -> str:
+        """Write and print the table; return what to say of failed jobs."""
         jobs = collect(folder, self.command)
         if not jobs:
             return f"no job left a record in {folder}."
-        rows = sweep_table(folder, jobs)
-        write_text(folder / "table.md", markdown(rows))
-        _print(folder, rows)
-        failed = [job for job in jobs if job.state == FAILED]
-        if not failed:
-            return None
-        names = "\n".join(f"  {job.folder}: {job.message}" for job in failed)
-        return (
-            f"{len(failed)} of {len(jobs)} jobs failed; the same command runs them again and skips the others.\n{names}"
-        )
+        header, *rows = sweep_table(folder, jobs)
+        write_text(folder / "table.md", markdown([header, *rows]))
+        table = Table(*(Column(name, overflow="fold") for name in header), box=SIMPLE, padding=(0, 1, 0, 0))
+        for row in rows:
+            table.add_row(*row)
+        console = Console()
+        console.print(table)
+        console.print(f"Everything of this sweep is in {folder}", soft_wrap=True)
+        failed = [f"  {job.folder}: {job.message}" for job in jobs if job.state == FAILED]
+        count = f"{len(failed)} of {len(jobs)} jobs failed; the same command runs them again and skips the others."
+        return "\n".join([count, *failed]) if failed else ""
 
 
-def _message_of(report: Callable[[], str | None]) -> str | None:
-    """Return what a report says, or the traceback of what it raised."""
-    try:
-        return report()
-    except Exception:
-        return traceback.format_exc()
-
-
-def _write_page(folder: Path) -> str | None:
+def _write_page(folder: Path) -> str:
     """Write the page of all jobs that are there; return why it could not be written."""
     from lipcert.reporting.report import PAGE_NAME, write_report
 
@@ -89,7 +88,7 @@ def _write_page(folder: Path) -> str | None:
     except (ValueError, OSError) as error:
         return f"no report was written: {error}"
     sys.stdout.write(f"The report is in {folder / PAGE_NAME}\n")
-    return None
+    return ""
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -100,18 +99,3 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def _fail(message: str) -> None:
     sys.stderr.write(f"error: {message}\n")
     sys.exit(1)
-
-
-def _print(folder: Path, rows: list[list[str]]) -> None:
-    from rich.box import SIMPLE
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
-    for name in rows[0]:
-        table.add_column(name, overflow="fold")
-    for row in rows[1:]:
-        table.add_row(*row)
-    console = Console()
-    console.print(table)
-    console.print(f"Everything of this sweep is in {folder}", soft_wrap=True)

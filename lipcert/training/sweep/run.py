@@ -50,12 +50,11 @@ def run_job(run: Callable[[DictConfig], float], config: DictConfig) -> float:
     Whatever `run` raises is recorded, with its traceback in `error.txt`; what ends the process passes through.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
-    if config.resume is None:
-        config.resume = AUTO
+    config.resume = config.resume or AUTO
     try:
         before = completed(folder, config)
     except ValueError as error:
-        return _failed(folder, error)
+        return _record(folder, FAILED, error)
     if before is not None:
         _record(folder, SKIPPED)
         return float(before.results["certified_accuracy"])
@@ -66,7 +65,7 @@ def run_job(run: Callable[[DictConfig], float], config: DictConfig) -> float:
         with contextlib.suppress(OSError):  # the record is still to come
             write_text(folder / "error.txt", traceback.format_exc())
         logger.error("%s", sentence(error))
-        return _failed(folder, error)
+        return _record(folder, FAILED, error)
     finally:
         gc.collect()  # what a failed job held must not be missing to the next one
     _record(folder, COMPLETE)
@@ -79,15 +78,13 @@ def sentence(error: Exception) -> str:
     return text if isinstance(error, EXPECTED_ERRORS) else f"{type(error).__name__}: {text}"
 
 
-def _failed(folder: Path, error: Exception) -> float:
-    _record(folder, FAILED, sentence(error))
-    return math.nan
-
-
-def _record(folder: Path, state: str, message: str | None = None) -> None:
+def _record(folder: Path, state: str, error: Exception | None = None) -> float:
+    """Record how the present job ended; return the accuracy of one that has none, NaN."""
     hydra = HydraConfig.get()
+    message = None if error is None else sentence(error)
     job = Job(hydra.job.num, list(hydra.overrides.task), folder.name, state, message)
     job.record(folder.parent, hydra.callbacks["sweep"]["command"])
+    return math.nan
 
 
 def needs_isolation(config: DictConfig) -> bool:
@@ -96,7 +93,7 @@ def needs_isolation(config: DictConfig) -> bool:
     Where SLURM started all of them, nothing is left to start.
     """
     several = config.trainer.devices * config.trainer.num_nodes > 1
-    return several and HydraConfig.get().mode == RunMode.MULTIRUN and started_processes() == 1
+    return several and is_job_of_sweep() and started_processes() == 1
 
 
 def job_command(folder: Path, resume: str | None) -> list[str]:

@@ -65,39 +65,28 @@ def collect(sweep: Path, command: str) -> list[Job]:
     return jobs
 
 
-def settings(job: Job) -> dict[str, str]:
-    """Return what tells a job from others, its seed aside."""
-    found = dict(split_override(override) for override in job.overrides if names_a_job(override))
-    return {key: value for key, value in found.items() if key != "seed"}
-
-
 def sweep_table(sweep: Path, jobs: list[Job]) -> list[list[str]]:
     """Return the rows of a sweep's table, header first; `seeds` counts the jobs with results."""
-    each = [settings(job) for job in jobs]
-    keys = list(dict.fromkeys(key for one in each for key in one))
-    keys = [key for key in keys if len({one.get(key) for one in each}) > 1]
-    groups: dict[tuple[str, ...], list[dict[str, Any] | None]] = {}
-    for job, one in zip(jobs, each, strict=True):
-        groups.setdefault(tuple(one.get(key, "") for key in keys), []).append(_results(sweep / job.folder, job))
+    named = [dict(split_override(override) for override in job.overrides if names_a_job(override)) for job in jobs]
+    keys = [key for key in dict.fromkeys(key for one in named for key in one) if key != "seed"]
+    keys = [key for key in keys if len({one.get(key) for one in named}) > 1]
+    groups: dict[tuple[str, ...], list[Job]] = {}
+    for job, one in zip(jobs, named, strict=True):
+        groups.setdefault(tuple(one.get(key, "") for key in keys), []).append(job)
     rows = [[*keys, "seeds", *QUANTITIES]]
-    for labels, results in groups.items():
-        found = [result for result in results if result is not None]
-        seeds = f"{len(found)}" if len(found) == len(results) else f"{len(found)} of {len(results)}"
-        rows.append([*labels, seeds, *(_cell(found, *quantity) for quantity in QUANTITIES.values())])
+    for labels, group in groups.items():
+        files = [sweep / job.folder / "results.json" for job in group if job.state != FAILED]
+        results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        seeds = f"{len(results)}" if len(results) == len(group) else f"{len(results)} of {len(group)}"
+        rows.append([*labels, seeds, *(_cell(results, *quantity) for quantity in QUANTITIES.values())])
     return rows
+
+
+def _cell(results: list[dict[str, Any]], key: str, factor: float, digits: int) -> str:
+    return mean_and_deviation([each[key] for each in results if each[key] is not None], factor, digits)
 
 
 def markdown(rows: list[list[str]]) -> str:
     """Return a table in Markdown, its first row as header."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]) + "\n"
-
-
-def _results(folder: Path, job: Job) -> dict[str, Any] | None:
-    if job.state == "failed":
-        return None
-    return dict(json.loads((folder / "results.json").read_text(encoding="utf-8")))
-
-
-def _cell(results: list[dict[str, Any]], key: str, factor: float, digits: int) -> str:
-    return mean_and_deviation([each[key] for each in results if each[key] is not None], factor, digits)
