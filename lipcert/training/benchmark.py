@@ -1,7 +1,8 @@
-"""Interleaved timings of training steps: each round runs every kind of step once, medians are compared."""
+"""Interleaved timings of training steps, and how they grow: each round runs every step, medians are compared."""
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -15,10 +16,17 @@ from rich.table import Table
 
 from lipcert.system.files import write_json
 from lipcert.system.memory import host_peak_mb
-from lipcert.training import growth
 from lipcert.training.timed_steps import PLAIN, Step, Work, random_work, steps_of, trained_work
 
 DIGITS = {"seconds": ".4f", "ratio_to_plain": ".2f", "peak_memory_mb": ".0f", "exponent": ".2f"}
+
+SIZES: dict[str, tuple[float, ...]] = {
+    "classes": (10, 50, 200),
+    "width": (0.5, 1, 2),
+    "image_size": (16, 32, 64),
+    "data_size": (1_000, 10_000, 100_000),
+}
+"""What is varied, one at a time: classes, factor on channels and hidden units, side in pixels, training images."""
 
 
 def run(config: DictConfig) -> None:
@@ -34,7 +42,7 @@ def run(config: DictConfig) -> None:
     device = torch.device("cpu" if kind == "auto" else kind)
     rows = [row for works in _compared(config) for row in rows_of(works, config, device)]
     content: dict[str, Any] = {"torch": torch.__version__, "threads": config.threads, "rows": rows}
-    fits = growth.fits_of(rows) if config.growth else []
+    fits = fits_of(rows) if config.growth else []
     if fits:
         content["exponents"] = [{key: fit[key] for key in ("growth", "bound", "exponent")} for fit in fits]
     write_json(Path(config.output), content)
@@ -43,13 +51,13 @@ def run(config: DictConfig) -> None:
 
 def _compared(config: DictConfig) -> Iterator[list[Work]]:
     """Yield what is measured in the same rounds: each network alone, or all sizes of one kind of growth."""
-    unknown = [kind for kind in config.growth if kind not in growth.SIZES]
+    unknown = [kind for kind in config.growth if kind not in SIZES]
     if unknown:
-        raise ValueError(f"Expected `growth` to name some of {list(growth.SIZES)}, got {unknown}.")
+        raise ValueError(f"Expected `growth` to name some of {list(SIZES)}, got {unknown}.")
     if config.growth and config.checkpoint is not None:
         raise ValueError("`growth` measures networks of its own; leave out `checkpoint`.")
     if config.growth:
-        yield from ([growth.workload(kind, size, config) for size in growth.SIZES[kind]] for kind in config.growth)
+        yield from ([workload(kind, size, config) for size in SIZES[kind]] for kind in config.growth)
     elif config.checkpoint is not None:
         yield [trained_work(config)]
     else:
@@ -104,6 +112,41 @@ def _peak_memory_mb(step: Step, device: torch.device) -> float | None:
     before = torch.cuda.memory_allocated(device)
     step()
     return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+
+
+def workload(kind: str, size: float, config: DictConfig) -> Work:
+    """Return a random network and random images of one size of one kind of growth."""
+    named = {"growth": kind, "size": size, "model": config.models[0], "activation": config.activations[0]}
+    changed: dict[str, Any] = {
+        "classes": {"classes": int(size)},
+        "width": {"width": size},
+        "image_size": {"image_shape": (config.image_shape[0], int(size), int(size))},
+        "data_size": {"images": int(size)},
+    }
+    return random_work(named, config, **changed[kind])
+
+
+def growth_exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    """Return p of the power law cost = c * size^p that fits best: least squares in the logarithms of both.
+
+    Raises:
+        ValueError: for fewer than two different sizes, or anything that is not positive.
+    """
+    return statistics.linear_regression([math.log(size) for size in sizes], [math.log(cost) for cost in costs]).slope
+
+
+def fits_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return sizes, seconds and the exponent that fits them, one row a kind of growth and bound."""
+    fits = []
+    for kind, bound in dict.fromkeys((row["growth"], row["bound"]) for row in rows):
+        own = [row for row in rows if (row["growth"], row["bound"]) == (kind, bound)]
+        shown = {
+            "sizes": " ".join(f"{row['size']:g}" for row in own),
+            "seconds": " ".join(f"{row['seconds']:.4f}" for row in own),
+        }
+        exponent = growth_exponent([row["size"] for row in own], [row["seconds"] for row in own])
+        fits.append({"growth": kind, "bound": bound, **shown, "exponent": exponent})
+    return fits
 
 
 def _print(rows: Sequence[dict[str, Any]]) -> None:

@@ -171,24 +171,24 @@ def evaluated_columns(
     """Return what this process finds: it takes every so many-th chunk of `settings.batch_size` images."""
     rank, processes = ranks()
     size = settings.batch_size
-    chunks = [(start, *split[start : start + size]) for start in range(rank * size, len(split), processes * size)]
+    chunks = torch.arange(len(split)).split(size)[rank::processes]
     if not chunks:
         return {}
-    images, labels = (torch.cat(each) for each in list(zip(*chunks, strict=True))[1:])
+    rows = torch.cat(chunks)
+    images, labels = split[rows]
     network = Float64Model(model, UpperNorms(settings.lanczos_steps, failure_probability=FAILURE_PROBABILITY))
     with progress("certify by bounds", shown=rank == 0) as advance:
         columns = certified_columns(network, images, labels, epsilon, bounds, settings, advance)
-    decided = torch.stack([columns[f"executed/{bound}"] for bound in bounds]).any(dim=0).split(size)
+    decided = torch.stack([columns[f"executed/{bound}"] for bound in bounds]).any(dim=0)
+    attacked = []
     with progress("attack batches", shown=rank == 0) as advance:
-        attacked = []
-        for number, ((start, batch, batch_labels), certified) in enumerate(zip(chunks, decided, strict=True)):
+        for number, chunk in enumerate(zip(images.split(size), labels.split(size), decided.split(size), strict=True)):
             advance(number, len(chunks))
-            attacked.append(attacked_columns(model, batch, batch_labels, certified, epsilon, settings, start))
+            attacked.append(attacked_columns(model, *chunk, epsilon, settings, int(chunks[number][0])))
     columns |= joined(attacked)
-    few = settings.lipschitz_images
-    averaged = [batch[: few - start] for start, batch, _ in chunks if start < few]
-    if averaged:
-        columns |= lipschitz_columns(network, torch.cat(averaged), epsilon, Bound(bounds[0]), settings)
+    averaged = images[rows < settings.lipschitz_images]
+    if len(averaged):
+        columns |= lipschitz_columns(network, averaged, epsilon, Bound(bounds[0]), settings)
     columns["failure_probability"] = torch.tensor([network.norms.union_failure_probability], dtype=torch.float64)
     return columns
 

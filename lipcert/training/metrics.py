@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
-from torchmetrics import Metric
+from torchmetrics import MeanMetric
 
 from lipcert.bounds import Bound
 from lipcert.certificates import Certifier, Float64Model
@@ -13,7 +12,7 @@ from lipcert.nn import folded
 from lipcert.norms import UpperNorms
 
 
-class CertifiedAccuracy(Metric):
+class CertifiedAccuracy(MeanMetric):
     """Fraction of images whose label is proved within epsilon, by norm upper bounds in float64.
 
     Args:
@@ -23,13 +22,6 @@ class CertifiedAccuracy(Metric):
         steps: Lanczos steps a norm; fewer are cheaper and certify fewer images, never wrongly.
     """
 
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-
-    certified: Tensor
-    total: Tensor
-
     def __init__(self, model: nn.Module, epsilon: float, bound: Bound | str = Bound.LOCAL, steps: int = 25) -> None:
         super().__init__()
         self._model = [model]  # in a list: the metric must not register the network as its own submodule
@@ -37,23 +29,14 @@ class CertifiedAccuracy(Metric):
         self.bound = Bound(bound)
         self.steps = steps
         self._certifier: Certifier | None = None
-        self.add_state("certified", torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, images: Tensor, labels: Tensor) -> None:
+    def update(self, images: Tensor, labels: Tensor) -> None:  # type: ignore[override]
         """Certify a batch: images (B, ...) in [0, 1], labels (B,)."""
         if self._certifier is None:
-            norms = UpperNorms(self.steps, failure_probability=FAILURE_PROBABILITY)
-            network = Float64Model(folded(self._model[0]), norms)
+            network = Float64Model(self._model[0], UpperNorms(self.steps, failure_probability=FAILURE_PROBABILITY))
             network.model.eval()  # the copy; the network keeps its mode
             self._certifier = Certifier(network, self.bound, self.steps)
-        certificate = self._certifier(images, labels, self.epsilon)
-        self.certified += certificate.certified.sum().to(self.certified)
-        self.total += labels.numel()
-
-    def compute(self) -> Tensor:
-        """Return the certified fraction, ()."""
-        return self.certified / self.total
+        super().update(self._certifier(images, labels, self.epsilon).certified)
 
     def reset(self) -> None:
         """Forget all batches, and the copy of the model."""

@@ -1,15 +1,23 @@
-"""The processes of one run: who started them, which of them this is, and what they tell each other."""
+"""The processes of one run: who started them, which of them this is, what they tell each other, and their lock."""
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch.distributed as dist
+from filelock import FileLock, Timeout
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+
+logger = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 
@@ -70,3 +78,38 @@ def leave_group() -> None:
     """Leave the group of processes: a thread of it that is left at the interpreter's end may abort the process."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run's directory, for all ranks in the first, by a lock that ends with the process, however it ends.
+
+    Raises:
+        BlockingIOError: while another process holds it, saying which.
+        PermissionError: where nothing can be written.
+    """
+    if not is_first_process():
+        yield
+        return
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"The run directory {folder} cannot be written; choose another hydra.run.dir.")
+    path = folder / ".lock"
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        holder = path.read_text(errors="replace").strip() or "another process"
+        raise BlockingIOError(
+            f"{folder} is in use by a run that is still going on ({holder}); wait for its end or choose "
+            "another hydra.run.dir. Once it has ended, resume=auto goes on where it stopped."
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+        logger.warning("The file system of %s has no locks; start no second run in it.", folder)
+    try:
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()

@@ -17,26 +17,17 @@ from rich.table import Table
 from lipcert.data import ImageDataModule
 from lipcert.system.files import write_json
 from lipcert.training.build import build_module, build_trainer, describe, describe_training, quieten_lightning
+from lipcert.training.callbacks import Costs
 from lipcert.training.checks import check
 from lipcert.training.evaluation import EvaluationSettings, evaluate
-from lipcert.training.locking import locked
-from lipcert.training.logging.costs import Costs
 from lipcert.training.logging.table import EpochRow
 from lipcert.training.logging.wandb import RunLogger, finished
 from lipcert.training.module import RobustClassifier
-from lipcert.training.processes import is_first_process, leave_group
+from lipcert.training.processes import is_first_process, leave_group, locked
 from lipcert.training.resume.checkpoints import LAST, DamagedCheckpointError, read_state
 from lipcert.training.resume.configuration import configuration_file, write_configuration
 from lipcert.training.resume.interruption import HeedSignals, interruptible
-from lipcert.training.resume.starting_point import (
-    AUTO,
-    Complete,
-    Fresh,
-    Resumable,
-    completed,
-    restore_folder,
-    starting_point,
-)
+from lipcert.training.resume.starting_point import AUTO, State, completed, restore_folder, starting_point
 from lipcert.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -49,18 +40,18 @@ def run(config: DictConfig) -> float:
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     check(config)
-    complete = completed(folder, config)
-    if complete is not None:
+    results = completed(folder, config)
+    if results is not None:
         Console().print(f"This run is complete, nothing is left to do; its results are in {folder}", soft_wrap=True)
-        return float(complete.results["certified_accuracy"])
-    with locked(folder), interruptible(folder):
-        state = starting_point(folder, config, describe_training(config))
-        results = state.results if isinstance(state, Complete) else train_and_evaluate(config, folder, state)
+    else:
+        with locked(folder), interruptible(folder):
+            state = starting_point(folder, config, describe_training(config))
+            results = state.results or train_and_evaluate(config, folder, state)
     return float(results["certified_accuracy"])
 
 
 @finished()
-def train_and_evaluate(config: DictConfig, folder: Path, state: Fresh | Resumable) -> dict[str, Any]:
+def train_and_evaluate(config: DictConfig, folder: Path, state: State) -> dict[str, Any]:
     """Train from `state` on, evaluate, and publish the results from the first process; return them."""
     settings = EvaluationSettings(**config.evaluation, seed=config.seed)
     quieten_lightning()

@@ -8,13 +8,13 @@ from unittest.mock import Mock
 
 import pytest
 
-from lipcert.training.logging.costs import Costs
+from lipcert.training.callbacks import Costs
 from tests.running import python
 
 TRAIN = """
 import numpy as np
 from unittest.mock import Mock
-from lipcert.training.logging.costs import Costs, peak_memory_mb
+from lipcert.training.callbacks import Costs, peak_memory_mb
 
 def hold(megabytes):
     np.ones(megabytes * 2**17)  # written to, and freed

@@ -13,8 +13,8 @@ import torch
 
 from experiments.pages import written
 from lipcert.commands.benchmark import main
-from lipcert.training import growth
-from lipcert.training.growth import fits_of, growth_exponent, workload
+from lipcert.training import benchmark
+from lipcert.training.benchmark import fits_of, growth_exponent, workload
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.5, -0.5])
@@ -47,7 +47,7 @@ def test_each_kind_and_bound_is_fitted_alone() -> None:
 
 def test_the_command_writes_a_row_for_each_size_and_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {"classes": (3, 6), "data_size": (9, 20)}
-    monkeypatch.setattr(growth, "SIZES", sizes)
+    monkeypatch.setattr(benchmark, "SIZES", sizes)
     output = tmp_path / "benchmark.json"
     arguments = ["models=[small]", "bounds=[local]", "batch_size=4", "rounds=1", "image_shape=[1,8,8]"]
     arguments += [f"threads={torch.get_num_threads()}", f"output={output}", f"growth=[{','.join(sizes)}]"]

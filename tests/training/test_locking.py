@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from lipcert.training.locking import locked
+from lipcert.training.processes import locked
 from tests.running import start
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from lipcert.training.locking import locked
+from lipcert.training.processes import locked
 with locked(Path(sys.argv[1])):
     Path(sys.argv[2]).touch()
     time.sleep(120)

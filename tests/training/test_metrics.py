@@ -78,7 +78,7 @@ def test_pickles_with_its_sums(problem) -> None:
     _updated(metric, images[10:], labels[10:], 5)
     _updated(copied, images[10:], labels[10:], 13)
     assert copied.compute() == metric.compute()
-    assert int(copied.total) == 23
+    assert int(copied.weight) == 23
 
 
 def test_reset_forgets_sums_and_weights(problem) -> None:
@@ -88,7 +88,7 @@ def test_reset_forgets_sums_and_weights(problem) -> None:
     nn.init.zeros_(model[-1].weight)
     nn.init.zeros_(model[-1].bias)
     metric.reset()
-    assert int(metric.total) == 0
+    assert int(metric.weight) == 0
     assert _updated(metric, images, labels, 23).compute() == 0
 
 

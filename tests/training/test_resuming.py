@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lipcert.training.logging.table import read_rows
 from lipcert.training.resume.checkpoints import AtomicCheckpoints, read_state
-from lipcert.training.resume.starting_point import Complete, Fresh, Resumable, completed, find_state, restore_folder
+from lipcert.training.resume.starting_point import State, completed, find_state, restore_folder
 from tests.damage import flip_bit
 from tests.running import contents
 
@@ -74,10 +74,10 @@ def _names(folder: Path) -> set[str]:
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    assert find_state(tmp_path, _config(), DESCRIPTION) == Fresh()
+    assert find_state(tmp_path, _config(), DESCRIPTION) == State()
     (tmp_path / "train.log").touch()
-    assert find_state(tmp_path, _config(), DESCRIPTION) == Fresh()
-    assert restore_folder(tmp_path, Fresh()) is None
+    assert find_state(tmp_path, _config(), DESCRIPTION) == State()
+    assert restore_folder(tmp_path, State()) is None
     assert set(contents(tmp_path)) == {"train.log"}
 
 
@@ -86,17 +86,16 @@ def test_interrupted_before_the_first_checkpoint(run: Path) -> None:
         path.unlink()
     (run / "checkpoints" / ".last.ckpt.77.tmp").write_bytes(b"half a")
     state = find_state(run, _config(), DESCRIPTION)
-    assert state == Fresh()
-    restore_folder(run, Fresh())
+    assert state == State()
+    restore_folder(run, State())
     assert set(contents(run)) == {".hydra/config.yaml"}, "neither rows of the lost epoch nor half a file"
 
 
 def test_last_state(run: Path) -> None:
     before = contents(run)
     state = find_state(run, _config(), DESCRIPTION)
-    assert state == Resumable(run / "checkpoints" / "last.ckpt", 3)
+    assert state == State(run / "checkpoints" / "last.ckpt", 3)
     assert contents(run) == before
-    assert isinstance(state, Resumable)
     assert restore_folder(run, state) == run / "checkpoints" / "last.ckpt"
     assert [row["epoch"] for row in read_rows(run / "metrics.csv")] == ["0", "1", "2"]
     assert {name: each for name, each in contents(run).items() if name != "metrics.csv"} == {
@@ -117,8 +116,8 @@ def test_damaged_states(run: Path, case: str, caplog: pytest.LogCaptureFixture) 
         _damage(run, name, saved)
     bad = {name: (run / "checkpoints" / name).read_bytes() for name in damaged}
     state = find_state(run, _config(), DESCRIPTION)
-    assert isinstance(state, Resumable)
-    assert (state.path.name, state.epochs, [path.name for path, _ in state.damaged]) == (good, epoch + 1, [*damaged])
+    assert state.checkpoint == run / "checkpoints" / good
+    assert (state.epochs, [path.name for path, _ in state.damaged]) == (epoch + 1, [*damaged])
     with caplog.at_level(logging.WARNING):
         checkpoint = restore_folder(run, state)
     assert checkpoint == run / "checkpoints" / "last.ckpt"
@@ -128,7 +127,7 @@ def test_damaged_states(run: Path, case: str, caplog: pytest.LogCaptureFixture) 
         assert str(run / "checkpoints" / name) in caplog.text
     assert [row["epoch"] for row in read_rows(run / "metrics.csv")] == [str(each) for each in range(epoch + 1)]
     again = find_state(run, _config(), DESCRIPTION)
-    assert again == Resumable(checkpoint, epoch + 1)
+    assert again == State(checkpoint, epoch + 1)
     _save(run, epoch + 1, "last.ckpt")
     assert read_state(run / "checkpoints" / "previous.ckpt")["epoch"] == epoch
 
@@ -137,14 +136,13 @@ def test_last_state_missing(run: Path) -> None:
     """As between two renames where there are no links."""
     (run / "checkpoints" / "last.ckpt").unlink()
     state = find_state(run, _config(), DESCRIPTION)
-    assert state == Resumable(run / "checkpoints" / "previous.ckpt", 2)
+    assert state == State(run / "checkpoints" / "previous.ckpt", 2)
 
 
 def test_damaged_again(run: Path) -> None:
     for _ in range(3):
         (run / "checkpoints" / "last.ckpt").write_bytes(b"junk")
         state = find_state(run, _config(), DESCRIPTION)
-        assert isinstance(state, Resumable)
         restore_folder(run, state)
         for epoch in (1, 2):
             _save(run, epoch, "last.ckpt")
@@ -155,7 +153,6 @@ def test_damaged_again(run: Path) -> None:
 def test_damaged_best(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     _damage(run, "best.ckpt", 0)
     state = find_state(run, _config(), DESCRIPTION)
-    assert isinstance(state, Resumable)
     with caplog.at_level(logging.WARNING):
         restore_folder(run, state)
     assert _names(run) == {"last.ckpt", "previous.ckpt", "best.ckpt.corrupt"}
@@ -175,7 +172,6 @@ def test_other_ranks_find_the_same_and_change_nothing(run: Path, monkeypatch: py
     _damage(run, "last.ckpt", 2)
     before = contents(run)
     state = find_state(run, _config(), DESCRIPTION)
-    assert isinstance(state, Resumable)
     with monkeypatch.context() as patch:
         patch.setenv("RANK", "1")
         path = restore_folder(run, state)
@@ -190,8 +186,8 @@ def test_complete(run: Path) -> None:
     assert completed(run, _config()) is None
     results = {"certified_accuracy": 0.25}
     (run / "results.json").write_text(json.dumps(results))
-    assert find_state(run, _config(), DESCRIPTION) == Complete(results)
-    assert completed(run, _config()) == Complete(results)
+    assert find_state(run, _config(), DESCRIPTION) == State(results=results)
+    assert completed(run, _config()) == results
     assert completed(run, _config(resume=None)) is None
     for broken in ("", "{", "[]", "{}"):
         (run / "results.json").write_text(broken)
@@ -221,13 +217,13 @@ def test_other_configurations(run: Path, case: str) -> None:
 def test_what_may_differ(run: Path) -> None:
     trainer = {"devices": 4, "precision": "32-true"}
     config = _config(data={"name": "digits", "root": "elsewhere"}, trainer=trainer, logger={}, callbacks={"a": 1})
-    assert isinstance(find_state(run, config, DESCRIPTION), Resumable)
+    assert find_state(run, config, DESCRIPTION).epochs == 3
     assert OmegaConf.select(config, "data.root") == "elsewhere", "the configuration itself is left alone"
 
 
 def test_a_setting_that_an_earlier_version_did_not_know(run: Path) -> None:
     """`schedule.decay_step` has a default in the schema, `schedule.epochs` has none."""
-    assert isinstance(find_state(run, _config(schedule={"decay_step": 0.0}), DESCRIPTION), Resumable)
+    assert find_state(run, _config(schedule={"decay_step": 0.0}), DESCRIPTION).epochs == 3
     for setting, said in (("decay_step", "0.0"), ("epochs", "absent")):
         with pytest.raises(ValueError, match=rf"other settings: schedule\.{setting} \({said} there, 10\.0 here\)"):
             find_state(run, _config(schedule={setting: 10.0}), DESCRIPTION)
@@ -236,7 +232,7 @@ def test_a_setting_that_an_earlier_version_did_not_know(run: Path) -> None:
 def test_a_setting_that_only_an_earlier_version_knew(run: Path) -> None:
     """Norm estimates could start from vectors of each image; what they start from now was called `shared`."""
     OmegaConf.save(_config(warm_start={"name": "shared"}), run / ".hydra" / "config.yaml")
-    assert find_state(run, _config(), DESCRIPTION) == Resumable(run / "checkpoints" / "last.ckpt", 3)
+    assert find_state(run, _config(), DESCRIPTION) == State(run / "checkpoints" / "last.ckpt", 3)
     OmegaConf.save(_config(warm_start={"name": "per_image"}), run / ".hydra" / "config.yaml")
     with pytest.raises(ValueError, match=r"other settings: warm_start\.name \(per_image there, absent here\)"):
         find_state(run, _config(), DESCRIPTION)
@@ -246,7 +242,7 @@ def test_a_setting_that_only_an_earlier_version_knew(run: Path) -> None:
 def test_what_was_left_out_by_an_earlier_version(run: Path, economy: int, gradients: bool) -> None:
     """`bound.economy` said how often gains were measured; 0 left nothing out, gradients through boxes included."""
     OmegaConf.save(_config(bound={"economy": economy}), run / ".hydra" / "config.yaml")
-    state = Resumable(run / "checkpoints" / "last.ckpt", 3)
+    state = State(run / "checkpoints" / "last.ckpt", 3)
     assert find_state(run, _config(bound={"skip_every": economy, "box_gradients": gradients}), DESCRIPTION) == state
     with pytest.raises(ValueError, match=rf"bound.box_gradients \({gradients} there, {not gradients} here\)"):
         find_state(run, _config(bound={"skip_every": economy, "box_gradients": not gradients}), DESCRIPTION)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lipcert.training.sweep.table import COMPLETE, FAILED, SKIPPED, Job, markdown, sweep_table
+from lipcert.training.sweep.report import COMPLETE, FAILED, SKIPPED, Job, markdown, sweep_table
 
 
 def _job(sweep: Path, number: int, state: str, certified: float | None, *overrides: str) -> Job:

@@ -23,13 +23,9 @@ Row = dict[str, str]
 
 def read_rows(path: Path) -> list[Row]:
     """Return the rows of a table, without cells that are empty and rows that were not written to their end."""
-    if not path.is_file():
-        return []
-    text = path.read_text(encoding="utf-8", errors="replace")
-    lines = list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))
-    header = lines[0] if lines else []
-    rows = [dict(zip(header, line, strict=True)) for line in lines[1:] if len(line) == len(header)]
-    return [{key: value for key, value in row.items() if value} for row in rows if row.get("step", "").isdigit()]
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+    return [{key: cell for key, cell in row.items() if key and cell} for row in rows if (row["step"] or "").isdigit()]
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
@@ -66,18 +62,11 @@ def _cell(value: Any) -> str:
 class MetricsTable(Logger):
     """Logs into `metrics.csv`, going on below the rows that are there; Lightning's CSVLogger deletes them."""
 
+    name = version = ""
+
     def __init__(self, save_dir: str) -> None:
         super().__init__()
         self._path = Path(save_dir) / NAME
-        self._columns: list[str] | None = None
-
-    @property
-    def name(self) -> str:
-        return ""
-
-    @property
-    def version(self) -> str:
-        return ""
 
     @property
     def save_dir(self) -> str:
@@ -87,21 +76,10 @@ class MetricsTable(Logger):
         """Do nothing: the configuration is in `.hydra/config.yaml`."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append a row; rewrite the table where there are new columns."""
-        if not is_first_process():
-            return
-        rows = None
-        if self._columns is None:
-            rows = read_rows(self._path)
-            self._columns = sorted(set().union(*rows))
-        row = {key: _cell(value) for key, value in {**metrics, "step": step or 0}.items()}
-        if not row.keys() <= set(self._columns):
-            rows = [*(read_rows(self._path) if rows is None else rows), row]
-            write_rows(self._path, rows)
-            self._columns = sorted(set().union(*rows))
-            return
-        with self._path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self._columns, lineterminator="\n").writerow(row)
+        """Add a row; a run logs a few an epoch, so the table is written anew."""
+        if is_first_process():
+            row = {key: _cell(value) for key, value in {**metrics, "step": step or 0}.items()}
+            write_rows(self._path, [*read_rows(self._path), row])
 
 
 class EpochRow(pl.Callback):

@@ -32,29 +32,20 @@ AUTO = "auto"
 
 
 @dataclass(frozen=True)
-class Fresh:
-    """No state to go on from."""
+class State:
+    """Where a run stands.
 
+    Attributes:
+        checkpoint: a good one to go on from; None for a run that starts anew.
+        epochs: behind it.
+        damaged: checkpoints that were found beside it, with what is wrong with them.
+        results: of a run that is complete.
+    """
+
+    checkpoint: Path | None = None
     epochs: int = 0
-
-
-@dataclass(frozen=True)
-class Resumable:
-    """A good state, with so many epochs behind it; `damaged` were found beside it, with what is wrong with them."""
-
-    path: Path
-    epochs: int
     damaged: tuple[tuple[Path, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class Complete:
-    """A run with its results."""
-
-    results: dict[str, Any]
-
-
-State = Fresh | Resumable | Complete
+    results: dict[str, Any] | None = None
 
 
 def starting_point(folder: Path, config: DictConfig, description: dict[str, Any]) -> State:
@@ -72,7 +63,7 @@ def starting_point(folder: Path, config: DictConfig, description: dict[str, Any]
                 f"{folder} already holds a run ({name}); go on with it by resume=auto, or choose another hydra.run.dir."
             )
     if config.resume is None:
-        return Fresh()
+        return State()
     if not Path(config.resume).is_file():
         raise FileNotFoundError(f"resume={config.resume}: no such checkpoint.")
     try:
@@ -94,62 +85,60 @@ def find_state(folder: Path, config: DictConfig, description: dict[str, Any]) ->
         ValueError: for a run with another configuration, damaged results, or states of which none is good.
     """
     found = [path for name in (LAST, PREVIOUS, BEST) if (path := folder / "checkpoints" / name).is_file()]
-    results = folder / "results.json"
-    if not found and not results.exists() and not configuration_file(folder).exists():
-        return Fresh()
+    results = _results(folder, config)
+    if results is not None:
+        return State(results=results)
+    if not found and not configuration_file(folder).exists():
+        return State()
     check_same_run(folder, config)
-    if results.exists():
-        return Complete(_read_results(results))
-    good: Resumable | None = None
-    damaged: list[tuple[Path, str]] = []
+    good, damaged = State(), []
     for path in found:
-        if good is not None and path.name != BEST:  # which is to be replaced by a better one alone
+        if good.checkpoint is not None and path.name != BEST:  # the best alone is still of use
             continue
         try:
             state = _good_state(path, description)
         except DamagedCheckpointError as error:
             damaged.append((path, str(error)))
-        else:
-            good = good or state
-    if good is not None:
-        return replace(good, damaged=tuple(damaged))
-    if damaged:
+            continue
+        if good.checkpoint is None:
+            good = state
+    if damaged and good.checkpoint is None:
         reasons = "; ".join(f"{path.name}: {reason}" for path, reason in damaged)
         raise ValueError(f"{folder} holds no good state ({reasons}); start again with another hydra.run.dir.")
-    return Fresh()
+    return replace(good, damaged=tuple(damaged))
 
 
-def completed(folder: Path, config: DictConfig) -> Complete | None:
+def completed(folder: Path, config: DictConfig) -> dict[str, Any] | None:
     """Return the results of a run that `resume=auto` has nothing left to do for, None for any other.
 
     Raises:
         ValueError: for a complete run with another configuration, or damaged results.
     """
+    return _results(folder, config) if config.resume == AUTO else None
+
+
+def _results(folder: Path, config: DictConfig) -> dict[str, Any] | None:
+    """Return the content of `results.json`, None where there is none."""
     path = folder / "results.json"
-    if config.resume != AUTO or not path.exists():
+    if not path.exists():
         return None
     check_same_run(folder, config)
-    return Complete(_read_results(path))
-
-
-def _good_state(path: Path, description: dict[str, Any]) -> Resumable:
-    """Return the state of a checkpoint; raise ValueError where it is damaged or of another network."""
-    checkpoint = read_state(path)
-    check_resumable(checkpoint, description)
-    return Resumable(path, int(checkpoint["epoch"]) + 1)
-
-
-def _read_results(path: Path) -> dict[str, Any]:
-    """Read `results.json`; raise ValueError where it is damaged."""
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
         float(results["certified_accuracy"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged; move it away, and resume=auto evaluates the run again.") from error
-    return results
+    return dict(results)
 
 
-def restore_folder(folder: Path, state: Fresh | Resumable) -> Path | None:
+def _good_state(path: Path, description: dict[str, Any]) -> State:
+    """Return the state of a checkpoint; raise ValueError where it is damaged or of another network."""
+    checkpoint = read_state(path)
+    check_resumable(checkpoint, description)
+    return State(path, int(checkpoint["epoch"]) + 1)
+
+
+def restore_folder(folder: Path, state: State) -> Path | None:
     """Bring a folder to where its state stands, and return the checkpoint to load.
 
     Damaged checkpoints are set aside, the good one becomes `last.ckpt`, later rows of `metrics.csv` are dropped. At any
@@ -157,24 +146,24 @@ def restore_folder(folder: Path, state: Fresh | Resumable) -> Path | None:
     in other ranks it changes nothing.
     """
     if not is_first_process():
-        return None if isinstance(state, Fresh) else state.path
+        return state.checkpoint
     for stale in (*folder.glob(".*.tmp"), *folder.glob("checkpoints/.*.tmp")):
         stale.unlink(missing_ok=True)
-    if isinstance(state, Fresh):
+    if state.checkpoint is None:
         rewind(folder / METRICS, 0, {})
         return None
     last = folder / "checkpoints" / LAST
-    if state.path.parent != last.parent:
-        return state.path  # of another run: this folder is new
+    if state.checkpoint.parent != last.parent:
+        return state.checkpoint  # of another run: this folder is new
     for path, reason in state.damaged:
         numbers, aside = itertools.count(2), path.with_name(f"{path.name}.corrupt")
         while aside.exists():
             aside = path.with_name(f"{path.name}.{next(numbers)}.corrupt")
         path.rename(aside)
         logger.warning("%s is damaged (%s); it is kept as %s.", path, reason, aside.name)
-    if state.path != last:
-        logger.warning("Going on from %s instead, after epoch %d.", state.path, state.epochs)
-        link(state.path, last)
+    if state.checkpoint != last:
+        logger.warning("Going on from %s instead, after epoch %d.", state.checkpoint, state.epochs)
+        link(state.checkpoint, last)
     checkpoint = read_state(last)
     rewind(folder / METRICS, int(checkpoint["global_step"]), checkpoint.get("metrics", {}))
     return last

@@ -29,7 +29,7 @@ from lipcert.system.files import write_text
 from lipcert.system.overrides import quoted
 from lipcert.training.processes import started_processes
 from lipcert.training.resume.starting_point import AUTO, completed
-from lipcert.training.sweep.table import COMPLETE, FAILED, SKIPPED, Job
+from lipcert.training.sweep.report import COMPLETE, FAILED, SKIPPED, Job
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def run_job(run: Callable[[DictConfig], float], config: DictConfig) -> float:
         return _record(folder, FAILED, error)
     if before is not None:
         _record(folder, SKIPPED)
-        return float(before.results["certified_accuracy"])
+        return float(before["certified_accuracy"])
     (folder / "error.txt").unlink(missing_ok=True)
     try:
         certified = run(config)
