@@ -16,7 +16,7 @@ from rich.table import Table
 
 from lipcert.system.files import write_json
 from lipcert.system.memory import host_peak_mb
-from lipcert.training.timed_steps import PLAIN, Step, Work, random_work, steps_of, trained_work
+from lipcert.training.timed_steps import PLAIN, Steps, Work, random_work, steps_of, trained_work
 
 DIGITS = {"seconds": ".4f", "ratio_to_plain": ".2f", "peak_memory_mb": ".0f", "exponent": ".2f"}
 
@@ -57,19 +57,20 @@ def _compared(config: DictConfig) -> Iterator[list[Work]]:
     if config.growth and config.checkpoint is not None:
         raise ValueError("`growth` measures networks of its own; leave out `checkpoint`.")
     if config.growth:
-        yield from ([workload(kind, size, config) for size in SIZES[kind]] for kind in config.growth)
+        network = config.models[0], config.activations[0]
+        yield from ([random_work(config, *network, kind, size) for size in SIZES[kind]] for kind in config.growth)
     elif config.checkpoint is not None:
         yield [trained_work(config)]
     else:
         for name in config.models:
             for activation in config.activations:
-                yield [random_work({"model": name, "activation": activation}, config)]
+                yield [random_work(config, name, activation)]
 
 
 def rows_of(works: Sequence[Work], config: DictConfig, device: torch.device) -> list[dict[str, Any]]:
     """Measure the steps of all works in the same rounds; return one row a work and kind of step."""
     measured = [steps_of(work, config, device) for work in works]
-    steps = {(index, kind): step for index, own in enumerate(measured) for kind, step in own.items()}
+    steps = {(index, kind): each for index, own in enumerate(measured) for kind, each in own.items()}
     seconds = _median_seconds(steps, config.rounds)
     return [
         {
@@ -80,9 +81,9 @@ def rows_of(works: Sequence[Work], config: DictConfig, device: torch.device) -> 
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "seconds": seconds[index, kind],
             "ratio_to_plain": seconds[index, kind] / seconds[index, PLAIN],
-            "peak_memory_mb": _peak_memory_mb(step, device),
+            "peak_memory_mb": _peak_memory_mb(each, device),
         }
-        for (index, kind), step in steps.items()
+        for (index, kind), each in steps.items()
     ]
 
 
@@ -93,37 +94,25 @@ def _now() -> float:
     return time.perf_counter()
 
 
-def _median_seconds(steps: dict[tuple[int, str], Step], rounds: int) -> dict[tuple[int, str], float]:
+def _median_seconds(steps: dict[tuple[int, str], Steps], rounds: int) -> dict[tuple[int, str], float]:
     """Return the median seconds of each step over interleaved rounds, after two rounds of warm-up."""
     seconds: dict[tuple[int, str], list[float]] = {name: [] for name in steps}
     for _ in range(rounds + 2):
-        for name, step in steps.items():
+        for name, each in steps.items():
             started = _now()
-            step()
+            next(each)
             seconds[name].append(_now() - started)
     return {name: statistics.median(values[2:]) for name, values in seconds.items()}
 
 
-def _peak_memory_mb(step: Step, device: torch.device) -> float | None:
+def _peak_memory_mb(steps: Steps, device: torch.device) -> float | None:
     """Return the most memory one step holds beyond what was held before; None where the system does not tell."""
     if device.type != "cuda":
-        return host_peak_mb(step)
+        return host_peak_mb(lambda: next(steps))
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    step()
+    next(steps)
     return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-
-
-def workload(kind: str, size: float, config: DictConfig) -> Work:
-    """Return a random network and random images of one size of one kind of growth."""
-    named = {"growth": kind, "size": size, "model": config.models[0], "activation": config.activations[0]}
-    changed: dict[str, Any] = {
-        "classes": {"classes": int(size)},
-        "width": {"width": size},
-        "image_size": {"image_shape": (config.image_shape[0], int(size), int(size))},
-        "data_size": {"images": int(size)},
-    }
-    return random_work(named, config, **changed[kind])
 
 
 def growth_exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:

@@ -35,10 +35,9 @@ def describe(config: DictConfig) -> dict[str, Any]:
 
 def describe_training(config: DictConfig) -> dict[str, Any]:
     """Return what must not change when a run is resumed."""
-    target = str(config.method.get("_target_", "")).rsplit(".", 1)[-1]
     return {
         **describe(config),
-        "method": target,
+        "method": config.method["_target_"].rsplit(".", 1)[-1],
         "bound": config.bound.name,
         "epsilon": config.epsilon,
         "batch_size": config.batch_size,
@@ -48,14 +47,9 @@ def describe_training(config: DictConfig) -> dict[str, Any]:
 
 def build_module(config: DictConfig, data: ImageDataModule) -> RobustClassifier:
     """Build the network and its Lightning module."""
-    network = build(
-        config.model.name,
-        data.image_shape,
-        data.num_classes,
-        config.model.activation,
-        config.model.threshold,
-        config.model.parametrization,
-    )
+    name, *options = (config.model[key] for key in ("name", "activation", "threshold", "parametrization"))
+    network = build(name, data.image_shape, data.num_classes, *options)
+    bound = {key: value for key, value in config.bound.items() if key not in ("name", "skip_every")}
     return RobustClassifier(
         network,
         method=instantiate(config.method),
@@ -63,13 +57,7 @@ def build_module(config: DictConfig, data: ImageDataModule) -> RobustClassifier:
         schedule=Schedule(**OmegaConf.to_container(config.schedule, resolve=True)),  # type: ignore[arg-type]
         image_shape=data.image_shape,
         epsilon=config.epsilon,
-        bound=BoundSettings(
-            Bound(config.bound.name),
-            config.bound.iterations,
-            config.bound.precision,
-            config.bound.clip_input,
-            config.bound.box_gradients,
-        ),
+        bound=BoundSettings(Bound(config.bound.name), **bound),
         sparsity=Sparsity(**config.sparsity),
         description=describe_training(config),
     )

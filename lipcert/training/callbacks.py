@@ -101,20 +101,7 @@ class Costs(pl.Callback):
 
     def __init__(self) -> None:
         self.epochs = 0
-        self._seconds = 0.0
-        self._started: float | None = None
-        self._peak_mb = 0.0
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of training so far."""
-        running = 0.0 if self._started is None else time.perf_counter() - self._started
-        return self._seconds + running
-
-    @property
-    def peak_memory_mb(self) -> float:
-        """The most memory that this process of the run has held in training."""
-        return self._peak_mb if self._started is None else max(self._peak_mb, peak_memory_mb())
+        self.seconds = self.peak_memory_mb = self._started = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         restart_host_peak()  # what an earlier job of a sweep has held does not count
@@ -123,17 +110,16 @@ class Costs(pl.Callback):
         self._started = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.epochs += 1
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._seconds, self._peak_mb, self._started = self.seconds, self.peak_memory_mb, None
+        now = time.perf_counter()
+        self.epochs, self.seconds, self._started = self.epochs + 1, self.seconds + now - self._started, now
+        self.peak_memory_mb = max(self.peak_memory_mb, peak_memory_mb())
 
     def state_dict(self) -> dict[str, Any]:
         return {"epochs": self.epochs, "seconds": self.seconds, "peak_memory_mb": self.peak_memory_mb}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.epochs, self._seconds = int(state_dict["epochs"]), float(state_dict["seconds"])
-        self._peak_mb = float(state_dict["peak_memory_mb"])
+        self.epochs, self.seconds = int(state_dict["epochs"]), float(state_dict["seconds"])
+        self.peak_memory_mb = float(state_dict["peak_memory_mb"])
 
 
 def peak_memory_mb() -> float:

@@ -91,35 +91,27 @@ def check_processes(config: DictConfig, overrides: Sequence[str], multirun: bool
         )
 
 
-def _handled(method: DictConfig) -> tuple[str, ...] | None:
-    """Return the activations that a method names as those it can handle; None for all."""
-    handled: tuple[str, ...] | None = getattr(get_object(method["_target_"]), "activations", None)
-    return handled
-
-
-def check_method(method: DictConfig, activation: str) -> None:
-    """Raise ValueError for a method that cannot handle the activation; methods name those they can, or take all."""
-    target, handled = get_object(method["_target_"]), _handled(method)
-    if handled is not None and activation not in handled:
-        pairs = " or ".join(f"model.activation={each}" for each in handled)
-        raise ValueError(
-            f"The bound of method={target.name} cannot handle {activation}: it works with {pairs}; "
-            f"for {activation} take another method, bcp or gloro for example."
-        )
-
-
 def check_settings(config: DictConfig) -> None:
-    """Raise ValueError for settings that would only fail once training is under way or over."""
+    """Raise ValueError for settings that would only fail once training is under way or over.
+
+    Methods name the activations that they can handle, or take all.
+    """
     EvaluationSettings(**config.evaluation)
     if "16" in config.trainer.precision:
         raise ValueError(
             f"`trainer.precision`={config.trainer.precision} trains in half precision; bounds need 32-true."
         )
-    check_method(config.method, config.model.activation)
-    if config.sparsity.weight and not config.model.activation.startswith("clipped"):
-        handled = _handled(config.method) or CLIPPED
-        switches = [f"model.activation={each}" for each in CLIPPED if each in handled]
+    method, activation = get_object(config.method["_target_"]), config.model.activation
+    handled: tuple[str, ...] | None = getattr(method, "activations", None)
+    if handled is not None and activation not in handled:
+        pairs = " or ".join(f"model.activation={each}" for each in handled)
         raise ValueError(
-            f"`sparsity.weight`={config.sparsity.weight} needs clipped activations, not {config.model.activation}: "
+            f"The bound of method={method.name} cannot handle {activation}: it works with {pairs}; "
+            f"for {activation} take another method, bcp or gloro for example."
+        )
+    if config.sparsity.weight and not activation.startswith("clipped"):
+        switches = [f"model.activation={each}" for each in CLIPPED if each in (handled or CLIPPED)]
+        raise ValueError(
+            f"`sparsity.weight`={config.sparsity.weight} needs clipped activations, not {activation}: "
             f"set {' or '.join([*switches, 'sparsity.weight=0'])}."
         )

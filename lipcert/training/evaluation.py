@@ -16,7 +16,7 @@ from lipcert.certificates import Certifier, Float64Model, certify_batches
 from lipcert.certificates.certificate import EXACT
 from lipcert.certificates.float64 import FAILURE_PROBABILITY
 from lipcert.data import Split
-from lipcert.data.progress import Advance, progress
+from lipcert.data.progress import progress
 from lipcert.nn import folded
 from lipcert.norms import UpperNorms
 from lipcert.training.processes import from_every_process, ranks
@@ -75,13 +75,7 @@ class EvaluationSettings:
 
 
 def certified_columns(
-    network: Float64Model,
-    images: Tensor,
-    labels: Tensor,
-    epsilon: float,
-    bounds: Sequence[str],
-    settings: EvaluationSettings,
-    advance: Advance = lambda done, total: None,
+    network: Float64Model, split: Split, epsilon: float, bounds: Sequence[str], settings: EvaluationSettings
 ) -> Columns:
     """Certify with the global bound first; the others see only what it left undecided.
 
@@ -95,36 +89,38 @@ def certified_columns(
 
     def certify(bound: str, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         certifier = Certifier(network, bound, settings.lanczos_steps, settings.clip_input, EXACT)
-        found = certify_batches(certifier, images[rows], labels[rows], epsilon, settings.batch_size)
-        return found.certified, found.certified & (found.margin > found.rounding), found.correct(labels[rows])
+        images, labels = split[rows]
+        found = certify_batches(certifier, images, labels, epsilon, settings.batch_size)
+        return found.certified, found.certified & (found.margin > found.rounding), found.correct(labels)
 
-    advance(0, len(bounds))
-    first, first_executed, correct = certify("global", torch.arange(len(labels)))
-    undecided = (correct & ~first).nonzero()[:, 0]
     columns: Columns = {}
-    for number, bound in enumerate(bounds):
-        advance(number, len(bounds))
-        certified, executed = first.clone(), first_executed.clone()
-        if bound != "global" and len(undecided):
-            certified[undecided], executed[undecided], _ = certify(bound, undecided)
-        columns |= {f"certified/{bound}": certified, f"executed/{bound}": executed}
+    with progress("certify by bounds", shown=ranks()[0] == 0) as advance:
+        first, first_executed, correct = certify("global", torch.arange(len(split)))
+        undecided = (correct & ~first).nonzero()[:, 0]
+        for number, bound in enumerate(bounds):
+            advance(number, len(bounds))
+            certified, executed = first.clone(), first_executed.clone()
+            if bound != "global" and len(undecided):
+                certified[undecided], executed[undecided], _ = certify(bound, undecided)
+            columns |= {f"certified/{bound}": certified, f"executed/{bound}": executed}
     return columns
 
 
 def attacked_columns(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    certified: Tensor,
-    epsilon: float,
-    settings: EvaluationSettings,
-    first: int,
+    model: nn.Module, chunk: tuple[Tensor, Tensor, Tensor], epsilon: float, settings: EvaluationSettings, first: int
 ) -> Columns:
     """Return which images of a chunk are classified correctly, which withstand PGD, and which AutoAttack as well.
 
-    AutoAttack is spared images that PGD has broken, and those `certified` as executed, (B,): nothing can break them.
-    `first`, the chunk's first image's index, decides the random starts, whatever the number of processes.
+    AutoAttack is spared images that PGD has broken, and those certified as executed: nothing can break them.
+
+    Args:
+        model: the network.
+        chunk: images (B, ...), labels (B,), and which are certified, (B,).
+        epsilon: l2 radius.
+        settings: of the attacks.
+        first: index of the chunk's first image; it decides the random starts, whatever the number of processes.
     """
+    images, labels, certified = chunk
     with torch.no_grad():
         robust = model(images).argmax(dim=1) == labels
     columns = {"clean": robust}
@@ -177,14 +173,13 @@ def evaluated_columns(
     rows = torch.cat(chunks)
     images, labels = split[rows]
     network = Float64Model(model, UpperNorms(settings.lanczos_steps, failure_probability=FAILURE_PROBABILITY))
-    with progress("certify by bounds", shown=rank == 0) as advance:
-        columns = certified_columns(network, images, labels, epsilon, bounds, settings, advance)
+    columns = certified_columns(network, Split(images, labels), epsilon, bounds, settings)
     decided = torch.stack([columns[f"executed/{bound}"] for bound in bounds]).any(dim=0)
     attacked = []
     with progress("attack batches", shown=rank == 0) as advance:
         for number, chunk in enumerate(zip(images.split(size), labels.split(size), decided.split(size), strict=True)):
             advance(number, len(chunks))
-            attacked.append(attacked_columns(model, *chunk, epsilon, settings, int(chunks[number][0])))
+            attacked.append(attacked_columns(model, chunk, epsilon, settings, int(chunks[number][0])))
     columns |= joined(attacked)
     averaged = images[rows < settings.lipschitz_images]
     if len(averaged):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,8 @@ SKIP_EVERY = 20
 START_UP = "start_up"
 """Instead of a bound: from the images in memory to the first batch of an epoch."""
 
-Step = Callable[[], None]
+Steps = Iterator[Any]
+"""Steps without end: `next` takes one."""
 
 
 @dataclass(frozen=True)
@@ -62,30 +63,21 @@ def clip_half(model: nn.Module, images: Tensor) -> None:
         values = layer(values)
 
 
-def random_work(
-    named: dict[str, Any],
-    config: DictConfig,
-    *,
-    image_shape: Sequence[int] | None = None,
-    classes: int | None = None,
-    width: float = 1.0,
-    images: int | None = None,
-) -> Work:
+def random_work(config: DictConfig, name: str, activation: str, kind: str = "", size: float = 1) -> Work:
     """Return a random network whose thresholds clip half of what reaches them, on random 8-bit images.
 
-    Args:
-        named: how rows begin; it names model and activation.
-        config: sizes that are not given.
-        image_shape, classes, width: of the network and its images.
-        images: a training set of so many, of which each step fetches a batch; a single batch when None.
+    All is as large as the settings say, but for one `kind` of `SIZES`, which is of this `size`.
     """
     torch.manual_seed(0)
-    shape, count = tuple(image_shape or config.image_shape), classes or config.num_classes
-    model = build(named["model"], shape, count, named["activation"], width=width)
-    pixels = torch.randint(256, (images or config.batch_size, *shape), dtype=torch.uint8)
-    split = Split(pixels, torch.randint(count, (len(pixels),)))
+    channels, *sides = config.image_shape
+    shape = (channels, *([int(size)] * 2 if kind == "image_size" else sides))
+    classes = int(size) if kind == "classes" else config.num_classes
+    count = int(size) if kind == "data_size" else config.batch_size
+    model = build(name, shape, classes, activation, width=size if kind == "width" else 1.0)
+    split = Split(torch.randint(256, (count, *shape), dtype=torch.uint8), torch.randint(classes, (count,)))
     clip_half(model, split[: config.batch_size][0])
-    return Work(named, model, split, fetches=images is not None)
+    varied = {"growth": kind, "size": size} if kind else {}
+    return Work({**varied, "model": name, "activation": activation}, model, split, fetches=kind == "data_size")
 
 
 def trained_work(config: DictConfig) -> Work:
@@ -107,55 +99,39 @@ def trained_work(config: DictConfig) -> Work:
     return Work(named, network.model.requires_grad_(True), data.test)
 
 
-def steps_of(work: Work, config: DictConfig, device: torch.device) -> dict[str, Step]:
-    """Return one function a kind of step on the first batch: forward, loss, backward."""
+def steps_of(work: Work, config: DictConfig, device: torch.device) -> dict[str, Steps]:
+    """Return the steps of each kind, on the first batch: forward, loss, backward.
+
+    Where steps fetch batches, the start of an epoch is one kind of them.
+    """
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     model = work.model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     images, labels = work.split[: config.batch_size]
     images, labels = images.to(device=device, memory_format=layout), labels.to(device)
 
-    def plain() -> None:
-        model.zero_grad(set_to_none=True)
-        F.cross_entropy(model(images), labels).backward()
+    def plain() -> Steps:
+        while True:
+            model.zero_grad(set_to_none=True)
+            yield F.cross_entropy(model(images), labels).backward()
 
-    def robust(bound: str) -> Step:
+    def robust(bound: str) -> Steps:
         norms = PowerNorms(config.iterations, config.precision).to(device)
         graph, method, plan = compile_graph(model, images.shape[1:]), BCP(), Plan()
-        steps = itertools.count()
-
-        def step() -> None:
-            nonlocal plan
+        for number in itertools.count():
             model.zero_grad(set_to_none=True)
-            if config.skip and next(steps) % SKIP_EVERY == 0:
+            if config.skip and number % SKIP_EVERY == 0:
                 plan = measure_plan(graph, images, config.epsilon, bound, norms)
             setting = Setting(config.epsilon, 0.5, Bound(bound), norms, Sparsity(), False, plan, not config.skip, graph)
-            method(model, images, labels, setting).loss.backward()
-
-        return step
-
-    steps = {PLAIN: plain, **{bound: robust(bound) for bound in config.bounds}}
-    return _with_data(steps, work.split, config.batch_size) if work.fetches else steps
-
-
-def _with_data(steps: dict[str, Step], split: Split, batch_size: int) -> dict[str, Step]:
-    """Return steps that fetch a batch first, and the start of an epoch as one of them."""
+            yield method(model, images, labels, setting).loss.backward()
 
     def served() -> Iterator[tuple[Tensor, Tensor]]:
-        order = ShuffledBatches(len(split), batch_size)
+        order = ShuffledBatches(len(work.split), config.batch_size)
         for epoch in itertools.count():
             order.set_epoch(epoch)
-            yield from (split[chosen] for chosen in order)
+            yield from (work.split[chosen] for chosen in order)
 
-    batches = served()
-
-    def start() -> None:
-        next(served())
-
-    def fetching(step: Step) -> Step:
-        def fetch_and_step() -> None:
-            next(batches)
-            step()
-
-        return fetch_and_step
-
-    return {START_UP: start, **{name: fetching(step) for name, step in steps.items()}}
+    steps = {PLAIN: plain(), **{bound: robust(bound) for bound in config.bounds}}
+    if not work.fetches:
+        return steps
+    starts = (next(served()) for _ in itertools.count())
+    return {START_UP: starts, **{name: zip(served(), each, strict=True) for name, each in steps.items()}}

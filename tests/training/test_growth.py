@@ -14,7 +14,8 @@ import torch
 from experiments.pages import written
 from lipcert.commands.benchmark import main
 from lipcert.training import benchmark
-from lipcert.training.benchmark import fits_of, growth_exponent, workload
+from lipcert.training.benchmark import fits_of, growth_exponent
+from lipcert.training.timed_steps import random_work
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.5, -0.5])
@@ -73,10 +74,8 @@ def test_the_command_writes_a_row_for_each_size_and_bound(tmp_path: Path, monkey
 def test_each_kind_changes_one_thing(
     kind: str, size: float, images: tuple[int, ...], logits: int, channels: int
 ) -> None:
-    config: Any = SimpleNamespace(
-        image_shape=[1, 8, 8], num_classes=3, batch_size=4, models=["small"], activations=["clipped_relu"]
-    )
-    work = workload(kind, size, config)
+    config: Any = SimpleNamespace(image_shape=[1, 8, 8], num_classes=3, batch_size=4)
+    work = random_work(config, "small", "clipped_relu", kind, size)
     assert work.split.images.shape == images
     assert work.model(work.split[:2][0]).shape == (2, logits)
     assert next(work.model.parameters()).shape[0] == channels

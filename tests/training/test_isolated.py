@@ -85,17 +85,30 @@ def test_failure_comes_back(hydra: Any, monkeypatch: pytest.MonkeyPatch) -> None
         isolated.run_isolated(CONFIG)
 
 
+ASKING = """
+import os, pathlib, signal, sys, time
+
+def end(*_):
+    pathlib.Path(sys.argv[1], "ended").touch()
+    os._exit(143)
+
+signal.signal(signal.SIGTERM, end)
+os.kill(os.getppid(), signal.SIGTERM)
+time.sleep(60)
+"""
+
+
 def test_termination_is_passed_on(hydra: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The job asks for the end of its parent, is itself ended by SIGTERM, and its parent heeds it after that."""
-    heeded: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: heeded.append(number))
-    _job(monkeypatch, "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)")
+    """The job asks for the end of its parent, which heeds it, and is itself ended by SIGTERM."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    _job(monkeypatch, ASKING)
     try:
-        with pytest.raises(ChildProcessError, match="exit code -15"):
+        with pytest.raises(SystemExit) as ended:
             isolated.run_isolated(CONFIG)
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert heeded == [signal.SIGTERM]
+    assert ended.value.code == 143
+    assert (Path(hydra.runtime.output_dir) / "ended").exists()
 
 
 def test_a_job_that_a_signal_ended_ends_the_sweep(hydra: Any, monkeypatch: pytest.MonkeyPatch) -> None:

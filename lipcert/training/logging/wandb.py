@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,25 +57,14 @@ class RunLogger(WandbLogger):
     Args:
         save_dir: the run's directory.
         offline: keep everything on disk; False sends it to the account that is logged in.
-        project: of W&B.
-        entity: user or team, None for the account's default.
-        name, group, tags, id: where given, instead of those that `describe` finds; tags are added.
+        settings: of `wandb.init`; a name, group or id that is given stands instead of what `describe` finds, tags
+            stand beside it.
 
     Raises:
         ImportError: where wandb is missing or broken.
     """
 
-    def __init__(
-        self,
-        save_dir: str,
-        offline: bool = True,
-        project: str = "lipcert",
-        entity: str | None = None,
-        name: str | None = None,
-        group: str | None = None,
-        tags: Sequence[str] = (),
-        id: str | None = None,
-    ) -> None:
+    def __init__(self, save_dir: str, offline: bool = True, **settings: Any) -> None:
         try:
             import wandb  # noqa: F401  # nothing else does: it costs seconds
         except Exception as error:  # a broken installation raises anything
@@ -83,7 +72,7 @@ class RunLogger(WandbLogger):
                 f"logger=wandb needs the package wandb, which cannot be imported ({error}); "
                 "install it anew with `pip install --force-reinstall wandb`, or use logger=csv."
             ) from error
-        super().__init__(name, save_dir, id=id, offline=offline, project=project, entity=entity, group=group, tags=tags)
+        super().__init__(save_dir=save_dir, offline=offline, **settings)
         del self._wandb_init["anonymous"]  # wandb warns of it
 
     def describe(self, config: DictConfig) -> None:

@@ -40,8 +40,6 @@ class AtomicCheckpoints(TorchCheckpointIO):
         Raises:
             OSError: naming the checkpoint; those that were there before are whole.
         """
-        if storage_options is not None:
-            raise TypeError(f"Expected no storage options, got {storage_options!r}.")
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError

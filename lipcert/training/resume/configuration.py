@@ -16,9 +16,6 @@ from lipcert.system.files import write_text
 from lipcert.system.overrides import NOT_COMPARED, by_dotted_key, is_within
 from lipcert.system.schema import TrainConfig
 
-GONE = {"warm_start.name": "shared"}
-"""Settings that earlier versions had, with the value that stands for what is done now."""
-
 
 def configuration_file(folder: Path) -> Path:
     """Return where a run keeps its configuration."""
@@ -72,7 +69,9 @@ def check_same_run(folder: Path, config: DictConfig) -> None:
 
 def _translated(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of an earlier version in the words of this one."""
-    today = {key: value for key, value in settings.items() if GONE.get(key) != value}
+    today = dict(settings)
+    if today.get("warm_start.name") == "shared":  # as is done now
+        del today["warm_start.name"]
     economy = today.pop("bound.economy", None)  # steps between measurements; 0 also let gradients flow through boxes
     if economy is not None:
         today |= {"bound.skip_every": economy, "bound.box_gradients": economy == 0}

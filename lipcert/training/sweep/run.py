@@ -13,12 +13,9 @@ import math
 import signal
 import subprocess
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -110,27 +107,6 @@ def job_command(folder: Path, resume: str | None) -> list[str]:
     ]
 
 
-@contextmanager
-def _terminating(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Pass SIGTERM on to a process while it is waited for, then heed it; signals only reach the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    received: list[int] = []
-
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        process.send_signal(number)
-
-    before = signal.signal(signal.SIGTERM, pass_on)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    if received:
-        signal.raise_signal(received[0])  # it ends the sweep as it would have without the job
-
-
 def run_isolated(config: DictConfig) -> float:
     """Run the present job of a sweep in a process of its own; return its certified accuracy.
 
@@ -139,8 +115,12 @@ def run_isolated(config: DictConfig) -> float:
     """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir).absolute()
-    with subprocess.Popen(job_command(folder, config.resume), cwd=hydra.runtime.cwd) as process, _terminating(process):
-        code = process.wait()
+    with subprocess.Popen(job_command(folder, config.resume), cwd=hydra.runtime.cwd) as process:
+        try:
+            code = process.wait()
+        except BaseException:  # a signal: it ends the job, too
+            process.terminate()
+            raise
     if code in INTERRUPTED:
         raise Interrupted(code - 128, "Start the same sweep again to go on.")
     if code:
