@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from lipcert.system.files import write_json
 from lipcert.system.memory import host_peak_mb
@@ -139,9 +139,8 @@ def fits_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _print(rows: Sequence[dict[str, Any]]) -> None:
-    table = Table(title="seconds of a training step: medians of interleaved rounds")
-    for column in rows[0]:
-        table.add_column(column, overflow="fold")
+    columns = (Column(name, overflow="fold") for name in rows[0])
+    table = Table(*columns, title="seconds of a training step: medians of interleaved rounds")
     for row in rows:
         table.add_row(*(_cell(value, DIGITS.get(key, "")) for key, value in row.items()))
     Console().print(table)

@@ -106,9 +106,8 @@ def build_loggers(config: DictConfig) -> list[Logger]:
 
 def quieten_lightning() -> None:
     """Silence what Lightning says of every run and what does not apply here."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",  # images lie in memory
         "Checkpoint directory .* exists and is not empty.*",  # `starting_point` has made sure of it

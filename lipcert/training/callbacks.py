@@ -17,11 +17,6 @@ from lipcert.system.memory import restart_host_peak
 from lipcert.training.module import RobustClassifier
 
 
-def progress_of(trainer: pl.Trainer, batch_index: int) -> float:
-    """Return training progress in epochs, before the batch of that index."""
-    return trainer.current_epoch + batch_index / max(1, int(trainer.num_training_batches))
-
-
 class ScheduleCallback(pl.Callback):
     """Sets epsilon, lambda and the learning rate before every step (eqs 27-29), and logs them."""
 
@@ -29,7 +24,7 @@ class ScheduleCallback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         module = _robust(pl_module)
-        progress = progress_of(trainer, batch_idx)
+        progress = trainer.current_epoch + batch_idx / max(1, int(trainer.num_training_batches))  # in epochs
         module.current_epsilon = module.schedule.epsilon(progress)
         module.current_mixing = module.schedule.mixing(progress)
         learning_rate = module.schedule.learning_rate(progress)

@@ -111,14 +111,9 @@ def attacked_columns(
 ) -> Columns:
     """Return which images of a chunk are classified correctly, which withstand PGD, and which AutoAttack as well.
 
-    AutoAttack is spared images that PGD has broken, and those certified as executed: nothing can break them.
-
-    Args:
-        model: the network.
-        chunk: images (B, ...), labels (B,), and which are certified, (B,).
-        epsilon: l2 radius.
-        settings: of the attacks.
-        first: index of the chunk's first image; it decides the random starts, whatever the number of processes.
+    A chunk is images (B, ...), labels (B,), and which are certified as executed, (B,): nothing can break these, so
+    AutoAttack is spared them, and what PGD has broken. `first`, the chunk's first image's index, decides the random
+    starts, whatever the number of processes.
     """
     images, labels, certified = chunk
     with torch.no_grad():

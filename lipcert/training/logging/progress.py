@@ -15,17 +15,11 @@ from lipcert.training.processes import is_first_process
 BAR = 8
 """Columns of the bar: with 999 epochs and hours to go the line still fits into 80."""
 
-
 KEYS = {"clean": "val/clean_accuracy", "certified": "val/certified_accuracy"}
 
 
 def figures(epsilon: float, accuracies: Mapping[str, float]) -> str:
-    """Return the figures of a moment.
-
-    Args:
-        epsilon: of the last step, in pixels of [0, 1].
-        accuracies: fractions under the names of `KEYS`, of the last validation; `-` stands for those that are missing.
-    """
+    """Return epsilon, in pixels of [0, 1], and accuracies under the names of `KEYS`, `-` for those that are missing."""
     shown = [f"{name} {accuracies[name]:.1%}" if name in accuracies else f"{name} -" for name in KEYS]
     return " ".join([f"epsilon {epsilon:.3f}", *shown])
 

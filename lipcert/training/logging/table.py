@@ -16,7 +16,7 @@ from pytorch_lightning.loggers.logger import Logger
 from lipcert.system.files import write_text
 from lipcert.training.processes import is_first_process
 
-NAME = "metrics.csv"
+METRICS = "metrics.csv"
 
 Row = dict[str, str]
 
@@ -66,7 +66,7 @@ class MetricsTable(Logger):
 
     def __init__(self, save_dir: str) -> None:
         super().__init__()
-        self._path = Path(save_dir) / NAME
+        self._path = Path(save_dir) / METRICS
 
     @property
     def save_dir(self) -> str:

@@ -51,27 +51,28 @@ class DamagedCheckpointError(ValueError):
     """A file that is no whole checkpoint of lipcert."""
 
 
-def read_state(path: Path) -> dict[str, Any]:
+def read_state(path: Path, description: dict[str, Any] | None = None) -> dict[str, Any]:
     """Read a checkpoint that training can go on from, on the CPU, checksums verified.
 
     Raises:
+        ValueError: where it is not of the training that is described, see `check_resumable`.
         DamagedCheckpointError: where checksums fail, it does not load or lacks what is needed.
     """
     try:
         reason = damage(path)
         if reason is not None:
-            raise DamagedCheckpointError(reason)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(checkpoint, dict):
-            raise DamagedCheckpointError(f"it holds a {type(checkpoint).__name__}, no dict")
+            raise ValueError(reason)
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         missing = [key for key in NEEDED if key not in checkpoint]
-        int(checkpoint.get("epoch", 0))
-    except (FileNotFoundError, PermissionError, MemoryError, DamagedCheckpointError):
+        if missing:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+        int(checkpoint["epoch"])
+    except (FileNotFoundError, PermissionError, MemoryError):
         raise
     except Exception as error:  # unpickling damaged bytes ends in any of them
         raise DamagedCheckpointError(first_line(error)) from error
-    if missing:
-        raise DamagedCheckpointError(f"it lacks {', '.join(missing)}")
+    if description is not None:
+        check_resumable(checkpoint, description)
     return checkpoint
 
 

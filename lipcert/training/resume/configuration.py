@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING as OMITTED
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -81,8 +80,8 @@ def _translated(settings: dict[str, Any]) -> dict[str, Any]:
 def _defaults() -> dict[str, Any]:
     """Return the settings that have a default in the schema, by dotted key."""
     groups = {name: kind for name, kind in get_type_hints(TrainConfig).items() if is_dataclass(kind)}
-    named = {f"{name}.{each.name}": each.default for name, kind in groups.items() for each in fields(kind)}
-    return {key: default for key, default in named.items() if default not in (MISSING, OMITTED)}
+    named = {name: OmegaConf.to_container(OmegaConf.structured(kind)) for name, kind in groups.items()}
+    return {key: default for key, default in by_dotted_key(named).items() if default != MISSING}
 
 
 def _leaves(config: Any) -> dict[str, Any]:

@@ -12,17 +12,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lipcert.system.files import link
-from lipcert.training.logging.table import NAME as METRICS
-from lipcert.training.logging.table import rewind
+from lipcert.training.logging.table import METRICS, rewind
 from lipcert.training.processes import is_first_process
-from lipcert.training.resume.checkpoints import (
-    BEST,
-    LAST,
-    PREVIOUS,
-    DamagedCheckpointError,
-    check_resumable,
-    read_state,
-)
+from lipcert.training.resume.checkpoints import BEST, LAST, PREVIOUS, DamagedCheckpointError, read_state
 from lipcert.training.resume.configuration import check_same_run, configuration_file
 
 logger = logging.getLogger(__name__)
@@ -67,25 +59,24 @@ def starting_point(folder: Path, config: DictConfig, description: dict[str, Any]
     if not Path(config.resume).is_file():
         raise FileNotFoundError(f"resume={config.resume}: no such checkpoint.")
     try:
-        state = _good_state(Path(config.resume), description)
+        done = int(read_state(Path(config.resume), description)["epoch"]) + 1
     except DamagedCheckpointError as error:
         raise ValueError(f"resume={config.resume} is damaged or no checkpoint of lipcert ({error}).") from error
-    if state.epochs >= config.schedule.epochs:
+    if done >= config.schedule.epochs:
         raise ValueError(
-            f"resume={config.resume} has {state.epochs} epochs behind it; give more, "
-            f"schedule.epochs={state.epochs + 1} for one."
+            f"resume={config.resume} has {done} epochs behind it; give more, schedule.epochs={done + 1} for one."
         )
-    return state
+    return State(Path(config.resume), done)
 
 
 def find_state(folder: Path, config: DictConfig, description: dict[str, Any]) -> State:
-    """Return where a run with this configuration stands in a folder; nothing is changed.
+    """Return where a run with this configuration, `resume=auto`, stands in a folder; nothing is changed.
 
     Raises:
         ValueError: for a run with another configuration, damaged results, or states of which none is good.
     """
     found = [path for name in (LAST, PREVIOUS, BEST) if (path := folder / "checkpoints" / name).is_file()]
-    results = _results(folder, config)
+    results = completed(folder, config)
     if results is not None:
         return State(results=results)
     if not found and not configuration_file(folder).exists():
@@ -96,12 +87,12 @@ def find_state(folder: Path, config: DictConfig, description: dict[str, Any]) ->
         if good.checkpoint is not None and path.name != BEST:  # the best alone is still of use
             continue
         try:
-            state = _good_state(path, description)
+            epoch = read_state(path, description)["epoch"]
         except DamagedCheckpointError as error:
             damaged.append((path, str(error)))
             continue
         if good.checkpoint is None:
-            good = state
+            good = State(path, int(epoch) + 1)
     if damaged and good.checkpoint is None:
         reasons = "; ".join(f"{path.name}: {reason}" for path, reason in damaged)
         raise ValueError(f"{folder} holds no good state ({reasons}); start again with another hydra.run.dir.")
@@ -114,13 +105,8 @@ def completed(folder: Path, config: DictConfig) -> dict[str, Any] | None:
     Raises:
         ValueError: for a complete run with another configuration, or damaged results.
     """
-    return _results(folder, config) if config.resume == AUTO else None
-
-
-def _results(folder: Path, config: DictConfig) -> dict[str, Any] | None:
-    """Return the content of `results.json`, None where there is none."""
     path = folder / "results.json"
-    if not path.exists():
+    if config.resume != AUTO or not path.exists():
         return None
     check_same_run(folder, config)
     try:
@@ -129,13 +115,6 @@ def _results(folder: Path, config: DictConfig) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged; move it away, and resume=auto evaluates the run again.") from error
     return dict(results)
-
-
-def _good_state(path: Path, description: dict[str, Any]) -> State:
-    """Return the state of a checkpoint; raise ValueError where it is damaged or of another network."""
-    checkpoint = read_state(path)
-    check_resumable(checkpoint, description)
-    return State(path, int(checkpoint["epoch"]) + 1)
 
 
 def restore_folder(folder: Path, state: State) -> Path | None:
