@@ -33,7 +33,8 @@ class CertifiedAccuracy(MeanMetric):
     def update(self, images: Tensor, labels: Tensor) -> None:  # type: ignore[override]
         """Certify a batch: images (B, ...) in [0, 1], labels (B,)."""
         if self._certifier is None:
-            network = Float64Model(self._model[0], UpperNorms(self.steps, failure_probability=FAILURE_PROBABILITY))
+            norms = UpperNorms(self.steps, failure_probability=FAILURE_PROBABILITY)
+            network = Float64Model(folded(self._model[0]), norms)
             network.model.eval()  # the copy; the network keeps its mode
             self._certifier = Certifier(network, self.bound, self.steps)
         super().update(self._certifier(images, labels, self.epsilon).certified)
