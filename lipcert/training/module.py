@@ -1,4 +1,4 @@
-"""The Lightning module: any architecture, any method, any bound."""
+"""The Lightning module: any architecture, any method, any bound; certified accuracy as its metric."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lipcert.bounds import Analysis, Bound, Plan, analyze, measure_plan
+from lipcert.certificates import Certifier, Float64Model
+from lipcert.certificates.float64 import FAILURE_PROBABILITY
 from lipcert.data.batches import GlobalBatches, Share
 from lipcert.graph import compile_graph
 from lipcert.losses import Objective, Setting, Sparsity
 from lipcert.losses.objective import Method
-from lipcert.norms import PowerNorms
-from lipcert.training.metrics import CertifiedAccuracy
+from lipcert.nn import folded
+from lipcert.norms import PowerNorms, UpperNorms
 from lipcert.training.resume.checkpoints import check_resumable
 from lipcert.training.schedules import Schedule
 
@@ -52,6 +55,39 @@ class BoundSettings:
     precision: str = "auto"
     clip_input: bool = False
     box_gradients: bool = True
+
+
+class CertifiedAccuracy(MeanMetric):
+    """Fraction of images whose label is proved within epsilon, by norm upper bounds in float64.
+
+    Args:
+        model: the network, parametrized ones `folded`; copied once an epoch, at the first `update` after a `reset`.
+        epsilon: l2 radius, in pixels of [0, 1].
+        bound: which Lipschitz bound.
+        steps: Lanczos steps a norm; fewer are cheaper and certify fewer images, never wrongly.
+    """
+
+    def __init__(self, model: nn.Module, epsilon: float, bound: Bound | str = Bound.LOCAL, steps: int = 25) -> None:
+        super().__init__()
+        self._model = [model]  # in a list: the metric must not register the network as its own submodule
+        self.epsilon = epsilon
+        self.bound = Bound(bound)
+        self.steps = steps
+        self._certifier: Certifier | None = None
+
+    def update(self, images: Tensor, labels: Tensor) -> None:  # type: ignore[override]
+        """Certify a batch: images (B, ...) in [0, 1], labels (B,)."""
+        if self._certifier is None:
+            norms = UpperNorms(self.steps, failure_probability=FAILURE_PROBABILITY)
+            network = Float64Model(folded(self._model[0]), norms)
+            network.model.eval()  # the copy; the network keeps its mode
+            self._certifier = Certifier(network, self.bound, self.steps)
+        super().update(self._certifier(images, labels, self.epsilon).certified)
+
+    def reset(self) -> None:
+        """Forget all batches, and the copy of the model."""
+        super().reset()
+        self._certifier = None
 
 
 class RobustClassifier(pl.LightningModule):

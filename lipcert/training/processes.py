@@ -86,13 +86,11 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         BlockingIOError: while another process holds it, saying which.
-        PermissionError: where nothing can be written.
+        OSError: where nothing can be written.
     """
     if not is_first_process():
         yield
         return
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"The run directory {folder} cannot be written; choose another hydra.run.dir.")
     path = folder / ".lock"
     lock = FileLock(path)
     try:

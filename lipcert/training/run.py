@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from pytorch_lightning.loggers import Logger
 from rich.console import Console
 from rich.table import Table
 
@@ -25,9 +23,8 @@ from lipcert.training.logging.wandb import RunLogger, finished
 from lipcert.training.module import RobustClassifier
 from lipcert.training.processes import is_first_process, leave_group, locked
 from lipcert.training.resume.checkpoints import LAST, DamagedCheckpointError, read_state
-from lipcert.training.resume.configuration import configuration_file, write_configuration
 from lipcert.training.resume.interruption import HeedSignals, interruptible
-from lipcert.training.resume.starting_point import AUTO, State, completed, restore_folder, starting_point
+from lipcert.training.resume.starting_point import State, completed, restore_folder, starting_point, write_configuration
 from lipcert.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -60,8 +57,7 @@ def train_and_evaluate(config: DictConfig, folder: Path, state: State) -> dict[s
     module = build_module(config, data)
     costs = Costs()
     trainer = build_trainer(config, costs, EpochRow(), HeedSignals())
-    if is_first_process() and (not configuration_file(folder).exists() or config.resume != AUTO):
-        write_configuration(folder, config)
+    write_configuration(folder, config)
     checkpoint = restore_folder(folder, state)
     if state.epochs < config.schedule.epochs:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
@@ -72,8 +68,10 @@ def train_and_evaluate(config: DictConfig, folder: Path, state: State) -> dict[s
     leave_group()
     if not is_first_process():
         return evaluated
-    results = results_of(config, module, evaluated, costs)
-    publish(results, folder, trainer.loggers)
+    results = publish(config, folder, module, evaluated, costs)
+    for each in trainer.loggers:
+        if isinstance(each, RunLogger):
+            each.report(results)
     return results
 
 
@@ -93,9 +91,11 @@ def load_weights(module: RobustClassifier, folder: Path, which: str) -> None:
         ) from error
 
 
-def results_of(config: DictConfig, module: RobustClassifier, evaluated: dict[str, Any], costs: Costs) -> dict[str, Any]:
-    """Return the content of `results.json`: what the run is, how it was `evaluated`, what its training cost."""
-    return {
+def publish(
+    config: DictConfig, folder: Path, module: RobustClassifier, evaluated: dict[str, Any], costs: Costs
+) -> dict[str, Any]:
+    """Write `results.json`: what the run is, how it was `evaluated`, what its training cost; print and return it."""
+    results = {
         **describe(config),
         "method": module.method.name,
         "bound": str(module.bound.name),
@@ -107,14 +107,7 @@ def results_of(config: DictConfig, module: RobustClassifier, evaluated: dict[str
         "epochs": config.schedule.epochs,
         "lipcert_version": __version__,
     }
-
-
-def publish(results: dict[str, Any], folder: Path, loggers: Sequence[Logger]) -> None:
-    """Write the results of a run, hand them to its loggers, print them."""
     write_json(folder / "results.json", results)
-    for each in loggers:
-        if isinstance(each, RunLogger):
-            each.report(results)
     logger.info(
         "clean accuracy %.4f, certified accuracy %.4f by the %s bound",
         results["clean_accuracy"],
@@ -122,6 +115,7 @@ def publish(results: dict[str, Any], folder: Path, loggers: Sequence[Logger]) ->
         results["bound"],
     )
     print_results(results, folder)
+    return results
 
 
 def print_results(results: dict[str, Any], folder: Path) -> None:

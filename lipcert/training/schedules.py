@@ -27,18 +27,6 @@ def exponential_decay(progress: float, initial: float, final: float, start: floa
     return float(initial * (final / initial) ** ((progress - start) / (total - start)))
 
 
-def stepwise_decay(progress: float, initial: float, final: float, start: float, total: float, step: float) -> float:
-    """Return `exponential_decay` in steps: from `start` on, during each step of `step` epochs, its value at their end.
-
-    So with `final` = `initial` / 2^8 and 80 epochs of decay in steps of 10, the value halves at `start`, then every 10
-    epochs, and is `final` over the last 10 (section C.2).
-    """
-    if progress < start:
-        return initial
-    end = start + step * (math.floor((progress - start) / step) + 1)
-    return exponential_decay(min(end, total), initial, final, start, total)
-
-
 @dataclass(frozen=True)
 class Schedule:
     """Epochs and targets of a run's schedules (Table 3).
@@ -98,8 +86,12 @@ class Schedule:
         return ramp(progress, self.warmup_epochs, self.ramp_epochs)
 
     def learning_rate(self, progress: float) -> float:
-        """Return the learning rate at `progress` (eq. 27, or in the steps of section C.2)."""
-        start, total = min(self.decay_epoch, self.epochs), self.epochs
-        if self.decay_step:
-            return stepwise_decay(progress, self.initial_lr, self.final_lr, start, total, self.decay_step)
-        return exponential_decay(progress, self.initial_lr, self.final_lr, start, total)
+        """Return the learning rate at `progress` (eq. 27), or, during each step of the decay, its value at their end.
+
+        So with `final_lr` = `initial_lr` / 2^8 and 80 epochs of decay in steps of 10, the rate halves at `decay_epoch`,
+        then every 10 epochs, and is `final_lr` over the last 10 (section C.2).
+        """
+        start, step = min(self.decay_epoch, self.epochs), self.decay_step
+        if step and progress >= start:
+            progress = min(self.epochs, start + step * (math.floor((progress - start) / step) + 1))
+        return exponential_decay(progress, self.initial_lr, self.final_lr, start, self.epochs)

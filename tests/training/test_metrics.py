@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lipcert.certificates import certified_radius, certify
 from lipcert.nn import ClippedReLU
-from lipcert.training.metrics import CertifiedAccuracy
+from lipcert.training.module import CertifiedAccuracy
 
 
 def _net() -> nn.Sequential:

@@ -25,7 +25,8 @@ def read_rows(path: Path) -> list[Row]:
     """Return the rows of a table, without cells that are empty and rows that were not written to their end."""
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-    return [{key: cell for key, cell in row.items() if key and cell} for row in rows if (row["step"] or "").isdigit()]
+    whole = [{key: cell for key, cell in row.items() if key and cell} for row in rows]
+    return [row for row in whole if row.get("step", "").isdigit()]
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:

@@ -23,7 +23,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from lipcert.system.errors import Interrupted
 from lipcert.system.overrides import quoted
 from lipcert.training.processes import is_first_process
-from lipcert.training.resume.configuration import configuration_file
+from lipcert.training.resume.starting_point import configuration_file
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

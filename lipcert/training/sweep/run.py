@@ -30,9 +30,6 @@ from lipcert.training.sweep.report import COMPLETE, FAILED, SKIPPED, Job
 
 logger = logging.getLogger(__name__)
 
-INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
-"""Exit codes of a job that a signal ended."""
-
 
 def is_job_of_sweep() -> bool:
     """Whether the present run is one of several."""
@@ -121,7 +118,7 @@ def run_isolated(config: DictConfig) -> float:
         except BaseException:  # a signal: it ends the job, too
             process.terminate()
             raise
-    if code in INTERRUPTED:
+    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
         raise Interrupted(code - 128, "Start the same sweep again to go on.")
     if code:
         raise ChildProcessError(
