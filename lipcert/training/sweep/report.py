@@ -137,7 +137,12 @@ class SweepReport(Callback):
         try:
             messages.append(self._report(folder))
             if config.report:
-                messages.append(_write_page(folder))
+                from lipcert.reporting.report import PAGE_NAME, write_report
+
+                write_report([folder], folder)
+                sys.stdout.write(f"The report is in {folder / PAGE_NAME}\n")
+        except (ValueError, OSError) as error:
+            messages.append(f"no report was written: {error}")
         except Exception:
             messages.append(traceback.format_exc())
         if any(messages):
@@ -159,18 +164,6 @@ class SweepReport(Callback):
         failed = [f"  {job.folder}: {job.message}" for job in jobs if job.state == FAILED]
         count = f"{len(failed)} of {len(jobs)} jobs failed; the same command runs them again and skips the others."
         return "\n".join([count, *failed]) if failed else ""
-
-
-def _write_page(folder: Path) -> str:
-    """Write the page of all jobs that are there; return why it could not be written."""
-    from lipcert.reporting.report import PAGE_NAME, write_report
-
-    try:
-        write_report([folder], folder)
-    except (ValueError, OSError) as error:
-        return f"no report was written: {error}"
-    sys.stdout.write(f"The report is in {folder / PAGE_NAME}\n")
-    return ""
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
