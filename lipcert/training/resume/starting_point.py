@@ -158,7 +158,7 @@ def configuration_file(folder: Path) -> Path:
 
 
 def write_configuration(folder: Path, config: DictConfig) -> None:
-    """Write `.hydra/config.yaml`, `overrides.yaml` and `hydra.yaml`, as Hydra does; those of the first start are kept."""
+    """Write `.hydra/config.yaml`, `overrides.yaml`, `hydra.yaml` as Hydra does; those of the first start are kept."""
     path, hydra_config = configuration_file(folder), HydraConfig.get()
     if not is_first_process() or (path.exists() and config.resume == AUTO):
         return
