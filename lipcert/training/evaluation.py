@@ -166,9 +166,10 @@ def evaluated_columns(
     if not chunks:
         return {}
     rows = torch.cat(chunks)
-    images, labels = split[rows]
+    own = split.rows(rows.tolist())
+    images, labels = own[:]
     network = Float64Model(model, UpperNorms(settings.lanczos_steps, failure_probability=FAILURE_PROBABILITY))
-    columns = certified_columns(network, Split(images, labels), epsilon, bounds, settings)
+    columns = certified_columns(network, own, epsilon, bounds, settings)
     decided = torch.stack([columns[f"executed/{bound}"] for bound in bounds]).any(dim=0)
     attacked = []
     with progress("attack batches", shown=rank == 0) as advance:
