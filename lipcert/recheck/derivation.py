@@ -1,4 +1,4 @@
-"""Lower bounds of a network's margins over an l2 ball, derived anew for one image.
+"""The values of a network over an l2 ball around one image, derived anew.
 
 Every change of a value is a sum over *sources*: the image, and outputs of earlier activations. Two families of maps
 lead from a source to a value. In the tight family activations in between are cut, so that only direct predecessors
@@ -9,92 +9,22 @@ epsilon R.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from lipcert.recheck.activations import Masks, masks, output_range, remainder_range
-from lipcert.recheck.affine import Affine
-from lipcert.recheck.linear import LinearMap, linear_map, single_map
-from lipcert.recheck.maximum import maximum_over
+from lipcert.recheck.linear import LinearMap, linear_map
 from lipcert.recheck.norms import Norms
 from lipcert.recheck.program import ActivationStep, AddStep, AffineStep, Program
-from lipcert.recheck.rounding import (
-    ARITHMETIC,
-    Error,
-    after_activation,
-    after_addition,
-    after_affine,
-    no_error,
-    of_differences,
-)
-
-SLACK = 1e-9
-"""Relative slack on radii and on maxima that covers arithmetic in float64."""
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Norms of the rows of J0 diag(varying) from one source, upper bounds unless `exact`.
-
-    `disjoint`: no input feeds two of the rows.
-    """
-
-    norms: Tensor
-    disjoint: bool
-    exact: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Reach:
-    """What is known of one value over the ball, all (1, ...).
-
-    `lower`, `upper`: a box that holds the value in real arithmetic; `center`: its value at the image.
-    `executed`, `own`: errors of the network's execution in its own dtype, and of ours in float64.
-    `rows`: for each direct predecessor among the sources, row norms of the map from there.
-    """
-
-    center: Tensor
-    lower: Tensor
-    upper: Tensor
-    executed: Error
-    own: Error
-    rows: dict[int, Rows]
-
-    @property
-    def magnitude(self) -> Tensor:
-        """The largest modulus, (1, ...)."""
-        return torch.maximum(self.lower.abs(), self.upper.abs())
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """A source of change; masks and boxes (1, ...).
-
-    `tight`, `decomposed`: its changes are at most epsilon times these in l2. `varying`, `unstable`: where they live.
-    `change`, `remainder`: boxes of its whole change and of its remainder.
-    """
-
-    tight: float
-    decomposed: float
-    varying: Tensor
-    unstable: Tensor
-    change: tuple[Tensor, Tensor]
-    remainder: tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class Margins:
-    """The least margins over all other classes: in real arithmetic, and as executed."""
-
-    real: float
-    executed: float
+from lipcert.recheck.reach import SLACK, Reach, Rows, Source, widened
+from lipcert.recheck.rounding import ARITHMETIC, Error, after_activation, after_addition, after_affine, no_error
 
 
 @dataclass(eq=False)
 class Derivation:
-    """One pass through a program around one image; read `margins` after construction.
+    """One pass through a program around one image; `reaches` are those of all values, `logits` the last.
 
     Args:
         program: the network.
@@ -156,21 +86,14 @@ class Derivation:
         def error(of: Error, dtype: torch.dtype) -> Error:
             return after_affine(of, affine, products, row_norms, norm, ARITHMETIC[dtype])
 
-        rows = {source: _rows_after(affine, rows) for source, rows in before.rows.items()}
+        rows = {source: rows.after(affine) for source, rows in before.rows.items()}
         moved = self._moved(rows) + affine.absolute(before.own.entries)
         products = torch.minimum(affine.magnitude(before.magnitude), affine.magnitude(before.center.abs()) + moved)
         own = error(before.own, torch.float64)
-        widened = half * (1 + SLACK) + own.entries
-        return self._inside_ball(
-            Reach(
-                affine.whole(before.center),
-                middle - widened,
-                middle + widened,
-                error(before.executed, self.program.dtype),
-                own,
-                rows,
-            )
-        )
+        half = half * (1 + SLACK) + own.entries
+        executed = error(before.executed, self.program.dtype)
+        reach = Reach(affine.whole(before.center), middle - half, middle + half, executed, own, rows)
+        return reach.within(self._moved(rows))
 
     def _add(self, first: Reach, second: Reach) -> Reach:
         magnitude = first.magnitude + second.magnitude
@@ -178,23 +101,9 @@ class Derivation:
         rows = dict(first.rows)
         for source, other in second.rows.items():
             rows[source] = Rows(rows[source].norms + other.norms, False, False) if source in rows else other
-        return self._inside_ball(
-            Reach(
-                first.center + second.center,
-                first.lower + second.lower - own.entries,
-                first.upper + second.upper + own.entries,
-                after_addition(first.executed, second.executed, magnitude, ARITHMETIC[self.program.dtype]),
-                own,
-                rows,
-            )
-        )
-
-    def _inside_ball(self, reach: Reach) -> Reach:
-        """Cut a box with what the sources can change each entry."""
-        half = reach.own.entries + self._moved(reach.rows)
-        lower = torch.maximum(reach.lower, reach.center - half)
-        upper = torch.minimum(reach.upper, reach.center + half)
-        return replace(reach, lower=lower, upper=upper)
+        lower, upper = first.lower + second.lower - own.entries, first.upper + second.upper + own.entries
+        executed = after_addition(first.executed, second.executed, magnitude, ARITHMETIC[self.program.dtype])
+        return Reach(first.center + second.center, lower, upper, executed, own, rows).within(self._moved(rows))
 
     def _written_out(self, value: int, before: Reach) -> Reach:
         """Cut a box with exact row norms of both families, where they are cheap and not there already."""
@@ -212,16 +121,14 @@ class Derivation:
 
     def _cut(self, reach: Reach, moves: list[tuple[LinearMap | None, Tensor, float]]) -> Reach:
         """Cut a box with the sum of what maps (J, columns, radius / epsilon) can move; as it is if one is too large."""
-        half = reach.own.entries.clone()
+        change = torch.zeros_like(reach.center)
         for there, columns, radius in moves:
             if there is not None and radius > 0:
                 norms = self.norms.row_norms(there, columns)
                 if norms is None:
                     return reach
-                half += norms * (radius * self.epsilon * (1 + SLACK))
-        lower = torch.maximum(reach.lower, reach.center - half)
-        upper = torch.minimum(reach.upper, reach.center + half)
-        return replace(reach, lower=lower, upper=upper)
+                change += norms * (radius * self.epsilon * (1 + SLACK))
+        return reach.within(change)
 
     def _moved(self, rows: dict[int, Rows]) -> Tensor:
         """Return how far each entry can move; for rows behind a layer W, even |W| times the moduli of what moves."""
@@ -241,8 +148,8 @@ class Derivation:
             decomposed,
             mask.varying,
             mask.unstable,
-            _widened(output_range(activation, lower, upper, before.center), own),
-            _widened(remainder_range(activation, mask.slope, lower, upper, before.center), 2 * own),
+            widened(output_range(activation, lower, upper, before.center), own),
+            widened(remainder_range(activation, mask.slope, lower, upper, before.center), 2 * own),
         )
         return Reach(
             activation(before.center),
@@ -287,78 +194,3 @@ class Derivation:
 
     def _norm(self, there: LinearMap | None, rows: Tensor, columns: Tensor) -> float:
         return 0.0 if there is None else self.norms.bracket(there, rows, columns).upper
-
-    @property
-    def lipschitz(self) -> float:
-        """Largest Lipschitz constant, over the ball, of a source that feeds the logits."""
-        ends = (linear_map(self.program, source, self.program.output, {}) for source in self.sources)
-        return max(each.tight for each, end in zip(self.sources.values(), ends, strict=True) if end is not None)
-
-    def worst(self, label: int) -> Tensor:
-        """Return upper bounds of z_j - z_label over the ball for every class j, (classes,); 0 at the label."""
-        with torch.no_grad():
-            center, own = self.logits.center[0], self.logits.own.entries[0]
-            change = self._change(label, decomposed=False)
-            if self.decomposed:
-                change = torch.minimum(change, self._change(label, decomposed=True))
-            worst = center - center[label] + own + own[label] + change * (1 + SLACK)
-            worst[label] = 0.0
-            return worst
-
-    def _change(self, label: int, decomposed: bool) -> Tensor:
-        classes = self.logits.center.shape[1]
-        directions = _directions(classes, label)
-        total = torch.zeros(classes, dtype=torch.float64)
-        for number, source in self.sources.items():
-            there = linear_map(self.program, number, self.program.output, self.slopes if decomposed else {})
-            radius = self.epsilon * (source.decomposed if decomposed else source.tight)
-            if there is None or radius == 0:
-                continue
-            mask = source.unstable if decomposed else source.varying
-            lower, upper = source.remainder if decomposed else source.change
-            gradients = (there.adjoint(directions) * mask).flatten(1)
-            radius = radius * (1 + SLACK)
-            total += maximum_over(gradients, radius, lower.flatten(), upper.flatten())
-        return total
-
-    def margins(self, label: int) -> Margins:
-        """Return the least margin of `label` against all other classes, in real arithmetic and as executed."""
-        real = -self.worst(label)
-        executed = real - self._rounding(label)
-        others = torch.arange(len(real)) != label
-        return Margins(float(real[others].min()), float(executed[others].min()))
-
-    def _rounding(self, label: int) -> Tensor:
-        """Return what rounding can change of z_j - z_label for every j, (classes,)."""
-        error = self.logits.executed
-        last = self.program.steps[-1] if self.program.steps else None
-        if not isinstance(last, AffineStep) or last.target != self.program.output:
-            return error.entries[0] + error.entries[0, label]
-        single = single_map(last, self.program)
-        gradients = single.adjoint(_directions(len(error.entries[0]), label))
-        return of_differences(error, self.reaches[last.source].executed, gradients, label)
-
-    def may_predict(self, label: int) -> bool:
-        """Tell whether the executed network can predict `label` at the image: ties within rounding count."""
-        center = self.logits.center[0]
-        error = self.logits.executed.entries[0] + self.logits.own.entries[0]
-        return bool(center[label] + error[label] >= (center - error).max())
-
-
-def _directions(classes: int, label: int) -> Tensor:
-    """Return e_j - e_label for every class j, (classes, classes)."""
-    unit = torch.eye(classes, dtype=torch.float64)
-    return unit - unit[label]
-
-
-def _rows_after(affine: Affine, rows: Rows) -> Rows:
-    """Return row norms of W J: exact where no input feeds two rows of J, by the triangle inequality otherwise."""
-    if rows.disjoint:
-        return Rows(affine.squared(rows.norms.square()).sqrt(), affine.disjoint, True)
-    return Rows(affine.absolute(rows.norms), False, rows.exact and affine.monomial)
-
-
-def _widened(box: tuple[Tensor, Tensor], by: Tensor) -> tuple[Tensor, Tensor]:
-    """Widen a box around 0 so that it holds 0 and covers errors of float64."""
-    lower, upper = box
-    return (lower - by).clamp(max=0), (upper + by).clamp(min=0)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from lipcert.nn import folded
 from lipcert.recheck.attack import find_counterexample
-from lipcert.recheck.derivation import Derivation, Margins
+from lipcert.recheck.derivation import Derivation
 from lipcert.recheck.global_norms import GlobalNorms
+from lipcert.recheck.margins import Margins, lipschitz, margins, may_predict
 from lipcert.recheck.norms import Norms
 from lipcert.recheck.program import Program, compile_program
 from lipcert.records import Record, Row
@@ -70,7 +71,7 @@ class Rechecker:
 
     def may_predict(self, image: Tensor, label: int) -> bool:
         """Tell whether the executed network can predict `label` at `image`, (C, H, W): ties within rounding count."""
-        return self.derive(image, 0.0).may_predict(label)
+        return may_predict(self.derive(image, 0.0), label)
 
     def reason_against(self, row: Row, image: Tensor) -> str | None:
         """Return why the bounds derived anew do not confirm a row, None where they do.
@@ -100,17 +101,17 @@ class Rechecker:
 
     def _derived(self, image: Tensor, label: int, epsilon: float) -> Iterator[tuple[Margins, float]]:
         """Yield the best margins and Lipschitz constant so far, with more and more effort."""
-        best, lipschitz = Margins(-math.inf, -math.inf), math.inf
+        best, constant = Margins(-math.inf, -math.inf), math.inf
         for decomposed, steps, impulses in EFFORTS:
             derived = self.derive(image, epsilon, decomposed, steps, impulses)
-            found = derived.margins(label)
+            found = margins(derived, label)
             best = Margins(max(best.real, found.real), max(best.executed, found.executed))
-            lipschitz = min(lipschitz, derived.lipschitz)
-            yield best, lipschitz
+            constant = min(constant, lipschitz(derived))
+            yield best, constant
 
     def _against_bounds(self, row: Row, image: Tensor) -> str | None:
         allowed, reasons = TOLERANCE * (1 + abs(row.margin)), [""]
-        for best, lipschitz in self._derived(image, row.label, row.epsilon):
+        for best, constant in self._derived(image, row.label, row.epsilon):
             rounding = best.real - best.executed
             rules = {
                 f"certified, but the margin derived is {best.executed:.9g}": row.certified and best.executed <= 0,
@@ -123,8 +124,8 @@ class Rechecker:
                 f"rounding {row.rounding:.9g} is far below the one derived, {rounding:.9g}": (
                     row.rounding < LEAST_ROUNDING * rounding
                 ),
-                f"lipschitz {row.lipschitz:.9g} is below the one derived, {lipschitz:.9g}": (
-                    row.lipschitz < lipschitz * (1 - TOLERANCE)
+                f"lipschitz {row.lipschitz:.9g} is below the one derived, {constant:.9g}": (
+                    row.lipschitz < constant * (1 - TOLERANCE)
                 ),
             }
             reasons = [reason for reason, broken in rules.items() if broken]

@@ -10,6 +10,7 @@ from torch import nn
 
 from lipcert.recheck import Rechecker
 from lipcert.recheck.consistency import row_contradictions
+from lipcert.recheck.margins import margins
 from lipcert.records import Row
 from tests.networks import IMAGE, images, network
 
@@ -48,7 +49,7 @@ def _rechecker(name: str = "plain", kind: str = "relu") -> Rechecker:
 def _row(rechecker: Rechecker, epsilon: float, decomposed: bool) -> Row:
     image = images()[0].float()
     label = int(rechecker.model(image[None]).argmax())
-    found = rechecker.derive(image, epsilon, decomposed, impulses=0).margins(label)
+    found = margins(rechecker.derive(image, epsilon, decomposed, impulses=0), label)
     return Row(0, label, label, epsilon, found.executed, True, 1e9, epsilon, found.real - found.executed, "a")
 
 
@@ -59,7 +60,7 @@ def test_margins_of_both_families_are_confirmed_and_higher_ones_are_not(name: st
         row = _row(rechecker, 0.003, decomposed)
         assert row.margin > 0
         assert rechecker.reason_against(row, image) is None
-    best = max(margins.executed for margins, _ in rechecker._derived(image, row.label, row.epsilon))
+    best = max(best.executed for best, _ in rechecker._derived(image, row.label, row.epsilon))
     raised = replace(row, margin=best + 0.2 * row.rounding + 1e-5, rounding=0.5 * row.rounding)
     reason = rechecker.reason_against(raised, image)
     assert reason is not None

@@ -1,0 +1,89 @@
+"""What a derivation says of an image: margins over the ball, Lipschitz constant, predictions that can be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lipcert.recheck.derivation import Derivation
+from lipcert.recheck.linear import linear_map, single_map
+from lipcert.recheck.maximum import maximum_over
+from lipcert.recheck.program import AffineStep
+from lipcert.recheck.reach import SLACK
+from lipcert.recheck.rounding import of_differences
+
+
+@dataclass(frozen=True)
+class Margins:
+    """The least margins over all other classes: in real arithmetic, and as executed."""
+
+    real: float
+    executed: float
+
+
+@torch.no_grad()
+def margins(derived: Derivation, label: int) -> Margins:
+    """Return the least margin of `label` against all other classes."""
+    real = -worst(derived, label)
+    executed = real - _rounding(derived, label)
+    others = torch.arange(len(real)) != label
+    return Margins(float(real[others].min()), float(executed[others].min()))
+
+
+@torch.no_grad()
+def worst(derived: Derivation, label: int) -> Tensor:
+    """Return upper bounds of z_j - z_label over the ball for every class j, (classes,); 0 at the label."""
+    center, own = derived.logits.center[0], derived.logits.own.entries[0]
+    change = _change(derived, label, decomposed=False)
+    if derived.decomposed:
+        change = torch.minimum(change, _change(derived, label, decomposed=True))
+    highest = center - center[label] + own + own[label] + change * (1 + SLACK)
+    highest[label] = 0.0
+    return highest
+
+
+def lipschitz(derived: Derivation) -> float:
+    """Return the largest Lipschitz constant, over the ball, of a source that feeds the logits."""
+    program = derived.program
+    feeding = [number for number in derived.sources if linear_map(program, number, program.output, {}) is not None]
+    return max((derived.sources[number].tight for number in feeding), default=0.0)
+
+
+def may_predict(derived: Derivation, label: int) -> bool:
+    """Tell whether the executed network can predict `label` at the image: ties within rounding count."""
+    center = derived.logits.center[0]
+    error = derived.logits.executed.entries[0] + derived.logits.own.entries[0]
+    return bool(center[label] + error[label] >= (center - error).max())
+
+
+def _change(derived: Derivation, label: int, decomposed: bool) -> Tensor:
+    """Return by how much z_j - z_label can grow for every j by one of the families, (classes,)."""
+    program, directions = derived.program, _directions(derived, label)
+    total = torch.zeros(len(directions), dtype=torch.float64)
+    for number, source in derived.sources.items():
+        there = linear_map(program, number, program.output, derived.slopes if decomposed else {})
+        radius = derived.epsilon * (source.decomposed if decomposed else source.tight) * (1 + SLACK)
+        if there is not None and radius > 0:
+            mask = source.unstable if decomposed else source.varying
+            lower, upper = source.remainder if decomposed else source.change
+            gradients = (there.adjoint(directions) * mask).flatten(1)
+            total += maximum_over(gradients, radius, lower.flatten(), upper.flatten())
+    return total
+
+
+def _rounding(derived: Derivation, label: int) -> Tensor:
+    """Return what rounding can change of z_j - z_label for every j, (classes,)."""
+    program, error = derived.program, derived.logits.executed
+    last = program.steps[-1] if program.steps else None
+    if not isinstance(last, AffineStep) or last.target != program.output:
+        return error.entries[0] + error.entries[0, label]
+    gradients = single_map(last, program).adjoint(_directions(derived, label))
+    return of_differences(error, derived.reaches[last.source].executed, gradients, label)
+
+
+def _directions(derived: Derivation, label: int) -> Tensor:
+    """Return e_j - e_label for every class j, (classes, classes)."""
+    unit = torch.eye(derived.logits.center.shape[1], dtype=torch.float64)
+    return unit - unit[label]
