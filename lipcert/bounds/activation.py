@@ -167,6 +167,7 @@ class Closed:
         merged: further terms that run across it, None for none.
         mask: outputs that vary, where the bound made it.
         mask_rows: row norms of what follows leave out constant outputs.
+        own: `local_norms` are those of the region's own terms, masked by what varies on either side.
     """
 
     source: Source
@@ -174,6 +175,7 @@ class Closed:
     merged: Terms | None = None
     mask: Tensor | None = None
     mask_rows: bool = False
+    own: bool = True
 
 
 Close = Callable[[Entry], Closed]

@@ -14,8 +14,8 @@ from lipcert.bounds.activation import ActivationBounds, Bound, Close, Closed, En
 from lipcert.bounds.linear_split import close_linear_split
 from lipcert.bounds.liplt import close_global_liplt, close_liplt
 from lipcert.bounds.product import close_local, close_tight
-from lipcert.bounds.region import Region, Source, Term, added, image_region, map_keys, opened, through_affine
-from lipcert.bounds.rounding import Arithmetic, Rounding
+from lipcert.bounds.region import Region, Source, Term, Terms, added, image_region, map_keys, opened, through_affine
+from lipcert.bounds.rounding import Arithmetic, Rounding, after_activation
 from lipcert.graph import (
     Activation,
     Add,
@@ -225,9 +225,21 @@ class Propagation:
         bounds = ActivationBounds(node, box if self.activation_boxes else None, whole, masked, closed.mask)
         rounding = region.rounding
         if rounding is not None and box is not None:
-            rounding = Rounding.of(node.function.rounding(rounding.entries, *box), rounding.length)
+            rounding = self._rounding(node, rounding, box, terms, closed, norms)
         term = {(node.index, False): opened(closed.source, closed.mask_rows)}
         return Region(source.center, source.box, term, closed.merged, region.epsilon, rounding), bounds
+
+    def _rounding(
+        self, node: Activation, rounding: Rounding, box: Box, terms: Terms, closed: Closed, norms: list[Tensor]
+    ) -> Rounding:
+        """Return the rounding behind an activation; through one affine layer, masked norms bound what comes along."""
+        entries, masked = node.function.rounding(rounding.entries, *box), None
+        rows_known = closed.mask is None or node.function.slopes is not None
+        if RULES[self.bound].masks and closed.own and rows_known and len(terms) == 1:
+            (term,) = terms.values()
+            layers = sum(not operator.moves for operator in term.map.operators)
+            masked = (closed.local_norms[0], norms[0]) if layers == 1 else None
+        return after_activation(rounding, entries, closed.source.varying, masked, closed.mask)
 
     def _range(self, node: Activation, box: Box | None, asked: bool) -> Box | None:
         """Return the box behind an activation where it is asked for, without a graph where none is to pass it."""

@@ -23,7 +23,7 @@ def close_linear_split(entry: Entry) -> Closed:
     norms = entry.local_norms(entry.longest, bending if function.slopes is not None else None)
     source = replace(entry.source, lipschitz=constant(entry.longest, norms), varying=bending)
     merged = {(entry.node.index, False): opened(source), **masked(entry.longest, linear)}
-    return Closed(source, norms, merged, varying)
+    return Closed(source, norms, merged, varying, own=False)
 
 
 def masked(terms: Terms, mask: Tensor) -> dict[tuple[int, bool], Term]:

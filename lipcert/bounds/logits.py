@@ -10,7 +10,7 @@ from torch import Tensor
 from lipcert.bounds.analysis import Analysis
 from lipcert.bounds.margins import pair_support, support
 from lipcert.bounds.region import Region, Term, sum_of
-from lipcert.graph.operators import LinearMap, Operator
+from lipcert.graph import LinearMap, Operator
 from lipcert.norms.protocol import MapKey, Norms
 
 
@@ -95,18 +95,32 @@ def logit_rounding(analysis: Analysis, labels: Tensor) -> Tensor:
     if rounding is None:
         raise ValueError("Expected an analysis made with an arithmetic.")
     pair = rounding.entries + rounding.entries.gather(1, labels.unsqueeze(1))
-    if region.last is not None and rounding.fresh is not None and rounding.inherited is not None:
-        matrix = _matrix(region.last, region.center)
-        lengths = torch.linalg.vector_norm(matrix - matrix[labels].unsqueeze(1), dim=-1)
+    before = rounding.inherited
+    if rounding.layer is not None and rounding.fresh is not None and before is not None:
+        units = torch.eye(region.center.shape[1], dtype=region.center.dtype, device=region.center.device)
+        matrix = rounding.layer.adjoint(units).flatten(1)
+        differences = matrix - matrix[labels].unsqueeze(1)
+        lengths = torch.linalg.vector_norm(differences, dim=-1)
+        passed = lengths * before.length.unsqueeze(1)
+        varying = _varying_inputs(region, rounding.layer)
+        if varying is not None and before.stray is not None:
+            masked = torch.linalg.vector_norm(differences * varying.flatten(1).unsqueeze(1), dim=-1)
+            passed = torch.minimum(passed, masked * before.length.unsqueeze(1) + lengths * before.stray.unsqueeze(1))
+        passed = torch.minimum(passed, (differences.abs() @ before.entries.flatten(1).unsqueeze(2))[:, :, 0])
         fresh = rounding.fresh + rounding.fresh.gather(1, labels.unsqueeze(1))
-        pair = torch.minimum(pair, fresh + lengths * rounding.inherited.unsqueeze(1))
+        pair = torch.minimum(pair, fresh + passed)
     return pair.scatter(1, labels.unsqueeze(1), 0.0)
 
 
-def _matrix(operator: Operator, center: Tensor) -> Tensor:
-    """Return the dense matrix of one layer, (outputs, inputs), in the dtype of `center`."""
-    shape = operator.input_shape
-    return LinearMap(shape, operator.output_shape, center.new_empty(0), (operator,)).matrix()
+def _varying_inputs(region: Region, layer: Operator) -> Tensor | None:
+    """Return which inputs of the last `layer` vary, (B, ...); None where that is not known."""
+    if len(region.terms) != 1:
+        return None
+    (term,) = region.terms.values()
+    *moves, last = term.map.operators
+    if term.source.varying is None or last is not layer or not all(each.moves for each in moves):
+        return None
+    return LinearMap(term.map.input_shape, last.input_shape, term.map.origin, tuple(moves)).apply(term.source.varying)
 
 
 def worst_logits(analysis: Analysis, labels: Tensor, box: bool = True, rounds: int = 100) -> Tensor:

@@ -159,7 +159,6 @@ class Region:
             None where there are none.
         epsilon: (B,) or (1,), l2 radius in pixels of [0, 1].
         rounding: how far executed values may be from exact ones; None where nobody asks (training).
-        last: the affine layer that `rounding` is just behind, if any.
     """
 
     center: Tensor
@@ -168,7 +167,6 @@ class Region:
     merged: Terms | None
     epsilon: Tensor
     rounding: Rounding | None = None
-    last: Operator | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -213,14 +211,11 @@ class Region:
             radius = sum_of(self.epsilon * term.source.box_lipschitz for term in self.terms.values())
         return Reach(center, (self.size() - center).clamp_min(0), radius)
 
-    def executed(self, rounding: Rounding, arithmetic: Arithmetic, last: Operator | None = None) -> Region:
-        """Return the region executed in `arithmetic`, with a rounding: its box is wider by the analysis's share.
-
-        `last`: the layer just before.
-        """
+    def executed(self, rounding: Rounding, arithmetic: Arithmetic) -> Region:
+        """Return the region executed in `arithmetic`, with a rounding: its box is wider by the analysis's share."""
         lower, upper = self.box()
         slack = arithmetic.analysis * rounding.entries
-        return replace(self, interval=(lower - slack, upper + slack), rounding=rounding, last=last)
+        return replace(self, interval=(lower - slack, upper + slack), rounding=rounding)
 
 
 def sum_of(tensors: Iterable[Tensor]) -> Tensor:
@@ -273,8 +268,9 @@ def through_affine(
             behind = replace(behind, interval=_interval(region, behind, operator, skip, bool(box_gradients)))
     if arithmetic is None or region.rounding is None:
         return behind
+    outputs = behind.size()
     return behind.executed(
-        after_affine(region.rounding, operator, region.reach(), norm, arithmetic), arithmetic, operator
+        after_affine(region.rounding, operator, region.reach(), outputs, norm, arithmetic), arithmetic
     )
 
 

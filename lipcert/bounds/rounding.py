@@ -3,10 +3,18 @@
 An executed affine layer returns W h + b with an error of at most γ(n) (|W||h| + |b|) + (2n + 1) tiny (1 + max |h|) +
 tiny |W|1 an entry, in any order of summation, fused or not: γ(n) = n u / (1 - n u), u the unit roundoff, n the rounded
 operations of one entry, tiny the smallest normal number (products, weights and inputs below it may be flushed to zero).
-Images are taken to have been converted to the precision of the weights. Errors of earlier layers pass through |W| entry
-by entry, or through the spectral norm of W in l2, whichever is smaller. Activations select among exact numbers: they
-add no error and, being 1-Lipschitz, enlarge none. It does not hold for TF32, Winograd or FFT convolutions. Source:
-Higham, Accuracy and Stability of Numerical Algorithms, section 3.1.
+Images are taken to have been converted to the precision of the weights. It does not hold for TF32, Winograd or FFT
+convolutions. Source: Higham, Accuracy and Stability of Numerical Algorithms, section 3.1.
+
+Two things make this smaller where an entry z is one sum of products and a bias. Sums with zeros are exact: n counts the
+terms that may differ from 0, and 1. A partial sum is a sum of some of the terms, so that it lies between that of all
+negative ones, (z - s)/2, and that of all positive ones, (z + s)/2, s the sum of absolute values |W||h| + |b|: each of
+n - 1 additions has an error of at most u (s + |z|)/2, and all products together of u s, over 1 - n u for what the
+partial sums carry themselves.
+
+Errors of earlier layers pass through |W| entry by entry, or in l2 through the spectral norm of W, or of what a local
+bound leaves of it: errors at values that vary through the masked norm, others, few and small, through the whole one.
+Activations select among exact numbers: they add no error and, being 1-Lipschitz, enlarge none.
 
 The same recursion covers the float64 arithmetic of the bounds themselves: their error is a fixed share of it.
 """
@@ -65,10 +73,14 @@ class Arithmetic:
         rounded = torch.finfo(images).eps < executed.eps
         return cls(unit, analysis / unit, executed.tiny, executed.max, executed.eps / 2 if rounded else 0.0)
 
-    def gamma(self, operations: int) -> float:
+    def gamma(self, operations: Tensor) -> Tensor:
         """Return γ(n) = n u / (1 - n u) of n `operations`, infinite where n u reaches 1."""
+        return operations * self.share(operations)
+
+    def share(self, operations: Tensor) -> Tensor:
+        """Return u / (1 - n u) of n `operations`, infinite where n u reaches 1."""
         relative = operations * self.unit
-        return relative / (1 - relative) if relative < 1 else float("inf")
+        return torch.where(relative < 1, self.unit / (1 - relative), torch.inf)
 
 
 class Reach(NamedTuple):
@@ -89,15 +101,19 @@ class Rounding:
     Attributes:
         entries: of each value, (B, *shape).
         length: of all in l2, (B,).
+        stray: length of those errors that are at values which do not vary, (B,); None where none are told apart.
         fresh: the part of `entries` that the last affine layer adds to what its inputs bring along; None where there is
             no such layer.
-        inherited: `length` of those inputs.
+        inherited: the error of those inputs.
+        layer: that affine layer, if nothing was moved since.
     """
 
     entries: Tensor
     length: Tensor
+    stray: Tensor | None = None
     fresh: Tensor | None = None
-    inherited: Tensor | None = None
+    inherited: Rounding | None = None
+    layer: Operator | None = None
 
     @classmethod
     def of(cls, entries: Tensor, length: Tensor | None = None) -> Rounding:
@@ -114,7 +130,7 @@ class Rounding:
             arithmetic: what the sum is executed in.
         """
         vanished = 3 * arithmetic.tiny * (size > 0)  # either summand, or the sum, may be flushed to zero
-        fresh = arithmetic.gamma(1) * size + vanished
+        fresh = arithmetic.gamma(torch.ones_like(size[:1])) * size + vanished
         fresh = torch.where(size < arithmetic.largest / HEADROOM, fresh, torch.inf)
         length = self.length + other.length + l2_norm(fresh.flatten(1))
         return Rounding.of(self.entries + other.entries + fresh, length)
@@ -126,6 +142,37 @@ def input_rounding(size: Tensor, arithmetic: Arithmetic) -> Rounding:
     return Rounding.of(arithmetic.input_unit * size + (arithmetic.tiny if coarser else 0))
 
 
+def after_activation(
+    rounding: Rounding,
+    entries: Tensor,
+    varying: Tensor | None = None,
+    norms: tuple[Tensor, Tensor] | None = None,
+    rows: Tensor | None = None,
+) -> Rounding:
+    """Return the error behind an activation.
+
+    Args:
+        rounding: the error before it.
+        entries: bounds on that of each output, (B, *shape).
+        varying: 1 for outputs that vary, 0 for others, (B, *shape); None for ones.
+        norms: upper bounds on the norm of the one affine layer since the last activation, (B,) or (1,): masked by what
+            varies there and by `rows`, and not masked; None where several layers lie between, or sums.
+        rows: 1 for outputs that `norms` are about, (B, *shape); None for ones. Others have their `entries`.
+    """
+    length = rounding.length
+    if norms is not None and rounding.fresh is not None and rounding.inherited is not None:
+        before, (masked, whole) = rounding.inherited, norms
+        stray = torch.zeros_like(before.length) if before.stray is None else before.stray
+        own = masked * before.length + whole * stray
+        if rows is None:
+            own = own + l2_norm(rounding.fresh.flatten(1))
+        else:
+            own = own + l2_norm((rounding.fresh * rows).flatten(1)) + l2_norm((entries * (1 - rows)).flatten(1))
+        length = torch.minimum(length, own)
+    behind = Rounding.of(entries, length)
+    return behind if varying is None else replace(behind, stray=l2_norm((entries * (1 - varying)).flatten(1)))
+
+
 def _scaled_rows(rows: Tensor | None, lengths: Tensor, shape: Shape) -> Tensor:
     """Return row norms times one length an image, broadcastable to (B, *shape)."""
     lengths = lengths.view(-1, *(1 for _ in shape))
@@ -133,13 +180,19 @@ def _scaled_rows(rows: Tensor | None, lengths: Tensor, shape: Shape) -> Tensor:
 
 
 def after_affine(
-    rounding: Rounding, operator: Operator, reach: Reach, norm: Tensor | None, arithmetic: Arithmetic
+    rounding: Rounding,
+    operator: Operator,
+    reach: Reach,
+    outputs: Tensor,
+    norm: Tensor | None,
+    arithmetic: Arithmetic,
 ) -> Rounding:
     """Return the error behind an affine layer.
 
     Args:
         rounding: the error before it.
         reach: where its exact inputs lie.
+        outputs: what no exact output exceeds in absolute value, (B, *output_shape).
         norm: upper bound on the layer's spectral norm, (1,); None for no inherited error.
         arithmetic: what the network is executed in.
 
@@ -147,17 +200,23 @@ def after_affine(
     """
     sizes = operator.magnitudes(reach.center, reach.deviation, rounding.entries)
     if sizes is None:
-        return Rounding(operator.apply(rounding.entries), rounding.length)
+        fresh = None if rounding.fresh is None else operator.apply(rounding.fresh)
+        return replace(rounding, entries=operator.apply(rounding.entries), fresh=fresh, layer=None)
     shape, moved = operator.output_shape, sizes.deviation
     if reach.radius is not None:
         moved = torch.minimum(moved, _scaled_rows(sizes.rows, reach.radius, shape))
     magnitude = sizes.center + moved
     vanished = (sizes.inputs + (2 * sizes.operations + 1) * sizes.largest) * arithmetic.tiny  # below `tiny` may be 0
     fits = torch.maximum(magnitude, sizes.largest) < arithmetic.largest / HEADROOM
-    fresh = torch.where(fits, arithmetic.gamma(sizes.operations) * magnitude + vanished, torch.inf)
+    rounded = arithmetic.gamma(sizes.operations) * magnitude
+    if sizes.one_sum:
+        partial = (magnitude + torch.minimum(outputs + sizes.errors, magnitude)) / 2
+        rounded = arithmetic.share(sizes.operations) * ((sizes.operations - 1) * partial + magnitude)
+    fresh = torch.where(fits, rounded + vanished, torch.inf)
     fresh = torch.where((sizes.inputs > 0) | (sizes.bias > 0), fresh, 0)  # else nothing but zeros is added up
+    before = replace(rounding, fresh=None, inherited=None, layer=None)
     if norm is None:
-        return replace(Rounding.of(fresh), fresh=fresh, inherited=rounding.length)
+        return replace(Rounding.of(fresh), fresh=fresh, inherited=before, layer=operator)
     through = torch.minimum(sizes.errors, _scaled_rows(sizes.rows, rounding.length, shape))
     total = Rounding.of(through + fresh, norm * rounding.length + l2_norm(fresh.flatten(1)))
-    return replace(total, fresh=fresh, inherited=rounding.length)
+    return replace(total, fresh=fresh, inherited=before, layer=operator)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,14 +24,16 @@ class Magnitudes(NamedTuple):
     """What the rounding of an executed affine layer depends on, |h| <= center + deviation; (B, *output_shape) each.
 
     Attributes:
-        operations: rounded operations of one entry, at most.
+        operations: rounded operations of each entry, at most: sums with zeros are exact.
+        one_sum: the entry is one sum of products and a bias, in any order: partial sums are sums of some of its terms.
         center: |A| (center + errors) + |b|; `deviation`: |A| deviation; `errors`: |A| errors.
         inputs: |A| 1 of the inputs that may differ from 0; `bias`: |b|, (1, *output_shape).
         largest: what no intermediate result of an image exceeds, (B, 1, ...).
         rows: row norms of A, (1, *output_shape), None for ones.
     """
 
-    operations: int
+    operations: Tensor
+    one_sum: bool
     center: Tensor
     deviation: Tensor
     errors: Tensor
@@ -52,10 +54,13 @@ class Operator:
             a row of W A follows from the norms of the rows of A alone.
         elementwise: every row of A has one entry.
         per_image: A differs from image to image; `images`: how many it differs between, else 1.
+        one_sum: of the class: an entry is executed as one sum of products and a bias.
 
     Raises:
         NotImplementedError: by every method that a subclass leaves out.
     """
+
+    one_sum: ClassVar[bool] = False
 
     input_shape: Shape
     output_shape: Shape
@@ -92,6 +97,13 @@ class Operator:
         """Return |A| m + |b|, (B, *output_shape), to which the rounding of A h + b is relative; |h| <= `size`."""
         raise NotImplementedError
 
+    def operations(self, nonzero: Tensor) -> Tensor:
+        """Return how many rounded operations make each entry of A h + b, at most.
+
+        `nonzero`: (B, *input_shape), 0 for inputs that are 0, where products and sums are exact, 1 for others.
+        """
+        return nonzero.new_full((), self.products()[0])
+
     def intermediates(self, size: Tensor) -> Tensor:
         """Return 1 plus a bound on what is computed on the way, and on the factors it meets; |h| <= `size`."""
         return 1 + size
@@ -109,15 +121,21 @@ class Operator:
             center, deviation: |h| <= center + deviation, (B, *input_shape).
             errors: of executed inputs, at most, (B, *input_shape).
         """
-        operations, _ = self.products()
-        if operations == 0:
+        if self.products()[0] == 0:
             return None
         size = center + deviation + errors
-        stacked = torch.cat([center + errors, deviation, errors, (size > 0).to(size)])  # |A| is applied once
+        nonzero = (size > 0).to(size)
+        stacked = torch.cat([center + errors, deviation, errors, nonzero])  # |A| is applied once
         near, far, passed, inputs = self.absolute().apply(stacked).chunk(4)
         bias = self.magnitude(torch.zeros_like(size[:1]))
         largest = self.intermediates(size).flatten(1).amax(dim=1).view(-1, *(1 for _ in self.output_shape))
-        return Magnitudes(operations, near + bias, far, passed, inputs, bias, largest, self.row_norms())
+        operations, rows = self.operations(nonzero), self.row_norms()
+        return Magnitudes(operations, self.one_sum, near + bias, far, passed, inputs, bias, largest, rows)
+
+    @property
+    def moves(self) -> bool:
+        """Whether it moves entries, and computes nothing."""
+        return self.products()[0] == 0
 
     @property
     def mixes(self) -> bool:
@@ -136,6 +154,8 @@ class Operator:
 @dataclass(frozen=True)
 class Dense(Operator):
     """Fully connected layer on the last of any number of dimensions; `weight`: (out, in)."""
+
+    one_sum: ClassVar[bool] = True
 
     weight: Tensor
     bias: Tensor | None
@@ -158,6 +178,9 @@ class Dense(Operator):
     def products(self) -> tuple[int, int]:
         return self.weight.shape[1] + 1, self.weight.shape[0]
 
+    def operations(self, nonzero: Tensor) -> Tensor:
+        return F.linear(nonzero, (self.weight != 0).to(nonzero)) + 1
+
     def magnitude(self, size: Tensor) -> Tensor:
         return F.linear(size, self.weight.abs(), None if self.bias is None else self.bias.abs())
 
@@ -168,6 +191,8 @@ class Dense(Operator):
 @dataclass(frozen=True)
 class Convolution(Operator):
     """Zero-padded 2-d convolution; `padding` is (left, right, top, bottom)."""
+
+    one_sum: ClassVar[bool] = True
 
     weight: Tensor
     bias: Tensor | None
@@ -220,6 +245,9 @@ class Convolution(Operator):
     def products(self) -> tuple[int, int]:
         outputs, inputs_in_group, height, width = self.weight.shape
         return inputs_in_group * height * width + 1, outputs // self.groups * height * width
+
+    def operations(self, nonzero: Tensor) -> Tensor:
+        return replace(self, weight=(self.weight != 0).to(nonzero)).apply(nonzero) + 1
 
     def magnitude(self, size: Tensor) -> Tensor:
         absolute = replace(self, weight=self.weight.abs(), bias=None if self.bias is None else self.bias.abs())
