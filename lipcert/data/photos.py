@@ -5,6 +5,8 @@ Each of ten photographs is a class. Training crops come from its left half, test
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 
@@ -13,8 +15,9 @@ from lipcert.data.arrays import Images, Split
 SIZE = 32
 
 
-def photographs() -> list[np.ndarray]:
-    """Return ten colour photographs, (H, W, 3) uint8."""
+@cache
+def photographs() -> tuple[np.ndarray, ...]:
+    """Return ten colour photographs, (H, W, 3) uint8, decoded once a process: they are not to be written to."""
     from skimage import data
     from sklearn.datasets import load_sample_image
 
@@ -23,7 +26,7 @@ def photographs() -> list[np.ndarray]:
         *(data.retina(), data.rocket(), data.stereo_motorcycle()[0]),
         *(load_sample_image("china.jpg"), load_sample_image("flower.jpg")),
     ]
-    return [np.asarray(picture)[..., :3] for picture in pictures]
+    return tuple(np.asarray(picture)[..., :3] for picture in pictures)
 
 
 def crops(picture: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from lipcert.bounds import Bound
 from lipcert.data import load_images
 from lipcert.nn import build
+from lipcert.system.configuration import register
 from lipcert.training.evaluation import EvaluationSettings, evaluate
 from tests.running import QUICK, contents, forked, train
 
@@ -82,22 +84,27 @@ def test_torchrun(tmp_path: Path) -> None:
     assert _epochs(tmp_path / "a run") == [0, 1]
 
 
-def test_sweep_of_two_processes_a_job(tmp_path: Path) -> None:
-    arguments = ("-m", *TWO, "evaluation.pgd_steps=0", "method=bcp,gloro", "hydra.sweep.dir='a sweep'")
+def test_sweep_with_a_job_of_two_processes(tmp_path: Path) -> None:
+    """The job after it has one, and inherits nothing."""
+    devices = "trainer.devices='${when:${seed},0,2,1}'"
+    arguments = ("-m", *TINY, "seed=0,1", devices, "evaluation.pgd_steps=0", "hydra.sweep.dir='a sweep'")
     done = train(*arguments, cwd=tmp_path, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     sweep = tmp_path / "a sweep"
     jobs = [sweep / job["folder"] for job in json.loads((sweep / "sweep.json").read_text())["jobs"]]
-    assert [_results(job)["method"] for job in jobs] == ["bcp", "gloro"]
-    assert set(contents(jobs[0])) >= FILES
+    assert [(_results(job)["seed"], _results(job)["num_test"]) for job in jobs] == [(0, 40), (1, 40)]
+    register()  # what the configurations call
+    assert [OmegaConf.load(job / ".hydra" / "config.yaml").trainer.devices for job in jobs] == [2, 1]
+    assert [_epochs(job) for job in jobs] == [[0, 1], [0, 1]]
+    assert all(set(contents(job)) >= FILES for job in jobs)
     assert not [name for name in contents(tmp_path) if not name.startswith("a sweep/")]
 
 
 def test_sweep_through_submitit(tmp_path: Path) -> None:
-    """The folder's name holds the time; the jobs' processes must take it over."""
-    arguments = ("hydra/launcher=submitit_local", "seed=0,1", "evaluation.pgd_steps=0")
+    """The folder's name holds the time; the job's process must take it over."""
+    arguments = ("hydra/launcher=submitit_local", "seed=1", "evaluation.pgd_steps=0")
     done = train("-m", *TINY, *arguments, cwd=tmp_path, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     (sweep,) = (tmp_path / "sweeps").iterdir()
-    jobs = [sweep / job["folder"] for job in json.loads((sweep / "sweep.json").read_text())["jobs"]]
-    assert [_results(job)["seed"] for job in jobs] == [0, 1]
+    (job,) = json.loads((sweep / "sweep.json").read_text())["jobs"]
+    assert _results(sweep / job["folder"])["seed"] == 1
