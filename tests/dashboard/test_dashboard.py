@@ -71,10 +71,16 @@ def _without_ids(value: Any) -> Any:
     return [_without_ids(each) for each in value] if isinstance(value, list) else value
 
 
-def test_definition_needs_no_network(tmp_path: Path) -> None:
-    done = python(*DASHBOARD, "--dry-run", "--project", "mine", cwd=tmp_path, HOME=str(tmp_path), **UNREACHABLE)
+@pytest.fixture(scope="module", name="view")
+def fixture_view(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What `--dry-run` shows, where no network can be reached."""
+    home = tmp_path_factory.mktemp("home")
+    done = python(*DASHBOARD, "--dry-run", "--project", "mine", cwd=home, HOME=str(home), **UNREACHABLE)
     assert done.returncode == 0, done.stderr
-    view = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+def test_definition_needs_no_network(view: dict[str, Any]) -> None:
     assert (view["project"], view["displayName"]) == ("mine", "lipcert")
     panels = _panels(view["spec"])
     assert list(panels) == ["Accuracies", "Lipschitz bounds", "Varying proportion", "Schedules", "Results"]
@@ -96,28 +102,26 @@ def test_definition_needs_no_network(tmp_path: Path) -> None:
     assert settings["xAxis"] == "epoch"
 
 
-def test_every_panel_of_the_list_is_defined(tmp_path: Path) -> None:
+def test_every_panel_of_the_list_is_defined(view: dict[str, Any]) -> None:
     from wandb_workspaces.reports.v2.interface import LinePlot
 
     from lipcert.dashboard.panels import SECTIONS
 
-    done = python(*DASHBOARD, "--dry-run", cwd=tmp_path, HOME=str(tmp_path), **UNREACHABLE)
-    panels = _panels(json.loads(done.stdout)["spec"])
+    panels = _panels(view["spec"])
     assert {name: len(each) for name, each in panels.items()} == {name: len(each) for name, each in SECTIONS.items()}
     titles = {panel.get("chartTitle") for each in panels.values() for panel in each}
     assert {each.title for section in SECTIONS.values() for each in section if isinstance(each, LinePlot)} <= titles
 
 
-def test_one_command_creates_it(server: Server, tmp_path: Path) -> None:
+def test_one_command_creates_it(server: Server, view: dict[str, Any], tmp_path: Path) -> None:
     address = f"http://127.0.0.1:{server.server_address[1]}"
     account = {"WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40, "HOME": str(tmp_path), "NO_PROXY": "127.0.0.1"}
     done = python(*DASHBOARD, "--project", "mine", "--name", "seen", cwd=tmp_path, **account)
     assert done.returncode == 0, done.stderr
-    (view,) = server.views
-    assert (view["entityName"], view["projectName"], view["displayName"]) == ("somebody", "mine", "seen")
+    (sent,) = server.views
+    assert (sent["entityName"], sent["projectName"], sent["displayName"]) == ("somebody", "mine", "seen")
     assert f"The dashboard is at {address}/somebody/mine?nw=" in done.stdout
-    shown = python(*DASHBOARD, "--dry-run", cwd=tmp_path, HOME=str(tmp_path), **UNREACHABLE)
-    assert _without_ids(json.loads(view["spec"])) == _without_ids(json.loads(shown.stdout)["spec"])
+    assert _without_ids(json.loads(sent["spec"])) == _without_ids(view["spec"])
 
 
 def test_without_an_account(tmp_path: Path) -> None:

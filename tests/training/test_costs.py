@@ -9,7 +9,7 @@ from unittest.mock import Mock
 import pytest
 
 from lipcert.training.callbacks import Costs
-from tests.running import python
+from tests.running import forked
 
 TRAIN = """
 import numpy as np
@@ -37,7 +37,7 @@ print(before, start, saved, costs.peak_memory_mb, again.peak_memory_mb)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems let no peak start anew")
 def test_the_peak_is_that_of_training(tmp_path: Path) -> None:
-    done = python("-c", TRAIN, cwd=tmp_path)
+    done = forked("-c", TRAIN, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     before, start, saved, peak, again = (float(each) for each in done.stdout.split())
     assert before > start + 300  # a system short of memory takes pages away meanwhile
