@@ -66,7 +66,7 @@ class RunLogger(WandbLogger):
 
     def __init__(self, save_dir: str, offline: bool = True, **settings: Any) -> None:
         try:
-            import wandb  # noqa: F401  # nothing else does: it costs seconds
+            import wandb  # noqa: F401  # only where it is used: it costs seconds
         except Exception as error:  # a broken installation raises anything
             raise ImportError(
                 f"logger=wandb needs the package wandb, which cannot be imported ({error}); "

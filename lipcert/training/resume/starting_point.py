@@ -88,7 +88,7 @@ def find_state(folder: Path, config: DictConfig, description: dict[str, Any]) ->
     check_same_run(folder, config)
     good, damaged = State(), []
     for path in found:
-        if good.checkpoint is not None and path.name != BEST:  # the best alone is still of use
+        if good.checkpoint is not None and path.name != BEST:  # of the others, the best alone is of use
             continue
         try:
             epoch = read_state(path, description)["epoch"]
