@@ -23,6 +23,7 @@ class Affine:
     `whole`: v -> W v + b; `linear`: v -> W v; `absolute`: v -> |W| v; `squared`: v -> W² v, entrywise.
     `magnitude`: m -> |W| m + offset, what relative rounding errors multiply when |v| <= m.
     `operations`: the count of roundings on the way to one output (0: exact); `terms`: the fan-in of one output.
+    `counted`: v -> [W ≠ 0] v, for layers that add up products and a bias, in any order; None for others.
     `monomial`: one entry at most in every row and column; `disjoint`: no input feeds two outputs.
     """
 
@@ -34,6 +35,7 @@ class Affine:
     magnitude: Function
     operations: int
     terms: int
+    counted: Function | None = None
     monomial: bool = False
     disjoint: bool = False
 
@@ -67,6 +69,7 @@ def _weighted(module: nn.Conv2d | nn.Linear, name: str, terms: int) -> Affine:
         magnitude=_with_weight(module, weight.abs(), None if bias is None else bias.abs()),
         operations=terms + 1,  # a product, a sum with every other product and with the bias
         terms=terms,
+        counted=_with_weight(module, (weight != 0).double(), None),
     )
 
 

@@ -83,15 +83,15 @@ class Derivation:
         row_norms = affine.squared(torch.ones_like(before.center)).sqrt()
         norm = self.norms.affine(step, self.program) if affine.operations else 1.0
 
-        def error(of: Error, dtype: torch.dtype) -> Error:
-            return after_affine(of, affine, products, row_norms, norm, ARITHMETIC[dtype])
+        def error(of: Error, dtype: torch.dtype, *sizes: Tensor) -> Error:
+            return after_affine(of, affine, products, row_norms, norm, ARITHMETIC[dtype], *sizes)
 
         rows = {source: rows.after(affine) for source, rows in before.rows.items()}
         moved = self._moved(rows) + affine.absolute(before.own.entries)
         products = torch.minimum(affine.magnitude(before.magnitude), affine.magnitude(before.center.abs()) + moved)
         own = error(before.own, torch.float64)
         half = half * (1 + SLACK) + own.entries
-        executed = error(before.executed, self.program.dtype)
+        executed = error(before.executed, self.program.dtype, before.magnitude, middle.abs() + half)
         reach = Reach(affine.whole(before.center), middle - half, middle + half, executed, own, rows)
         return reach.within(self._moved(rows))
 
@@ -155,10 +155,17 @@ class Derivation:
             activation(before.center),
             activation(lower),
             activation(upper),
-            after_activation(before.executed, activation, lower, upper),
-            after_activation(before.own, activation, lower, upper),
+            after_activation(before.executed, activation, lower, upper, mask, self._masked_norm(before, tight)),
+            after_activation(before.own, activation, lower, upper, mask),
             {step.target: Rows(mask.varying, True, True)},
         )
+
+    def _masked_norm(self, before: Reach, tight: float) -> float | None:
+        """Return the masked norm from the only source before an activation, of which T is `tight`; None for others."""
+        sources = [self.sources[source].tight for source in before.rows]
+        if self.decomposed or self.epsilon == 0 or len(sources) != 1 or sources[0] == 0:
+            return None
+        return tight / sources[0] * (1 + SLACK)
 
     def _constants(self, value: int, before: Reach, mask: Masks) -> tuple[float, float]:
         """Return T and R of the activation fed by `value`; R is infinite without the decomposed family."""

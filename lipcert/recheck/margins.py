@@ -80,7 +80,11 @@ def _rounding(derived: Derivation, label: int) -> Tensor:
     if not isinstance(last, AffineStep) or last.target != program.output:
         return error.entries[0] + error.entries[0, label]
     gradients = single_map(last, program).adjoint(_directions(derived, label))
-    return of_differences(error, derived.reaches[last.source].executed, gradients, label)
+    before = derived.reaches[last.source]
+    varying = torch.ones_like(before.center)
+    if before.executed.at_source and len(before.rows) == 1:
+        varying = derived.sources[next(iter(before.rows))].varying.reshape(varying.shape)
+    return of_differences(error, before.executed, varying, gradients, label)
 
 
 def _directions(derived: Derivation, label: int) -> Tensor:

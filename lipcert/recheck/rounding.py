@@ -2,16 +2,20 @@
 
 The usual model: every operation returns the exact result times 1 + d with |d| <= u, or is off by the smallest normal
 number; sums may be taken in any order. Source: Higham, Accuracy and Stability of Numerical Algorithms, chapter 3.
+
+Nothing is rounded where 0 is added. Of terms with moduli that add up to m and with sum s no subset adds up to more than
+(m + |s|)/2, since those left out add up to at least (|s| - m)/2 with the sign of s: that bounds what is rounded at each
+addition.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from lipcert.recheck.activations import Activation
+from lipcert.recheck.activations import Activation, Masks
 from lipcert.recheck.affine import Affine
 
 
@@ -32,16 +36,25 @@ ARITHMETIC = {
 
 @dataclass(frozen=True, eq=False)
 class Error:
-    """|executed - real| entrywise, (1, ...), and a bound of its l2 norm; `fresh`: the part of `entries` added last."""
+    """|executed - real| entrywise, (1, ...), and a bound of its l2 norm; `fresh`: the part of `entries` added last.
+
+    `stray`: norm of the part at entries that do not vary over the ball. `at_source`: these are errors of the image, of
+    an activation's outputs, or of such, moved. `inputs`: errors before the layer that rounded last, if they are at a
+    source, and `whole`: the norm of that layer.
+    """
 
     entries: Tensor
     norm: float
     fresh: Tensor
+    stray: float = 0.0
+    at_source: bool = False
+    inputs: Error | None = None
+    whole: float = 0.0
 
 
 def no_error(like: Tensor) -> Error:
     """Return the error of values that are exact."""
-    return Error(torch.zeros_like(like), 0.0, torch.zeros_like(like))
+    return Error(torch.zeros_like(like), 0.0, torch.zeros_like(like), at_source=True)
 
 
 def gamma(operations: int, unit: float) -> float:
@@ -56,7 +69,14 @@ def gamma(operations: int, unit: float) -> float:
 
 
 def after_affine(
-    error: Error, affine: Affine, products: Tensor, row_norms: Tensor, norm: float, arithmetic: Arithmetic
+    error: Error,
+    affine: Affine,
+    products: Tensor,
+    row_norms: Tensor,
+    norm: float,
+    arithmetic: Arithmetic,
+    inputs: Tensor | None = None,
+    outputs: Tensor | None = None,
 ) -> Error:
     """Return the error behind an affine layer.
 
@@ -67,21 +87,30 @@ def after_affine(
         row_norms: of its matrix, (1, ...).
         norm: upper bound of the spectral norm of its matrix.
         arithmetic: in which it is executed.
+        inputs, outputs: the largest moduli of its inputs and outputs in real arithmetic, (1, ...), where they are to
+            make the bound smaller.
 
     Raises:
         ArithmeticError: where a value may overflow.
     """
     carried = affine.absolute(error.entries)
     if affine.operations == 0:
-        return Error(carried, error.norm, torch.zeros_like(carried))
+        return Error(carried, error.norm, torch.zeros_like(carried), error.stray, error.at_source)
     carried = torch.minimum(carried, row_norms * error.norm)
     # |W| |error| is at most row norm times l2 norm, too.
     reach = products + carried
     if not bool((reach <= arithmetic.limit).all()):
         raise ArithmeticError(f"Layer {affine.name!r} may overflow.")
-    fresh = gamma(affine.operations, arithmetic.unit) * reach + (2 * affine.terms + 1) * arithmetic.tiny
+    rounded = gamma(affine.operations, arithmetic.unit) * reach
+    if affine.counted is not None and inputs is not None and outputs is not None:
+        additions = affine.counted((inputs + error.entries > 0).double())  # the bias is one, the first term is none
+        subsets = (reach + torch.minimum(outputs + carried, reach)) / 2
+        rounded = arithmetic.unit * (additions * subsets + reach) / (1 - affine.operations * arithmetic.unit)
+    fresh = rounded + (2 * affine.terms + 1) * arithmetic.tiny
     entries = carried + fresh
-    return Error(entries, min(norm * error.norm + float(fresh.norm()), float(entries.norm())), fresh)
+    length = min(norm * error.norm + float(fresh.norm()), float(entries.norm()))
+    source = replace(error, inputs=None) if error.at_source else None
+    return Error(entries, length, fresh, inputs=source, whole=norm)
 
 
 def after_addition(first: Error, second: Error, magnitude: Tensor, arithmetic: Arithmetic) -> Error:
@@ -91,10 +120,13 @@ def after_addition(first: Error, second: Error, magnitude: Tensor, arithmetic: A
     return Error(entries, min(first.norm + second.norm + float(fresh.norm()), float(entries.norm())), fresh)
 
 
-def after_activation(error: Error, activation: Activation, lower: Tensor, upper: Tensor) -> Error:
+def after_activation(
+    error: Error, activation: Activation, lower: Tensor, upper: Tensor, mask: Masks, masked: float | None = None
+) -> Error:
     """Return the error behind an activation, exact in floats and 1-Lipschitz.
 
-    Outputs that are constant over the box [lower, upper] of the inputs widened by their error carry none.
+    Outputs that are constant over the box [lower, upper] of the inputs widened by their error carry none. `masked`:
+    the norm of the map from the last source, of what varies there to what `mask` says is needed.
     """
     entries = error.entries
     if activation.paired:
@@ -102,18 +134,27 @@ def after_activation(error: Error, activation: Activation, lower: Tensor, upper:
         entries = torch.maximum(first, second).repeat(1, 2, *(1 for _ in entries.shape[2:]))
     fixed = activation(lower - error.entries) == activation(upper + error.entries)
     entries = torch.where(fixed, 0.0, entries)
-    return Error(entries, min(error.norm, float(entries.norm())), torch.zeros_like(entries))
+    norm = min(error.norm, float(entries.norm()))
+    if masked is not None and error.inputs is not None and (not activation.paired or bool(mask.needed.all())):
+        passed = (
+            masked * error.inputs.norm + error.whole * error.inputs.stray + float((error.fresh * mask.needed).norm())
+        )
+        norm = min(norm, passed + float((entries * (1 - mask.needed)).norm()))
+    stray = float((entries * (1 - mask.varying)).norm())
+    return Error(entries, norm, torch.zeros_like(entries), stray, at_source=True)
 
 
-def of_differences(error: Error, before: Error, gradients: Tensor, label: int) -> Tensor:
+def of_differences(error: Error, before: Error, varying: Tensor, gradients: Tensor, label: int) -> Tensor:
     """Return errors of z_j - z_label for every j, (classes,), where one affine layer leads to the logits z.
 
     Args:
         error: of the logits.
-        before: of that layer's inputs.
+        before: of that layer's inputs; `varying`: which of these vary, (1, ...), ones where that is not known.
         gradients: of z_j - z_label by those inputs, (classes, ...).
         label: a class.
     """
     gradients, fresh = gradients.flatten(1), error.fresh[0]
-    carried = torch.minimum(gradients.abs() @ before.entries.flatten(), gradients.norm(dim=1) * before.norm)
+    lengths, varied = gradients.norm(dim=1), (gradients * varying.flatten()).norm(dim=1)
+    passed = torch.minimum(lengths * before.norm, varied * before.norm + lengths * before.stray)
+    carried = torch.minimum(gradients.abs() @ before.entries.flatten(), passed)
     return torch.minimum(error.entries[0] + error.entries[0, label], carried + fresh + fresh[label])

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lipcert.nn import MaxMin
-from lipcert.recheck.activations import describe_activation
+from lipcert.recheck.activations import describe_activation, masks
 from lipcert.recheck.derivation import Derivation
 from lipcert.recheck.margins import margins
 from lipcert.recheck.norms import Norms
@@ -114,7 +114,8 @@ def test_a_pair_carries_the_larger_error_of_its_two() -> None:
     entries = torch.tensor([[1.0, 3.0]], dtype=torch.float64)
     end = torch.full_like(entries, 5)
     before = Error(entries, 100.0, torch.zeros_like(entries))
-    after = after_activation(before, describe_activation(MaxMin(), "pairs"), -end, end)
+    pairs = describe_activation(MaxMin(), "pairs")
+    after = after_activation(before, pairs, -end, end, masks(pairs, -end, end))
     assert moved.tolist() == [3.0, 3.0]
     assert (after.entries[0] >= moved - 1e-12).all()
 
