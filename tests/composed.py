@@ -5,10 +5,16 @@ from __future__ import annotations
 from functools import cache
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from lipcert.system.configuration import config_folder, register
+
+
+def share_the_store() -> None:
+    """Let each composition read Hydra's store; it takes a fifth of its time to copy it, and what is read is copied."""
+    ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
 
 
 @cache

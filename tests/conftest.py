@@ -7,11 +7,17 @@ import os
 
 import pytest
 
+from tests.composed import share_the_store
+
 STARTERS = ("tests.running", "tests.train_each")
 """Modules whose functions start commands: files that use them take longest, and must not be left for the end."""
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+
+
+def pytest_configure() -> None:
+    share_the_store()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
