@@ -16,9 +16,7 @@ from lipcert.records.format import (
     Totals,
 )
 from lipcert.records.journal import JOURNAL_NAME, Batch, Journal, StageWork
-from lipcert.records.reading import read_record
-from lipcert.records.totals import totals
-from lipcert.records.writing import JSON_NAME, ROWS_NAME, write_record
+from lipcert.records.record_files import JSON_NAME, ROWS_NAME, read_record, totals, write_record
 
 __all__ = [
     "FORMAT",

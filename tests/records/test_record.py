@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from lipcert.records import Record, read_record
+from lipcert.records import Record, Row, read_record, write_record
 from lipcert.records.format import COLUMNS
-from tests.records.examples import CONTENTS, ROWS, written
+from tests.records.examples import CONTENTS, ROWS, row, written
 from tests.running import contents
 
 Content = dict[str, Any]
@@ -37,6 +37,14 @@ def test_rows_are_sorted_and_exact(tmp_path: Path) -> None:
         *("0 0.1", "1 0.1", "2 0.1"),
         *("0 0.25", "1 0.25", "2 0.25"),
     ]
+
+
+@pytest.mark.parametrize("rows", [ROWS[1:], (*ROWS[1:], ROWS[1]), (row(0, 0.25, stage="magic"), *ROWS[1:])])
+def test_rows_that_would_not_be_read_are_not_written(tmp_path: Path, rows: tuple[Row, ...]) -> None:
+    """A partial record that was edited by hand, say."""
+    with pytest.raises(ValueError, match=r"rows|row an image|stage 'magic'"):
+        write_record(tmp_path, CONTENTS, rows)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_summary(tmp_path: Path) -> None:

@@ -1,17 +1,62 @@
-"""Reads a record back: both files, whole and fitting each other, or an error that says what is wrong."""
+"""A record to files and back: the rows, then `certificate.json`, so that a record with it is whole."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from lipcert.records.decode import decode, read_object
 from lipcert.records.format import COLUMNS, FORMAT, Contents, Record, Row, RowsFile, Totals
-from lipcert.records.table import from_csv
-from lipcert.system.files import read_bytes
+from lipcert.records.table import from_csv, to_csv
+from lipcert.system.files import read_bytes, write_json, write_text
+
+JSON_NAME = "certificate.json"
+ROWS_NAME = "certificates.csv"
+
+
+def totals(rows: Sequence[Row], epsilons: Sequence[float], stages: Sequence[str]) -> tuple[Totals, ...]:
+    """Return clean and certified accuracy at each epsilon, and how many images each stage certified."""
+    return tuple(_totals([row for row in rows if row.epsilon == epsilon], epsilon, stages) for epsilon in epsilons)
+
+
+def _totals(rows: Sequence[Row], epsilon: float, stages: Sequence[str]) -> Totals:
+    count = max(1, len(rows))
+    return Totals(
+        epsilon=epsilon,
+        num_images=len(rows),
+        clean_accuracy=sum(row.prediction == row.label for row in rows) / count,
+        certified_accuracy=sum(row.certified for row in rows) / count,
+        certified_by_stage={stage: sum(row.certified and row.stage == stage for row in rows) for stage in stages},
+    )
+
+
+def write_record(folder: Path, contents: Contents, rows: Sequence[Row]) -> Record:
+    """Write both files of a record into `folder`, in place of an earlier one; return what was written.
+
+    The rows are sorted by epsilon in the order of `contents.epsilons`, then by index.
+
+    Raises:
+        ValueError: for rows that `read_record` would refuse, for a NaN or an infinite number among the contents.
+        OSError: if `folder` cannot be written.
+    """
+    place = {epsilon: position for position, epsilon in enumerate(contents.epsilons)}
+    ordered = tuple(sorted(rows, key=lambda row: (place[row.epsilon], row.index)))
+    _check_rows(ordered, contents, len(rows))
+    text = to_csv(COLUMNS, map(attrgetter(*COLUMNS), ordered))
+    summed = totals(ordered, contents.epsilons, [stage.name for stage in contents.stages])
+    rows_file = RowsFile(ROWS_NAME, hashlib.sha256(text.encode()).hexdigest(), len(ordered))
+    said = asdict(contents)
+    seconds = said.pop("seconds")
+    content = {"format": FORMAT, **said, "totals": [asdict(each) for each in summed], "rows": asdict(rows_file)}
+    (folder / JSON_NAME).unlink(missing_ok=True)  # never one record's summary beside another's rows
+    write_text(folder / ROWS_NAME, text)
+    write_json(folder / JSON_NAME, {**content, "seconds": seconds})
+    return Record(contents, summed, rows_file, ordered)
 
 
 def read_record(path: str | Path) -> Record:
@@ -26,7 +71,7 @@ def read_record(path: str | Path) -> Record:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such record; give the path of a certificate.json.")
-    contents, totals, rows_file = _read_json(path)
+    contents, summed, rows_file = _read_json(path)
     rows_path = path.parent / rows_file.file
     if not rows_path.is_file():
         raise FileNotFoundError(f"{rows_path} is missing; it belongs beside {path.name} and holds its rows.")
@@ -42,20 +87,17 @@ def read_record(path: str | Path) -> Record:
         _check_rows(rows, contents, rows_file.count)
     except ValueError as error:
         raise ValueError(f"{rows_path} does not fit {path.name}: {error}") from error
-    return Record(contents, totals, rows_file, rows)
+    return Record(contents, summed, rows_file, rows)
 
 
 def _read_json(path: Path) -> tuple[Contents, tuple[Totals, ...], RowsFile]:
     try:
         content = read_object(path, FORMAT)
-        totals = _taken(content, "totals")
+        summed = decode(tuple[Totals, ...], _taken(content, "totals"), "totals")
         rows_file = decode(RowsFile, _taken(content, "rows"), "rows")
         if Path(rows_file.file).name != rows_file.file:
             raise ValueError(f"expected the name of a file beside it in 'rows.file', got {rows_file.file!r}")
-        if not isinstance(totals, list):
-            raise ValueError(f"expected a list in 'totals', got {totals!r}")
-        decoded = tuple(decode(Totals, each, f"totals[{index}]") for index, each in enumerate(totals))
-        return decode(Contents, content, "the record"), decoded, rows_file
+        return decode(Contents, content, "the record"), summed, rows_file
     except ValueError as error:
         raise ValueError(f"{path} is no record of certificates: {error}.") from error
 
@@ -74,11 +116,10 @@ def _check_rows(rows: Sequence[Row], contents: Contents, count: int) -> None:
         raise ValueError(
             f"{count} rows are not {contents.data.num_images} images at {len(contents.epsilons)} epsilons."
         )
-    if not all(math.isfinite(each) and each > 0 for each in contents.epsilons) or len(set(contents.epsilons)) < len(
-        contents.epsilons
-    ):
-        raise ValueError(f"expected positive epsilons, each once, got {list(contents.epsilons)}.")
-    expected = [(epsilon, index) for epsilon in contents.epsilons for index in range(contents.data.num_images)]
+    epsilons = contents.epsilons
+    if not all(0 < epsilon < math.inf for epsilon in epsilons) or len(set(epsilons)) < len(epsilons):
+        raise ValueError(f"expected positive epsilons, each once, got {list(epsilons)}.")
+    expected = [(epsilon, index) for epsilon in epsilons for index in range(contents.data.num_images)]
     if [(row.epsilon, row.index) for row in rows] != expected:
         raise ValueError("expected one row an image for each epsilon, in order.")
     stages = {stage.name for stage in contents.stages}
