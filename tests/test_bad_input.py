@@ -25,7 +25,7 @@ CASES = {
     ),
     "no archive": ("data=tinyimagenet data.root=empty", "Tiny-ImageNet was not found"),
     "no image": ("data=tinyimagenet data.root=spoilt", "n02_0.JPEG is no readable image"),
-    "no class": ("data=tinyimagenet data.root=lacking", "Expected the class folder"),
+    "no class": ("data=tinyimagenet data.root=lacking", "train/n02/n02_boxes.txt, which is not there"),
     "folder below a file": ("hydra.run.dir=file.txt/run", "file.txt/run: Not a directory"),
     "no such data": ("data=mnist data.root=missing", "data.root=missing is not a folder"),
     "no such checkpoint": ("resume=missing.ckpt", "resume=missing.ckpt: no such checkpoint"),
@@ -51,7 +51,7 @@ CASES = {
     "half precision": ("trainer.precision=16-true", "precision"),
     "method option": ("method.exclude=nobody", "method.exclude"),
     "method steps": ("method=adversarial method.steps=0", "Expected `method.steps` to be a whole number >= 1, got 0"),
-    "method weight": ("method=trades method.beta=-1", "Expected `method.beta` to be a finite number >= 0, got -1"),
+    "method weight": ("method=trades method.beta=-1", "Expected `method.beta` to be a number, finite and >= 0, got -1"),
     "activation of a method": (
         "method=relu_stability model.activation=maxmin",
         "it works with model.activation=relu or model.activation=clipped_relu",
