@@ -32,11 +32,8 @@ The decomposed family can lose by smaller boxes, as slopes change with them: it 
 NOT_DERIVED = ("crown", "crown-alpha")
 """What records call the bounds that are not derived here: backward linear bounds."""
 
-ROUNDING_TOLERANCE = 0.1
-"""A recorded margin may exceed ours by this fraction of our rounding: two sound rounding bounds need not be equal."""
-
-LEAST_ROUNDING = 0.1
-"""Nor is a recorded rounding below this fraction of ours."""
+ROUNDING_SHARE = 0.5
+"""Of our rounding a recorded one is this much at least: sound bounds need not be equal. Margins may gain the rest."""
 
 
 def stages_not_derived(record: Record) -> list[str]:
@@ -116,13 +113,13 @@ class Rechecker:
             rules = {
                 f"certified, but the margin derived is {best.executed:.9g}": row.certified and best.executed <= 0,
                 f"margin {row.margin:.9g} is above the one derived, {best.executed:.9g}": (
-                    row.margin > best.executed + allowed + ROUNDING_TOLERANCE * rounding
+                    row.margin > best.executed + allowed + (1 - ROUNDING_SHARE) * rounding
                 ),
                 f"margin + rounding {row.margin + row.rounding:.9g} is above the one derived, {best.real:.9g}": (
                     row.margin + row.rounding > best.real + allowed
                 ),
                 f"rounding {row.rounding:.9g} is far below the one derived, {rounding:.9g}": (
-                    row.rounding < LEAST_ROUNDING * rounding
+                    row.rounding < ROUNDING_SHARE * rounding
                 ),
                 f"lipschitz {row.lipschitz:.9g} is below the one derived, {constant:.9g}": (
                     row.lipschitz < constant * (1 - TOLERANCE)

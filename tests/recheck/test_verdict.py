@@ -61,7 +61,7 @@ def test_margins_of_both_families_are_confirmed_and_higher_ones_are_not(name: st
         assert row.margin > 0
         assert rechecker.reason_against(row, image) is None
     best = max(best.executed for best, _ in rechecker._derived(image, row.label, row.epsilon))
-    raised = replace(row, margin=best + 0.2 * row.rounding + 1e-5, rounding=0.5 * row.rounding)
+    raised = replace(row, margin=best + 0.6 * row.rounding + 1e-5, rounding=0.0)
     reason = rechecker.reason_against(raised, image)
     assert reason is not None
     assert "above the one derived" in reason
