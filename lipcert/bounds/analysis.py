@@ -14,7 +14,18 @@ from lipcert.bounds.activation import ActivationBounds, Bound, Close, Closed, En
 from lipcert.bounds.linear_split import close_linear_split
 from lipcert.bounds.liplt import close_global_liplt, close_liplt
 from lipcert.bounds.product import close_local, close_tight
-from lipcert.bounds.region import Region, Source, Term, Terms, added, image_region, map_keys, opened, through_affine
+from lipcert.bounds.region import (
+    SMALLEST_CONSTANT,
+    Region,
+    Source,
+    Term,
+    Terms,
+    added,
+    image_region,
+    map_keys,
+    opened,
+    through_affine,
+)
 from lipcert.bounds.rounding import Arithmetic, Rounding, after_activation
 from lipcert.graph import (
     Activation,
@@ -101,18 +112,26 @@ class Analysis:
         return torch.stack(torch.broadcast_tensors(*constants)).amax(dim=0)
 
 
-def check_epsilon(epsilon: float | Tensor) -> None:
+def check_epsilon(epsilon: float | Tensor, images: int | None = None, name: str = "epsilon") -> None:
     """Refuse an epsilon that no certificate can be about.
 
     Args:
-        epsilon: l2 radius in pixels, a number or (B,).
+        epsilon: l2 radius in pixels, a number or, where `images` says how many there are, one an image, (B,).
+        images: B; None where one number is asked for.
+        name: what the caller calls it.
 
     Raises:
-        ValueError: unless every epsilon is positive and finite.
+        ValueError: unless every epsilon is positive and finite, and there are as many as images.
+        TypeError: for lists and arrays.
     """
     values = torch.as_tensor(epsilon, dtype=torch.float64)
+    if values.dim() and not isinstance(epsilon, Tensor):
+        raise TypeError(f"Expected `{name}` as a number or a torch.Tensor, got a {type(epsilon).__name__}.")
+    if values.dim() and values.shape != (images,):
+        asked = "one number" if images is None else f"one number, or one an image, shape ({images},)"
+        raise ValueError(f"Expected `{name}` as {asked}, got shape {tuple(values.shape)}.")
     if not bool(((values > 0) & values.isfinite()).all()):
-        raise ValueError(f"Expected `epsilon` > 0 and finite, got {epsilon}.")
+        raise ValueError(f"Expected `{name}` > 0 and finite, got {epsilon}.")
 
 
 @dataclass(frozen=True)
@@ -153,6 +172,8 @@ class Propagation:
             )
         if isinstance(epsilon, Tensor):
             radius = epsilon.to(images).reshape(-1)
+            if len(radius) not in (1, len(images)):
+                raise ValueError(f"Expected one `epsilon` or one an image, got {len(radius)} for {len(images)} images.")
         else:
             radius = torch.full((1,), epsilon, dtype=images.dtype, device=images.device)  # a copy would stop a GPU
         box = None
@@ -257,8 +278,9 @@ class Propagation:
 
 
 def _total(constants: list[Tensor], norms: list[Tensor]) -> Tensor:
-    """Return the sum of constant times norm."""
-    return reduce(torch.add, [constant * norm for constant, norm in zip(constants, norms, strict=True)])
+    """Return the sum of constant times norm, however small."""
+    products = [constant * norm for constant, norm in zip(constants, norms, strict=True)]
+    return reduce(torch.add, products).clamp_min(SMALLEST_CONSTANT)
 
 
 def analyze(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lipcert.bounds.analysis import Analysis
 from lipcert.bounds.margins import pair_support, support
-from lipcert.bounds.region import Region, Term, sum_of
+from lipcert.bounds.region import SMALLEST_CONSTANT, Region, Term, sum_of
 from lipcert.graph import LinearMap, Operator
 from lipcert.norms.protocol import MapKey, Norms
 
@@ -171,5 +171,5 @@ def lipschitz_to_logits(analysis: Analysis, norms: Norms) -> Tensor:
                 local = norms.local_norms(key, term.map, None, term.source.varying)
                 norm = local if norm is None else torch.minimum(local, norm)
             constants.append(term.source.lipschitz * norm)
-        totals.append(sum_of(constants))
+        totals.append(sum_of(constants).clamp_min(SMALLEST_CONSTANT))
     return totals[0] if len(totals) == 1 else torch.minimum(*totals)

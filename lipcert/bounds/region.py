@@ -24,6 +24,9 @@ SMALLEST_SQUARE = 1e-30
 UNDERFLOW = 1e-37
 """The same without a gradient: above what a square may lose to underflow, in float32 as in float64."""
 
+SMALLEST_CONSTANT = 1e-300
+"""Lipschitz constants are raised to this where their product underflows; in float32, which is trained in, to 0."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -128,8 +131,9 @@ Terms = Mapping[tuple[int, bool], Term]
 
 
 def constant(terms: Terms, norms: Sequence[Tensor]) -> Tensor:
-    """Return the Lipschitz constant behind `terms`: the sum of source constant times norm."""
-    return sum_of([term.source.lipschitz * norm for term, norm in zip(terms.values(), norms, strict=True)])
+    """Return the Lipschitz constant behind `terms`: the sum of source constant times norm, however small."""
+    products = [term.source.lipschitz * norm for term, norm in zip(terms.values(), norms, strict=True)]
+    return sum_of(products).clamp_min(SMALLEST_CONSTANT)
 
 
 def map_keys(terms: Terms, graph: Graph, target: int, name: str, across: bool = False) -> list[MapKey]:

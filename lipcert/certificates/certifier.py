@@ -66,8 +66,8 @@ class Certifier:
         Raises:
             ValueError, TypeError, UnsupportedLayerError: as in `certify`.
         """
-        check_epsilon(epsilon)
         check_images(images)
+        check_epsilon(epsilon, len(images))
         images = ordinary(images)
         arithmetic = Arithmetic.of(self.network.dtype, images.dtype)
         analysis = self.network.analyze(
@@ -183,10 +183,15 @@ def check_pairs(images: Tensor, labels: Tensor) -> None:
 
 
 def check_logits(logits: Tensor) -> None:
-    """Raise ValueError unless a model's outputs are (B, K)."""
+    """Raise ValueError unless a model's outputs are (B, K), K >= 2."""
     if logits.dim() != 2:
         shape = tuple(logits.shape[1:])
         raise ValueError(f"Expected a model with a flat vector of logits, got outputs of shape {shape}; flatten them.")
+    if logits.shape[1] < 2:
+        raise ValueError(
+            f"Expected a logit a class, two at least, got {logits.shape[1]}; where the sign of a single z decides, "
+            "certify the model with an nn.Linear behind it that yields 0 and z."
+        )
 
 
 def check_labels(labels: Tensor, num_images: int, num_classes: int) -> None:

@@ -41,6 +41,8 @@ def certify_batches(
     """
     if batch_size < 1:
         raise ValueError(f"Expected `batch_size` >= 1, got {batch_size}.")
+    if isinstance(epsilon, Tensor):
+        check_epsilon(epsilon, len(images))
     parts = [slice(first, first + batch_size) for first in range(0, len(images), batch_size)]
     radii = epsilon.expand(len(images)) if isinstance(epsilon, Tensor) else None
     certificates = [certifier(images[part], labels[part], epsilon if radii is None else radii[part]) for part in parts]
@@ -123,7 +125,7 @@ def certified_radius(
     Raises:
         ValueError, TypeError, UnsupportedLayerError: as in `certify`.
     """
-    check_epsilon(largest)
+    check_epsilon(largest, name="largest")
     check_pairs(images, labels)
     certifier: CertifyBatch = Cascade(model) if bound is None else Certifier(Float64Model(model), bound)
 

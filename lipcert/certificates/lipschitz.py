@@ -20,7 +20,7 @@ LANCZOS_STEPS = 40
 def local_lipschitz(
     model: nn.Module,
     images: Tensor,
-    epsilon: float,
+    epsilon: float | Tensor,
     bound: Bound | str = Bound.TIGHT,
     batch_size: int = 100,
 ) -> Tensor:
@@ -31,7 +31,7 @@ def local_lipschitz(
     Args:
         model: any tree of supported layers, in eval mode.
         images: (N, ...), float; any real values, pixels in [0, 1] for images.
-        epsilon: l2 radius, > 0.
+        epsilon: l2 radius, > 0, one number or (N,).
         bound: any of `Bound`, `linear_split` (appendix A.2) among them.
         batch_size: images bounded at a time.
 
@@ -41,12 +41,13 @@ def local_lipschitz(
 
     Source: Theorem 1, appendix A.
     """
-    check_epsilon(epsilon)
     check_tensor("images", images)
+    check_epsilon(epsilon, len(images))
     network = Float64Model(model)
+    radii = torch.as_tensor(epsilon, dtype=torch.float64).expand(len(images))
     bounds = []
-    for batch in images.split(batch_size):
-        analysis = network.analyze(batch, epsilon, bound, LANCZOS_STEPS, arithmetic=FLOAT64)
+    for batch, radius in zip(images.split(batch_size), radii.split(batch_size), strict=True):
+        analysis = network.analyze(batch, radius, bound, LANCZOS_STEPS, arithmetic=FLOAT64)
         bounds.append(lipschitz_to_logits(analysis, network.norms).expand(len(batch)))
     return torch.cat(bounds)
 

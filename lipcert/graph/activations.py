@@ -243,10 +243,11 @@ def nonlinearity(layer: nn.Module, shape: Shape) -> Nonlinearity:
 
 
 def _check_thresholds(layer: nn.Module, thresholds: Tensor, shape: Shape) -> None:
-    own = tuple(thresholds.shape[1:])
-    if len(own) != len(shape) or any(mine not in (1, theirs) for mine, theirs in zip(own, shape, strict=True)):
+    own, needed = tuple(thresholds.shape), (1, *shape)
+    if len(own) != len(needed) or any(mine not in (1, theirs) for mine, theirs in zip(own, needed, strict=True)):
         raise UnsupportedLayerError(
-            f"this {type(layer).__name__} has thresholds of shape {own}, what reaches it needs {shape}."
+            f"this {type(layer).__name__} has thresholds of shape {own}, what reaches it needs {needed}: "
+            "the same for every image."
         )
 
 

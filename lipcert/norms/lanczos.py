@@ -32,7 +32,10 @@ from lipcert.norms.bracket import ROUNDING, Bracket, enclose
 from lipcert.norms.krylov import per_image
 
 BREAKDOWN = 1e-14
-"""An off-diagonal entry of T below this, relative to A's norm, is rounding: the Krylov space is exhausted."""
+"""An off-diagonal entry of T below this, relative to A's norm, is rounding: the Krylov space is exhausted.
+
+A β_j raised to it stands for a shorter q_(j+1), with the same f_j; that its length is 1 at most is all that enters.
+"""
 
 STARTS = 2
 """Independent starts of each norm: the square root of δ is large against rounding, δ itself need not be."""

@@ -161,8 +161,8 @@ def _patched() -> nn.Module:
         (nn.LeakyReLU(), "LeakyReLU"),
         (nn.Linear(3, 2), "takes 3 inputs"),
         (nn.Conv2d(2, 2, 1), r"takes inputs \(B, 2, height, width\), got \(B, 2\)"),
-        (ClippedReLU((3,)), r"thresholds of shape \(3,\)"),
-        (ClippedMaxMin((4,)), r"thresholds of shape \(2,\)"),
+        (ClippedReLU((3,)), r"thresholds of shape \(1, 3\)"),
+        (ClippedMaxMin((4,)), r"thresholds of shape \(1, 2\)"),
         (nn.Sequential(nn.Linear(2, 3), MaxMin(), nn.Linear(3, 2)), "odd number"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -13,7 +14,7 @@ from lipcert.graph import LinearMap, NonFiniteBoundError
 from lipcert.norms import lanczos as lanczos_module
 from lipcert.norms import norm_bracket
 from lipcert.norms.bracket import SMALLEST_NORM
-from lipcert.norms.lanczos import fresh_generator
+from lipcert.norms.lanczos import Tridiagonal, _exceeds, fresh_generator
 from tests.norms.maps import dense_map, map_of
 from tests.oracles import map_matrix
 
@@ -85,6 +86,48 @@ def test_failure_rate_is_the_stated_one(steps: int) -> None:
     assert failures <= delta + 4 * deviation
     if steps == 12:  # most of v1 lies in the Krylov space, so one of its components is not far below 1
         assert failures >= delta / 4
+
+
+FEW_OPERATIONS = {
+    "one channel": (nn.Linear(1, 1, bias=False), (9, 1), 500),
+    "pointwise": (nn.Linear(2, 3, bias=False), (8, 2), 500),
+    "pointwise convolution": (nn.Conv2d(2, 3, 1, bias=False), (2, 3, 3), 200),
+    "depthwise convolution": (nn.Conv2d(3, 3, 2, groups=3, bias=False), (3, 3, 3), 200),
+}
+
+
+@pytest.mark.parametrize("name", FEW_OPERATIONS)
+@pytest.mark.parametrize("scale", [1.0, 1e-25])
+def test_failure_rate_of_maps_with_few_operations(name: str, scale: float) -> None:
+    """Their Krylov spaces are exhausted within a few steps, where a remainder is nothing but rounding."""
+    layer, shape, draws = FEW_OPERATIONS[name]
+    layer = copy.deepcopy(layer).double()
+    nn.init.normal_(layer.weight, generator=_seeded(10))
+    layer.weight.data *= scale
+    linear_map = map_of(layer, shape)
+    delta, size = 0.2, math.prod(linear_map.output_shape)
+    with torch.no_grad():
+        exact = torch.linalg.matrix_norm(map_matrix(linear_map, 1)[0] / scale, 2) * scale
+        alike = torch.ones(draws, *linear_map.output_shape, dtype=torch.float64)
+        bound = _upper_bound(linear_map, 10, delta, alike, generator=_start(size))
+    assert (bound < exact * (1 - 1e-12)).double().mean() <= delta + 4 * math.sqrt(delta * (1 - delta) / draws)
+    with torch.no_grad():
+        certain = _upper_bound(linear_map, 10, 1e-9, alike, generator=_start(size))
+    assert (certain >= exact * (1 - 1e-12)).all()
+
+
+def test_a_remainder_raised_to_the_smallest_one_refutes_nothing() -> None:
+    """A start nearly orthogonal to v: what is left of A q is below `BREAKDOWN`, and so is what a raise of it hides.
+
+    A = diag(1, 2), q = (1, c): β = c up to c², and the component on v is c; the eigenvalue 2 is not to be refuted.
+    """
+    for component in (0.9e-14, 5e-15, 2e-15):
+        tridiagonal = Tridiagonal(
+            torch.ones(1, 1, dtype=torch.float64), torch.full((1, 1), component, dtype=torch.float64), torch.ones(1)
+        )
+        known = torch.full((1, 1), component, dtype=torch.float64)
+        points = torch.tensor([[1.5, 2.0]], dtype=torch.float64)
+        assert not _exceeds(tridiagonal, points, known, torch.zeros(1, 1, dtype=torch.float64)).any()
 
 
 def test_failure_rate_falls_with_delta() -> None:
