@@ -70,8 +70,17 @@ class Certifier:
         check_epsilon(epsilon, len(images))
         images = ordinary(images)
         arithmetic = Arithmetic.of(self.network.dtype, images.dtype)
+        radii = torch.as_tensor(epsilon, dtype=torch.float64, device=images.device).expand(len(images))
+        conversion = self._conversion(images, radii)
         analysis = self.network.analyze(
-            images, epsilon, self.bound, self.lanczos_steps, self.constant_share, self.clip_input, arithmetic
+            images,
+            _widened(radii, conversion),
+            self.bound,
+            self.lanczos_steps,
+            self.constant_share,
+            self.clip_input,
+            arithmetic,
+            self.arithmetic == EXECUTED,
         )
         logits = analysis.logits
         check_logits(logits)
@@ -80,13 +89,14 @@ class Certifier:
         prediction = logits.argmax(dim=1)
         correct = prediction == labels
         margins = _margins(analysis, logits, labels, arithmetic)
-        radii = torch.as_tensor(epsilon, dtype=torch.float64, device=images.device).expand(len(images))
         proved = torch.zeros_like(radii)
         undecided = correct & ~(self._margin(margins) > 0)
         if bool(undecided.any()):
-            proved = self._proved_radius(analysis, labels, arithmetic, radii)
+            proved = self._proved_radius(analysis, labels, arithmetic, radii, conversion)
             if self.slope_steps is not None:
-                margins, further = self._with_crown(analysis, margins, images, labels, radii, undecided)
+                margins, further = self._with_crown(
+                    analysis, margins, images, labels, _widened(radii, conversion), undecided
+                )
                 proved = torch.maximum(proved, further)
         margin = self._margin(margins)
         certified = correct & (margin > 0)
@@ -110,14 +120,23 @@ class Certifier:
         """Return the smallest margin of each image in the certifier's arithmetic, (B,). NaN stays NaN."""
         return (margins.executed if self.arithmetic == EXECUTED else margins.exact).amin(dim=1)
 
-    def _proved_radius(self, analysis: Analysis, labels: Tensor, arithmetic: Arithmetic, largest: Tensor) -> Tensor:
+    def _conversion(self, images: Tensor, radii: Tensor) -> Tensor:
+        """Return how far points of the ball move when they are converted to the network's precision, at most, (B,)."""
+        if self.arithmetic == EXACT:
+            return torch.zeros_like(radii)
+        precision, lengths = torch.finfo(self.network.dtype), images.double().flatten(1).norm(dim=1)
+        return precision.eps / 2 * (lengths + radii) + precision.tiny * images[0].numel() ** 0.5
+
+    def _proved_radius(
+        self, analysis: Analysis, labels: Tensor, arithmetic: Arithmetic, largest: Tensor, conversion: Tensor
+    ) -> Tensor:
         """Return radii below `largest` (B,) at which margins stay positive, (B,), 0 where there is none.
 
         Lipschitz constants, boxes and rounding of the analysis hold for every smaller radius too.
         """
 
         def proved(rows: Tensor, radii: Tensor) -> Tensor:
-            epsilon = largest.index_put((rows,), radii) * (1 + SLACK)
+            epsilon = _widened(largest.index_put((rows,), radii), conversion) * (1 + SLACK)
             smaller = replace(analysis, region=replace(analysis.region, epsilon=epsilon))
             margin = self._margin(_margins(smaller, smaller.logits, labels, arithmetic))
             return torch.where(margin[rows] > 0, radii, 0)
@@ -146,7 +165,13 @@ def _margins(analysis: Analysis, logits: Tensor, labels: Tensor, arithmetic: Ari
     def below(worst: Tensor) -> Tensor:
         return (worst.gather(1, own) - worst).scatter(1, own, torch.inf)
 
-    return Margins(below(worst + arithmetic.analysis * rounding), below(worst + rounding))
+    flushed = 4 * arithmetic.tiny  # activations behind the last sum, and comparisons, may take less for zero
+    return Margins(below(worst + arithmetic.analysis * rounding), below(worst + rounding) - flushed)
+
+
+def _widened(radii: Tensor, conversion: Tensor) -> Tensor:
+    """Return the radius that converted points stay within, (B,): none moves farther than it is from the image."""
+    return radii + torch.minimum(radii, conversion)
 
 
 def _larger(known: Tensor, other: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lipcert.bounds import RULES, Bound, check_epsilon
 from lipcert.certificates.batch_size import choose_batch_size
+from lipcert.certificates.float64 import cover_execution
 from lipcert.checkpoints import LoadedNetwork, load_network, read_checkpoint
 from lipcert.data import Split, load_images
 from lipcert.jobs.record import describe_data
@@ -85,6 +86,7 @@ def prepare(config: DictConfig, most_epsilons: int | None = 1) -> Subject:
     refuse_unknown(config)
     load_plugins(config.plugins)
     device = chosen_device(config.device)
+    cover_execution(device)
     if config.checkpoint is None:
         raise ValueError("Which network? Type checkpoint=PATH, for example checkpoint=RUN/checkpoints/best.ckpt.")
     checkpoint = read_checkpoint(config.checkpoint)

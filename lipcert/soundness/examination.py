@@ -16,6 +16,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from lipcert.certificates import certify
+from lipcert.certificates.float64 import refuse_execution
 from lipcert.soundness.arithmetic import PrecisionOutcome, RoundingOutcome, compare_precisions, compare_rounding
 from lipcert.soundness.attacked import AttackOutcome, Certified, Strength, attack_certified
 from lipcert.soundness.norms import NormsOutcome, compare_norms
@@ -84,6 +85,7 @@ def examine(
     side: int,
 ) -> Findings:
     """Run all four parts on images (N, C, H, W) and labels (N,), on the device of the model in eval mode."""
+    refuse_execution(set(map(type, model.modules())), images.device)
     _say("norms")
     compared = compare_norms(model, images, epsilon, norms, side, np.random.default_rng(strength.seed))
     _say("certificates")

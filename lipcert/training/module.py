@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lipcert.bounds import Analysis, Bound, Plan, analyze, measure_plan
 from lipcert.certificates import Certifier, Float64Model
+from lipcert.certificates.certificate import EXACT
 from lipcert.certificates.float64 import FAILURE_PROBABILITY
 from lipcert.data.batches import GlobalBatches, Share
 from lipcert.graph import compile_graph
@@ -81,8 +82,9 @@ class CertifiedAccuracy(MeanMetric):
             norms = UpperNorms(self.steps, failure_probability=FAILURE_PROBABILITY)
             network = Float64Model(folded(self._model[0]), norms)
             network.model.eval()  # the copy; the network keeps its mode
-            self._certifier = Certifier(network, self.bound, self.steps)
-        super().update(self._certifier(images, labels, self.epsilon).certified)
+            self._certifier = Certifier(network, self.bound, self.steps, arithmetic=EXACT)
+        found = self._certifier(images, labels, self.epsilon)
+        super().update(found.certified & (found.margin > found.rounding))  # in float32, whatever is trained in
 
     def reset(self) -> None:
         """Forget all batches, and the copy of the model."""
