@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from torch import Tensor, nn
@@ -60,6 +60,8 @@ class ActivationBounds:
         whole_norm: (1,), global norm of the linear map before it.
         masked_norm: (B,) or (1,), the norm that the bound used.
         mask: 1 for outputs that vary, 0 for constant ones, where the bound made it.
+        ball: the value before it at the image, (B, *shape), and how far in l2 the inputs that any varying output
+            depends on may be from it, (B,), rounding of the analysis included; None without an arithmetic.
     """
 
     node: Activation
@@ -67,6 +69,7 @@ class ActivationBounds:
     whole_norm: Tensor
     masked_norm: Tensor
     mask: Tensor | None = None
+    ball: tuple[Tensor, Tensor] | None = None
 
     @property
     def name(self) -> str:
@@ -108,6 +111,12 @@ class ActivationBounds:
         if self.mask is not None or self.box is None:
             return self.mask
         return self.node.function.varying(*self.box)
+
+    def of_images(self, kept: Tensor) -> ActivationBounds:
+        """Return what is known of the images `kept`, (k,), of a batch: the box and the ball alone."""
+        lower, upper = self._box()
+        ball = None if self.ball is None else (self.ball[0][kept], self.ball[1][kept])
+        return replace(self, box=(lower[kept], upper[kept]), ball=ball, mask=None)
 
     def _box(self) -> Box:
         if self.box is None:

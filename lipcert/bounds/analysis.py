@@ -243,8 +243,11 @@ class Propagation:
         if rule.close is not None:
             closed = rule.close(Entry(node, region, box, source, keys, norms, self.norms, self.plan, self.graph))
         whole, masked = reduce(torch.add, norms), reduce(torch.add, closed.local_norms)
-        bounds = ActivationBounds(node, box if self.activation_boxes else None, whole, masked, closed.mask)
-        rounding = region.rounding
+        rounding, ball = region.rounding, None
+        if rounding is not None and self.arithmetic is not None:
+            radius = region.epsilon * closed.source.lipschitz + self.arithmetic.analysis * rounding.length
+            ball = region.center, radius.expand(len(region.center))
+        bounds = ActivationBounds(node, box if self.activation_boxes else None, whole, masked, closed.mask, ball)
         if rounding is not None and box is not None:
             rounding = self._rounding(node, rounding, box, terms, closed, norms)
         term = {(node.index, False): opened(closed.source, closed.mask_rows)}

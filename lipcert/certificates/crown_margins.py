@@ -32,7 +32,7 @@ def crown_margins(
     kept = pairs.any(dim=1).nonzero()[:, 0]
     near = replace(ball, images=ball.images[kept], epsilon=ball.epsilon[kept])
     graph = split_activations(analysis.graph)
-    activations = [replace(each, box=(each.lower[kept], each.upper[kept])) for each in analysis.activations]
+    activations = [each.of_images(kept) for each in analysis.activations]
     state = refined(graph, proved_state(graph, activations, near), near, LARGEST_REFINED)
     within, other = pairs[kept].nonzero(as_tuple=True)
     image = kept[within]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lipcert.bounds import ActivationBounds
 from lipcert.crown.ball import Ball
-from lipcert.crown.state import State, boxes_of_steps, sizes_of
+from lipcert.crown.state import Held, Near, State, balls_of_steps, boxes_of_steps, sizes_of
 from lipcert.crown.substitution import Rows, rows_at_a_time, substitute
 from lipcert.graph import Activation, Graph, PairSort
 
@@ -18,7 +18,20 @@ from lipcert.graph import Activation, Graph, PairSort
 def proved_state(graph: Graph, activations: Sequence[ActivationBounds], ball: Ball) -> State:
     """Return what an analysis of the graph before its activations were split knows, with sizes."""
     boxes = boxes_of_steps(graph, {bounds.name: (bounds.lower, bounds.upper) for bounds in activations})
-    return State(boxes, sizes_of(graph, ball.size, boxes))
+    near = {bounds.name: Near(*bounds.ball) for bounds in activations if bounds.ball is not None}
+    balls = balls_of_steps(graph, near) if len(near) == len(activations) else {}
+    return State(boxes, sizes_of(graph, ball.size, boxes), balls=balls, held=_held(graph, activations, near))
+
+
+def _held(graph: Graph, activations: Sequence[ActivationBounds], near: Mapping[str, Near]) -> dict[int, Held]:
+    """Return what may be held, by the index of each activation's first step."""
+    first = {node.name: node.index for node in reversed(list(graph.activations))}
+    held = dict[int, Held]()
+    for bounds in activations:
+        needed = bounds.node.function.needed(bounds.lower, bounds.upper)
+        if needed is not None and bounds.name in near:
+            held[first[bounds.name]] = Held(needed, near[bounds.name].center)
+    return held
 
 
 @torch.no_grad()

@@ -25,10 +25,8 @@ class Lines(NamedTuple):
         return 4 * size * (1 + torch.maximum(self.lower_slope.abs(), self.upper_slope.abs()))
 
 
-class Shares(NamedTuple):
-    """How steep the free lines are, as shares of the steepest: `lower` where a clamp bends up, `upper` where it bends
-    down. Values outside [0, 1] give sound lines, too, but poor ones.
-    """
+class Slopes(NamedTuple):
+    """Of the lower and of the upper line where a clamp is not constant; all give sound lines."""
 
     lower: Tensor
     upper: Tensor
@@ -59,6 +57,11 @@ class Interval:
         return self.bends_up | self.bends_down
 
     @property
+    def varies(self) -> Tensor:
+        """Where the clamp is not constant."""
+        return self.values[0] != self.values[1]
+
+    @property
     def size(self) -> Tensor:
         """Largest absolute value before and after the clamp."""
         ends = (*self.points[:2], *self.values[:2])
@@ -69,22 +72,24 @@ class Interval:
         (lower, upper, *_), (value, *_) = self.points, self.values
         return torch.where(lower == upper, (value == lower).to(lower), _slope(self.points, self.values, 0, 1))
 
-    def closest(self) -> Shares:
-        """Return the shares whose lines leave the smallest areas: 0 or 1 (CROWN's adaptive slopes)."""
+    def closest(self) -> Slopes:
+        """Return the slopes whose lines leave the smallest areas (CROWN's adaptive slopes)."""
         lower, upper, low, high = self.points
-        steep, steep_above = upper - low > low - lower, high - lower >= upper - high
-        return Shares(steep.to(lower.dtype), steep_above.to(lower.dtype))
-
-    def parallel(self) -> Shares:
-        """Return the shares with which both lines of a ReLU have the slope u / (u - l) (Wong and Kolter)."""
         chord = self.chord()
-        return Shares(chord, chord)
+        steep, steep_above = upper - low > low - lower, high - lower >= upper - high
+        below = torch.where(self.bends_up, steep * _slope(self.points, self.values, 2, 1), chord)
+        above = torch.where(self.bends_down, steep_above * _slope(self.points, self.values, 0, 3), chord)
+        return Slopes(below, above)
 
-    def lines(self, shares: Shares) -> Lines:
+    def parallel(self) -> Slopes:
+        """Return the slope u / (u - l) of a ReLU for both lines (Wong and Kolter)."""
+        chord = self.chord()
+        return Slopes(chord, chord)
+
+    def lines(self, slopes: Slopes) -> Lines:
         """Return lines whose intercepts leave the clamp on the right side at ends and kinks, hence everywhere."""
         chord = self.chord()
-        below = torch.where(self.bends_up, shares.lower * _slope(self.points, self.values, 2, 1), chord)
-        above = torch.where(self.bends_down, shares.upper * _slope(self.points, self.values, 0, 3), chord)
+        below, above = (torch.where(self.varies, slope, chord) for slope in slopes)
         return Lines(below, self._intercept(below, 2, 1), above, self._intercept(above, 3, -1))
 
     def _intercept(self, slope: Tensor, first: int, sign: int) -> Tensor:

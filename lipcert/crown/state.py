@@ -8,13 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lipcert.crown.lines import Interval, Shares
+from lipcert.crown.lines import Interval, Slopes
 from lipcert.graph import Activation, Add, Affine, Box, Clamp, Graph, Image, Node, PairSort
 from lipcert.nn.activations import split_pairs
+
+ROUNDING = 1e-12
+"""Relative room for the arithmetic of radii."""
 
 
 def split_activations(graph: Graph) -> Graph:
@@ -38,6 +42,22 @@ def split_activations(graph: Graph) -> Graph:
     return split if graph.key is None else split.frozen()
 
 
+class Near(NamedTuple):
+    """A ball around the input of a clamp, around a - b of a sort: `center`, (B, *shape), and `radius`, (B,)."""
+
+    center: Tensor
+    radius: Tensor
+
+
+class Held(NamedTuple):
+    """Inputs of an activation: 1 where any output that varies depends on it, `needed`, and the values at the image,
+    `center`, (B, *shape) both. What is not needed may be taken to stay where it is.
+    """
+
+    needed: Tensor
+    center: Tensor
+
+
 @dataclass(frozen=True)
 class State:
     """What a backward pass knows of a batch.
@@ -45,14 +65,18 @@ class State:
     Attributes:
         boxes: of the input of every clamp, of a - b for every pair of a sort, (B, *shape), by the node's index.
         sizes: of all values, which rounding errors are relative to, see `sizes_of`; None to leave these out.
-        shares: slopes of rows, (R, *shape), by the node's index.
-        otherwise: slopes of images, for nodes without `shares`: the closest lines.
+        slopes: slopes of rows, (R, *shape), by the node's index.
+        otherwise: slopes of images, for nodes without `slopes`: the closest lines.
+        balls: around the inputs of clamps and sorts, by the node's index; where there is none, the box says all.
+        held: inputs of activations, by the node's index.
     """
 
     boxes: Mapping[int, Box]
     sizes: Mapping[int, Tensor] | None = None
-    shares: Mapping[int, Shares] = field(default_factory=dict)
-    otherwise: Callable[[Interval], Shares] = Interval.closest
+    slopes: Mapping[int, Slopes] = field(default_factory=dict)
+    otherwise: Callable[[Interval], Slopes] = Interval.closest
+    balls: Mapping[int, Near] = field(default_factory=dict)
+    held: Mapping[int, Held] = field(default_factory=dict)
 
     def interval(self, node: Activation, image: Tensor | None = None) -> Interval:
         """Return the clamp of a node over the boxes of all images, or of those that rows are about, `image`, (R,)."""
@@ -75,6 +99,24 @@ def boxes_of_steps(graph: Graph, known: Mapping[str, Box]) -> dict[int, Box]:
         inputs[node.index] = box
         boxes[node.index] = _differences(*box) if isinstance(node.function, PairSort) else box
     return boxes
+
+
+def balls_of_steps(graph: Graph, known: Mapping[str, Near]) -> dict[int, Near]:
+    """Return the balls of a `State` from those around activations' inputs, by name: steps enlarge none."""
+    inputs, balls = dict[int, Near](), dict[int, Near]()
+    for node in graph.activations:
+        before = graph.nodes[node.sources[0]]
+        if isinstance(before, Activation) and before.name == node.name:
+            center, radius = inputs[before.index]
+            near = Near(before.function.apply(center), radius)
+        else:
+            near = known[node.name]
+        inputs[node.index] = near
+        if isinstance(node.function, PairSort):  # (a - b)² <= 2 (a² + b²)
+            first, second = split_pairs(near.center)
+            near = Near(first - second, near.radius * (1 + ROUNDING) * math.sqrt(2))
+        balls[node.index] = near
+    return balls
 
 
 def _differences(lower: Tensor, upper: Tensor) -> Box:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lipcert.crown.lines import Lines
+from lipcert.crown.ball_box import Pieces, least_remainder
+from lipcert.crown.lines import Interval, Lines
 from lipcert.crown.state import State
 from lipcert.graph import Activation, Add, Affine, Graph, Operator, PairSort
 from lipcert.nn.activations import split_pairs
@@ -123,27 +124,78 @@ class _Backward:
 
     def activation(self, node: Activation, coefficients: Tensor) -> None:
         source, sorts = node.sources[0], isinstance(node.function, PairSort)
+        passed = None
         if sorts:  # x max(a, b) + y min(a, b) = y a + x b + (x - y) relu(a - b)
             larger, smaller = split_pairs(coefficients)
-            self.arrive(source, torch.cat((smaller, larger), dim=1))
-            coefficients = larger - smaller
+            passed, coefficients = torch.cat((smaller, larger), dim=1), larger - smaller
+        before = self._bent(node, coefficients)
+        if passed is not None:
+            bent = torch.cat((before, -before), dim=1)
+            if self.state.sizes is not None:
+                self._round(4, passed.abs() + bent.abs(), self.state.sizes[source][self.image])
+            before = passed + bent
+        held = self.state.held.get(node.index)
+        if held is not None:
+            needed, center = (each[self.image] for each in held)
+            self.constant = self.constant + inner(before * (1 - needed), center)
+            before = before * needed
+        self.arrive(source, before)
+
+    def _bent(self, node: Activation, coefficients: Tensor) -> Tensor:
+        """Return the slopes that stand in for a row's clamps, (R, *shape); what they leave goes to the constant."""
         lines, sizes = self._lines(node)
         if sizes is not None:
             self._round(math.prod(node.shape) + 8, coefficients, sizes)
-        lower = coefficients >= 0
-        slopes = torch.where(lower, lines.lower_slope, lines.upper_slope)
-        intercepts = torch.where(lower, lines.lower_intercept, lines.upper_intercept)
-        self.constant = self.constant + inner(coefficients, intercepts)
-        before = coefficients * slopes
-        self.arrive(source, torch.cat((before, -before), dim=1) if sorts else before)
+        below = coefficients >= 0
+        slopes = coefficients * torch.where(below, lines.lower_slope, lines.upper_slope)
+        gaps = coefficients * torch.where(below, lines.lower_intercept, lines.upper_intercept)
+        if node.index not in self.state.balls:
+            self.constant = self.constant + gaps.flatten(1).sum(dim=1)
+        else:
+            self._over_ball(node, coefficients, slopes, gaps)
+        return slopes
+
+    def _over_ball(self, node: Activation, coefficients: Tensor, slopes: Tensor, gaps: Tensor) -> None:
+        """Add the least value of what `slopes` leave of the clamps; `gaps`: that over the box, entry by entry."""
+        interval, near, image = self.state.interval(node), self.state.balls[node.index], self.image
+        varies = interval.varies.flatten(1)
+        self.constant = self.constant + torch.where(varies[image], 0, gaps.flatten(1)).sum(dim=1)
+        most = int(varies.sum(dim=1).amax())
+        if most == 0:
+            return
+        order = varies.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+        valid = varies.gather(1, order)
+        center = near.center.flatten(1).gather(1, order)
+
+        def chosen(values: Tensor) -> Tensor:
+            """Return the entries of images that vary; others stand still at their centers."""
+            return torch.where(valid, values.flatten(1).gather(1, order), center)[image]
+
+        def of_rows(values: Tensor) -> Tensor:
+            return torch.where(valid[image], values.flatten(1).gather(1, order[image]), 0)
+
+        clamp = Interval(
+            tuple(map(chosen, interval.points)),  # type: ignore[arg-type]
+            tuple(map(chosen, interval.values)),  # type: ignore[arg-type]
+            interval.bends_up,
+            interval.bends_down,
+        )
+        pieces = Pieces(of_rows(coefficients), of_rows(slopes), center[image], clamp)
+        radius = near.radius[image]
+        found = least_remainder(pieces, radius, of_rows(gaps).sum(dim=1))
+        self.constant = self.constant + found.value
+        if self.state.sizes is not None:
+            ends = clamp.size.square().sum(dim=1) * torch.finfo(found.value.dtype).eps
+            squares = found.spread + radius.square() + ends
+            self._round(most + 8, found.multiplier.unsqueeze(1), squares.unsqueeze(1))
 
     def _lines(self, node: Activation) -> tuple[Lines, Tensor | None]:
         """Return the lines of each row, and what their rounding is relative to where it counts, (R, *shape)."""
-        state, shares = self.state, self.state.shares.get(node.index)
-        interval = state.interval(node, None if shares is None else self.image)
-        lines = interval.lines(state.otherwise(interval) if shares is None else shares)
+        state, slopes = self.state, self.state.slopes.get(node.index)
+        interval = state.interval(node, None if slopes is None else self.image)
+        lines = interval.lines(state.otherwise(interval) if slopes is None else slopes)
         sizes = None if state.sizes is None else lines.magnitude(interval.size)
-        if shares is None:  # lines of images, of which there are fewer than rows
+        if slopes is None:  # lines of images, of which there are fewer than rows
             lines = Lines(*(each[self.image] for each in lines))
             sizes = None if sizes is None else sizes[self.image]
         return lines, sizes

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lipcert.crown import Rows, State, split_activations, substitute
-from lipcert.crown.lines import Interval, Lines, Shares
+from lipcert.crown.lines import Interval, Lines, Slopes
 from lipcert.crown.state import sizes_of
 from lipcert.graph import compile_graph
 from lipcert.nn import ClippedReLU
@@ -42,7 +42,7 @@ def test_any_slope_gives_lines_on_either_side(ends, low, width, shares) -> None:
     lower, upper = ends
     high = width if low == -math.inf else low + width
     interval = _interval(lower, upper, low, high)
-    for lines in (interval.lines(Shares(_one(shares[0]), _one(shares[1]))), interval.lines(interval.closest())):
+    for lines in (interval.lines(Slopes(_one(shares[0]), _one(shares[1]))), interval.lines(interval.closest())):
         for step in range(41):
             z = lower + (upper - lower) * step / 40
             value = _clamp(z, low, high)
@@ -97,7 +97,7 @@ def test_rows_with_chosen_slopes_allow_for_their_rounding(high: float) -> None:
     network = split_activations(compile_graph(model, (50,)))
     (bend,) = network.activations
     lower, upper = -torch.rand(1, 50), torch.rand(1, 50)
-    shares = {bend.index: Shares(torch.rand(200, 50), torch.rand(200, 50))}
+    shares = {bend.index: Slopes(torch.rand(200, 50), torch.rand(200, 50))}
     boxes, rows = {bend.index: (lower, upper)}, Rows.of(torch.randn(200, 50), torch.zeros(200, dtype=torch.int64))
     state = State(boxes, sizes_of(network, torch.maximum(-lower, upper), boxes), shares)
     found = substitute(network, rows, state, bend.index)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds import Analysis, analyze
+from lipcert.bounds import Analysis, Arithmetic, analyze
 from lipcert.crown import Ball, Rows, bounded, boxes_of_steps, proved_state, refined, split_activations
 from lipcert.graph import Graph, UnsupportedLayerError, compile_graph
 from tests import networks
@@ -19,6 +19,7 @@ from tests.pairwise import pairwise
 KINDS = ("relu", "clipped_relu", "maxmin", "clipped_maxmin")
 NAMES = ("plain", "pooled", "residual")
 EPSILON = 0.15
+ARITHMETIC = Arithmetic.of(torch.float64, torch.float64)
 
 
 def _all_pairs(logits: Tensor) -> tuple[Tensor, Tensor, Rows]:
@@ -38,7 +39,8 @@ def _network(model: nn.Module, inputs: Tensor) -> tuple[Graph, Analysis]:
     """Return the network of a model, and what the tight bound knows of the same graph."""
     graph = compile_graph(model, inputs.shape[1:])
     with torch.no_grad():
-        return split_activations(graph), analyze(graph, inputs, EPSILON, "tight", ExactNorms())
+        analysis = analyze(graph, inputs, EPSILON, "tight", ExactNorms(), arithmetic=ARITHMETIC)
+        return split_activations(graph), analysis
 
 
 @pairwise(name=NAMES, kind=KINDS)
@@ -50,7 +52,7 @@ def test_no_point_of_the_ball_goes_below(name: str, kind: str) -> None:
     image, other, rows = _all_pairs(model(inputs))
     coarse = ball.certain(bounded(network, rows, known, ball))
     closest = ball.certain(bounded(network, rows, state, ball))
-    best = bounded(network, rows, state, ball, steps=10)
+    best = bounded(network, rows, state, ball, steps=30)
     assert (best.slack > 0).all()
     assert (best.slack < 1e-8).all()
     assert (closest >= coarse - 1e-9).float().mean() > 0.7  # lines over smaller boxes are rarely worse

@@ -1,0 +1,151 @@
+"""What lines leave of clamps over ball and box: no point goes below it, and its limits are those of the literature."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from lipcert.bounds import Arithmetic, analyze, worst_increase
+from lipcert.crown import Ball, Rows, bounded, proved_state, split_activations
+from lipcert.crown.ball_box import Pieces, least_remainder
+from lipcert.crown.lines import Interval
+from lipcert.graph import compile_graph
+from tests import networks
+from tests.oracles import ExactNorms, points_in_ball
+from tests.pairwise import pairwise
+
+CLAMPS = {"relu": (0.0, None), "clipped": (0.0, 0.4), "from above": (None, 0.2), "crossed": (0.5, -0.1)}
+ROWS, ENTRIES = 40, 6
+
+
+def _pieces(kind: str, seed: int = 0, wide: float = 1.0) -> tuple[Pieces, Tensor]:
+    """Return pieces of random rows around centers inside their boxes, and what the boxes alone give."""
+    torch.manual_seed(seed)
+    lower, upper = -wide * torch.rand(ROWS, ENTRIES).double(), wide * torch.rand(ROWS, ENTRIES).double()
+    center = lower + (upper - lower) * torch.rand(ROWS, ENTRIES).double()
+    interval = Interval.of(lower, upper, *CLAMPS[kind])
+    coefficients = torch.randn(ROWS, ENTRIES).double()
+    lines = interval.lines(interval.closest())
+    below = coefficients >= 0
+    slopes = coefficients * torch.where(below, lines.lower_slope, lines.upper_slope)
+    gaps = coefficients * torch.where(below, lines.lower_intercept, lines.upper_intercept)
+    return Pieces(coefficients, slopes, center, interval), gaps.sum(dim=1)
+
+
+def _exact(kind: str, pieces: Pieces, points: Tensor) -> Tensor:
+    """Return a·σ(z) - g·z at points, (..., R, n)."""
+    low, high = CLAMPS[kind]
+    clamped = points if low is None else points.clamp_min(low)
+    clamped = clamped if high is None else clamped.clamp_max(high)
+    return (pieces.coefficients * clamped - pieces.slopes * points).sum(dim=-1)
+
+
+@pytest.mark.parametrize("kind", CLAMPS)
+@pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
+def test_no_point_of_ball_and_box_goes_below(kind: str, share: float) -> None:
+    pieces, box = _pieces(kind)
+    radius = torch.full((ROWS,), share).double()
+    found = least_remainder(pieces, radius, box)
+    offsets = torch.randn(20_000, ROWS, ENTRIES).double()
+    offsets = offsets / offsets.norm(dim=-1, keepdim=True) * share * torch.rand(20_000, 1, 1).double() ** 0.2
+    lower, upper = pieces.interval.points[:2]
+    points = (pieces.center + offsets).clamp(lower, upper)  # the center lies inside: nothing moves away from it
+    lowest = _exact(kind, pieces, points).amin(dim=0)
+    assert (found.value <= lowest + 1e-12).all()
+    assert (found.value >= box).all()
+    if share < 1 and kind != "crossed":
+        assert (found.value > box + 1e-3).any()
+
+
+@pytest.mark.parametrize("kind", CLAMPS)
+def test_minima_of_one_entry_are_those_of_a_fine_grid(kind: str) -> None:
+    pieces, _ = _pieces(kind, seed=1)
+    multiplier = torch.logspace(-3, 3, ROWS).double()
+    points = pieces.minimisers(multiplier)
+    lower, upper = pieces.interval.points[:2]
+    assert ((points >= lower) & (points <= upper)).all()
+
+    def values(points: Tensor) -> Tensor:
+        low, high = CLAMPS[kind]
+        clamped = points if low is None else points.clamp_min(low)
+        clamped = clamped if high is None else clamped.clamp_max(high)
+        linear = pieces.coefficients * clamped - pieces.slopes * points
+        return linear + multiplier.unsqueeze(1) / 2 * (points - pieces.center).square()
+
+    grid = torch.linspace(0, 1, 4001).double().view(-1, 1, 1) * (upper - lower) + lower
+    assert (values(points) <= values(grid).amin(dim=0) + 1e-12).all()
+
+
+def test_a_wide_ball_leaves_the_box_alone() -> None:
+    pieces, box = _pieces("clipped")
+    found = least_remainder(pieces, torch.full((ROWS,), 10.0).double(), box)
+    torch.testing.assert_close(found.value, box)
+
+
+def test_an_infinite_box_leaves_the_ball_alone() -> None:
+    """SDP-CROWN at its best multiplier, by a fine search."""
+    pieces, _ = _pieces("relu")
+    infinite = torch.full_like(pieces.center, torch.inf)
+    pieces = pieces._replace(interval=Interval.of(-infinite, infinite, 0.0, None))
+    radius = torch.full((ROWS,), 0.7).double()
+    found = least_remainder(pieces, radius, torch.full((ROWS,), -torch.inf).double())
+    a, g, c = pieces.coefficients, pieces.slopes, pieces.center
+    best = torch.full((ROWS,), -torch.inf).double()
+    for multiplier in torch.logspace(-4, 4, 4000).double():
+        left, right = torch.clamp(c + g / multiplier, max=0), torch.clamp(c + (g - a) / multiplier, min=0)
+        costs = [-g * left, (a - g) * right]
+        costs = [cost + multiplier / 2 * (t - c) ** 2 for cost, t in zip(costs, (left, right), strict=True)]
+        best = torch.maximum(best, torch.minimum(*costs).sum(dim=1) - multiplier * 0.7**2 / 2)
+    assert ((found.value - best).abs() <= 1e-3).all()
+
+
+@pytest.mark.parametrize("radius", [0.0, torch.inf, torch.nan])
+def test_odd_radii_give_a_bound_or_none(radius: float) -> None:
+    pieces, box = _pieces("relu")
+    found = least_remainder(pieces, torch.full((ROWS,), radius).double(), box)
+    if radius == 0:
+        assert (found.value <= _exact("relu", pieces, pieces.center) + 1e-12).all()
+    else:
+        assert torch.equal(found.value, box)
+
+
+def test_rows_of_zeros_and_nan_stay_what_they_are() -> None:
+    pieces, box = _pieces("relu")
+    pieces.coefficients[0] = pieces.slopes[0] = box[0] = 0
+    pieces.center[1, 2] = torch.nan
+    box[2] = torch.nan
+    found = least_remainder(pieces, torch.full((ROWS,), 0.3).double(), box)
+    assert found.value[0] == 0
+    assert found.value[1] == box[1]
+    assert found.value[2].isnan()
+
+
+@pairwise(name=("plain", "pooled", "residual"), kind=("relu", "clipped_relu", "maxmin", "clipped_maxmin"))
+def test_balls_raise_bounds_of_networks_and_no_point_goes_below(name: str, kind: str) -> None:
+    model, inputs, epsilon = networks.network(name, kind, scale=1.2).requires_grad_(False), networks.images(2), 0.5
+    graph = compile_graph(model, inputs.shape[1:])
+    arithmetic = Arithmetic.of(torch.float64, torch.float64)
+    analysis = analyze(graph, inputs, epsilon, "tight", ExactNorms(), arithmetic=arithmetic)
+    network, ball = split_activations(graph), Ball(inputs, torch.full((2,), epsilon).double())
+    state = proved_state(network, analysis.activations, ball)
+    classes = analysis.logits.shape[1]
+    image = torch.arange(2).repeat_interleave(classes - 1)
+    other = torch.arange(1, classes).repeat(2)
+    units = torch.eye(classes).double()
+    rows = Rows.of(units[:1] - units[other], image)
+    boxes = ball.certain(bounded(network, rows, replace(state, balls={}), ball))
+    closest = ball.certain(bounded(network, rows, state, ball))
+    best = ball.certain(bounded(network, rows, state, ball, steps=40))
+    assert (closest >= boxes - 1e-9).all()
+    assert (closest > boxes + 1e-6).any()
+    assert (best >= closest).all()
+    assert (best > closest + 1e-6).any()
+    labels = torch.zeros(2, dtype=torch.long)
+    by_constants = (analysis.logits[:, :1] - analysis.logits - worst_increase(analysis, labels))[image, other]
+    assert (best > by_constants).any()
+    for points in points_in_ball(inputs, epsilon, 200):
+        logits = model(points)
+        assert (best <= logits[image, 0] - logits[image, other]).all()
