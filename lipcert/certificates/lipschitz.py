@@ -48,7 +48,8 @@ def local_lipschitz(
     bounds = []
     for batch, radius in zip(images.split(batch_size), radii.split(batch_size), strict=True):
         analysis = network.analyze(batch, radius, bound, LANCZOS_STEPS, arithmetic=FLOAT64)
-        bounds.append(lipschitz_to_logits(analysis, network.norms).expand(len(batch)))
+        constants = lipschitz_to_logits(analysis, network.norms).nan_to_num(torch.inf, torch.inf)
+        bounds.append(constants.expand(len(batch)))
     return torch.cat(bounds)
 
 

@@ -23,6 +23,9 @@ from lipcert.nn import Normalize
 SMALLEST_VARIANCE = 1e-30
 """Reciprocal roots of smaller variances are left to chance in float32."""
 
+LARGEST_VARIANCE = 1e38
+"""The sum of a larger one with `eps` may be infinite in float32."""
+
 
 @singledispatch
 def operator(layer: nn.Module, input_shape: Shape) -> Operator:
@@ -106,6 +109,10 @@ def _(layer: nn.BatchNorm1d | nn.BatchNorm2d, input_shape: Shape) -> Operator:
     if not bool((variance > SMALLEST_VARIANCE).all() and (layer.running_var >= 0).all()):
         raise UnsupportedLayerError(
             f"batch norm needs variances above {SMALLEST_VARIANCE}, got {float(variance.min())}."
+        )
+    if not bool((variance <= LARGEST_VARIANCE).all()):
+        raise UnsupportedLayerError(
+            f"batch norm needs variances whose sum with eps is at most {LARGEST_VARIANCE}, got {float(variance.max())}."
         )
     per_channel = (-1, *(1 for _ in input_shape[1:]))
     scale = variance.rsqrt()

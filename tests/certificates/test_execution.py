@@ -140,3 +140,17 @@ def test_logits_that_differ_by_less_than_a_normal_number() -> None:
     model, images, labels = nn.Sequential(nn.ReLU()).eval(), torch.tensor([[0.0, 9e-39]]), torch.tensor([1])
     assert not lipcert.certify(model, images, labels, 1e-42).certified.any()
     assert lipcert.certify(model, images, labels, 1e-42, arithmetic="exact").certified.all()
+
+
+def test_variances_whose_sum_with_eps_overflows() -> None:
+    """Exactly z = (4.3, 1/10); executed, the variance is infinite and the first logit 0."""
+    norm = nn.BatchNorm1d(1, eps=1e38)
+    norm.running_var.fill_(3.4e38)  # type: ignore[union-attr]
+    model = nn.Sequential(nn.Linear(1, 1), norm, nn.Linear(1, 2)).eval().requires_grad_(False)
+    for layer, weight, bias in ((model[0], [[1e19]], [0.0]), (model[2], [[10.0], [0.0]], [0.0, 0.1])):
+        layer.weight.copy_(torch.tensor(weight))
+        layer.bias.copy_(torch.tensor(bias))
+    image = torch.tensor([[0.9]])
+    assert model(image).argmax() == 1
+    with pytest.raises(lipcert.UnsupportedLayerError, match=r"Layer '1'.*sum with eps"):
+        lipcert.certify(model, image, torch.tensor([0]), 1e-3)
