@@ -31,8 +31,8 @@ class Stage:
         trial: the stage tries so many images first and goes on if it improved one; None for all at once. It helps
             a network or it does not: the loop transformation does nothing for one trained on products of norms.
         constant_share: the least share of constant units at which a layer's masked norm is bounded, see `Certifier`.
-        slope_steps: None for a Lipschitz bound; else backward linear bounds over the boxes of `bound`, with that
-            many steps of optimised slopes.
+        slope_steps: None for a Lipschitz bound; else backward linear bounds over the boxes and balls of
+            `bound`, with that many steps of optimised slopes.
     """
 
     name: str
@@ -71,8 +71,8 @@ STAGES = (
 )
 
 CROWN_STAGES = (
-    Stage("crown", Bound.TIGHT, 30, within=0.5, trial=8, slope_steps=0),
-    Stage("crown-alpha", Bound.TIGHT, 30, within=0.5, trial=8, slope_steps=20),
+    Stage("crown", Bound.TIGHT, 30, within=0.1, slope_steps=0),
+    Stage("crown-alpha", Bound.TIGHT, 30, within=0.1, slope_steps=20),
 )
 """Stages that run when they are asked for: seconds an image, for a few images that `liplt` leaves."""
 
