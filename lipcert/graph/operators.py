@@ -14,7 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lipcert.graph.errors import NonFiniteBoundError
+
 Shape = tuple[int, ...]
+
+FEW_LAYERS = 6
+"""Fewer layers in a row cannot make values vanish in float64: no weight but 0 is below 1e-60."""
+
+LARGEST_GAIN = 1e200
+"""What vanished below 1e-308 stays below the smallest norm that is stated if other layers enlarge it by no more."""
 
 Box = tuple[Tensor, Tensor]
 """Lower and upper ends, (B, *shape) each."""
@@ -461,11 +469,40 @@ def largest_absolute(linear_map: LinearMap) -> Tensor:
     """Return an upper bound on the norm of the map's entrywise absolute value, (1,) or (B,): it needs no iteration.
 
     The root of the largest row sum times the largest column sum.
+
+    Raises:
+        NonFiniteBoundError: for many layers in a row of which some may bring back what vanished in others.
     """
+    _refuse_vanishing(linear_map)
     absolute, images = linear_map.absolute(), linear_map.images
     rows = absolute.apply(linear_map.origin.new_ones(images, *linear_map.input_shape)).flatten(1).amax(dim=1)
     columns = absolute.adjoint(linear_map.origin.new_ones(images, *linear_map.output_shape)).flatten(1).amax(dim=1)
     return rows.sqrt() * columns.sqrt()
+
+
+def _refuse_vanishing(linear_map: LinearMap) -> float:
+    """Return what those operators of a map that enlarge multiply to, at least 1, where nothing that underflows matters.
+
+    Raises:
+        NonFiniteBoundError: where some may enlarge by more than `LARGEST_GAIN` what vanished in others.
+    """
+    gain, origin = 1.0, linear_map.origin
+    if len(linear_map.operators) < FEW_LAYERS and not any(isinstance(each, Total) for each in linear_map.operators):
+        return gain
+    for operator in linear_map.operators:
+        if isinstance(operator, Total):
+            gain *= _refuse_vanishing(operator.first) + _refuse_vanishing(operator.second)
+            continue
+        absolute, images = operator.absolute(), operator.images
+        rows = absolute.apply(origin.new_ones(images, *operator.input_shape)).max()
+        columns = absolute.adjoint(origin.new_ones(images, *operator.output_shape)).max()
+        gain *= max(1.0, float(rows), float(columns))
+    if gain > LARGEST_GAIN:
+        raise NonFiniteBoundError(
+            f"{len(linear_map.operators)} linear layers in a row enlarge by up to {gain:.1g}, which float64 cannot "
+            "follow where others make values vanish; merge them, or put an activation between them."
+        )
+    return gain
 
 
 def _masked(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.bounds import analyze
-from lipcert.graph import compile_graph
+from lipcert.graph import NonFiniteBoundError, compile_graph
 from lipcert.norms import UpperNorms, upper
 from tests.networks import images, network
 from tests.norms.maps import dense_map, key, map_of
@@ -136,3 +136,20 @@ def test_kept_brackets_hold_the_norms() -> None:
     true = torch.linalg.matrix_norm(model[5].weight, 2).item()
     lower, upper = brackets["6"]
     assert lower <= true <= upper <= lower * (1 + 1e-6)
+
+
+def test_layers_that_bring_back_what_vanished_are_refused() -> None:
+    """Nine factors of 1e-37 vanish in float64, eight of 1e37 bring the product back to 1e-37."""
+
+    def chain(factors: list[float]) -> nn.Sequential:
+        layers = [nn.Linear(3, 3, bias=False).double().requires_grad_(False) for _ in factors]
+        for layer, factor in zip(layers, factors, strict=True):
+            layer.weight.copy_(factor * torch.eye(3, dtype=torch.float64))
+        return nn.Sequential(*layers, nn.ReLU(), nn.Linear(3, 2).double().requires_grad_(False)).eval()
+
+    batch = torch.rand(2, 3, dtype=torch.float64)
+    for factors in ([1e-37] * 9 + [1e37] * 8, [1e37] * 8 + [1e-37] * 9, [1e-37] * 9 + [1.0] + [1e37] * 8):
+        with pytest.raises(NonFiniteBoundError, match="layers in a row"):
+            analyze(chain(factors), batch, 0.1, "global", UpperNorms())
+    bounds = analyze(chain([1e-5] * 9 + [1e5] * 8), batch, 0.1, "global", UpperNorms()).activations[0]
+    assert 0.9999e-5 <= bounds.whole_norm.item() <= 1.01e-5
