@@ -18,6 +18,7 @@ from typing import Generic
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 from torch.nn.modules import module as module_state
 from torch.nn.utils import parametrizations as torch_parametrizations
 from torch.nn.utils.parametrize import ParametrizationList
@@ -54,6 +55,9 @@ HARMLESS = (ABC, Generic, object)
 
 PLAIN = frozenset(vars(nn.Module()))
 """What every layer holds."""
+
+NUMBERS = (Tensor, nn.Parameter, FakeTensor)
+"""Types of weights; the last has shapes alone, with which a step can be traced and nothing is certified."""
 
 METHODS = (
     *("__call__", "_wrapped_call_impl", "_call_impl", "forward", "_conv_forward", "_check_input_dim", "__iter__"),
@@ -135,7 +139,7 @@ def _refuse_instance(layer: nn.Module, place: str) -> None:
     for key, tensor in held.items():
         if hasattr(kind, key):
             raise UnsupportedLayerError(f"{place}: its class has a `{key}`, which hides that of the layer.")
-        if tensor is not None and type(tensor) not in (Tensor, nn.Parameter):
+        if tensor is not None and type(tensor) not in NUMBERS:
             raise UnsupportedLayerError(
                 f"{place} has a `{key}` of type {type(tensor).__name__}, which may compute otherwise than numbers do; "
                 f"make it a plain tensor, for example by layer.{key}.detach().as_subclass(torch.Tensor)."

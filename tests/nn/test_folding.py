@@ -13,6 +13,7 @@ import lipcert
 from lipcert.nn import AlmostOrthogonal, UnsupportedLayerError, build, folded
 from lipcert.nn.almost_orthogonal import parametrize_almost_orthogonal
 from lipcert.recheck import Rechecker
+from lipcert.recheck.margins import margins
 from lipcert.records import model_sha256
 
 
@@ -77,7 +78,7 @@ def test_certificates_are_of_the_folded_network(kind: str) -> None:
     certificate = lipcert.certify(stored, images, labels, 1e-4)
     assert certificate.certified.any()
     rechecker, number = Rechecker(model, (1, 6, 6), False), int(certificate.certified.nonzero()[0])
-    derived = rechecker.derive(images[number], 1e-4).margins(int(labels[number]))
+    derived = margins(rechecker.derive(images[number], 1e-4), int(labels[number]))
     assert derived.executed > 0
     assert derived.real == pytest.approx(float(certificate.margin[number]), rel=0.1)
 
