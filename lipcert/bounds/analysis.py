@@ -244,7 +244,7 @@ class Propagation:
             closed = rule.close(Entry(node, region, box, source, keys, norms, self.norms, self.plan, self.graph))
         whole, masked = reduce(torch.add, norms), reduce(torch.add, closed.local_norms)
         rounding, ball = region.rounding, None
-        if rounding is not None and self.arithmetic is not None:
+        if rounding is not None and self.arithmetic is not None and closed.own:
             radius = region.epsilon * closed.source.lipschitz + self.arithmetic.analysis * rounding.length
             ball = region.center, radius.expand(len(region.center))
         bounds = ActivationBounds(node, box if self.activation_boxes else None, whole, masked, closed.mask, ball)

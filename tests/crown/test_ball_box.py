@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipcert.bounds import Arithmetic, analyze, worst_increase
+from lipcert.bounds import Arithmetic, Bound, analyze, worst_increase
 from lipcert.crown import Ball, Rows, bounded, proved_state, split_activations
 from lipcert.crown.ball_box import Pieces, least_remainder
 from lipcert.crown.lines import Interval
@@ -149,3 +149,20 @@ def test_balls_raise_bounds_of_networks_and_no_point_goes_below(name: str, kind:
     for points in points_in_ball(inputs, epsilon, 200):
         logits = model(points)
         assert (best <= logits[image, 0] - logits[image, other]).all()
+
+
+@pytest.mark.parametrize("bound", list(Bound))
+def test_inputs_of_activations_stay_in_the_balls_of_every_bound(bound: Bound) -> None:
+    """Those that a varying output depends on; a bound that leaves linear neurons out has no ball."""
+    model, images = networks.network("plain", "relu"), networks.images(2)
+    arithmetic = Arithmetic.of(torch.float64, torch.float64)
+    analysis = analyze(model, images, 1.0, bound, ExactNorms(), arithmetic=arithmetic)
+    assert all((bounds.ball is None) is (bound is Bound.LINEAR_SPLIT) for bounds in analysis.activations)
+    points, image = points_in_ball(images, 1.0, 200).flatten(0, 1), torch.arange(2).repeat(200)
+    for bounds in analysis.activations:
+        place = [name for name, _ in model.named_children()].index(bounds.name)
+        moved = (model[:place](points) - model[:place](images)[image]).flatten(1)
+        if bounds.ball is not None:
+            needed = bounds.node.function.needed(bounds.lower, bounds.upper)
+            kept = moved if needed is None else moved * needed.flatten(1)[image]
+            assert (kept.norm(dim=1) <= bounds.ball[1][image]).all()

@@ -24,6 +24,15 @@ Arguments = dict[str, Any]
 
 IMAGES, ROWS = (2, 4, 5, 7), (3, 4)
 
+BATCH_NORM: Arguments = {
+    "num_features": [],
+    "eps": [1e-3, 1e-5 + 1e-12],
+    "momentum": [None, 0.5],
+    "affine": [False],
+    "track_running_stats": [False],
+    "bias": [False],
+}
+
 CASES: dict[type[nn.Module], tuple[tuple[int, ...], Arguments, dict[str, list[Any]]]] = {
     nn.Linear: (ROWS, {"in_features": 4, "out_features": 2}, {"out_features": [3], "in_features": [], "bias": [False]}),
     nn.Conv2d: (
@@ -46,30 +55,8 @@ CASES: dict[type[nn.Module], tuple[tuple[int, ...], Arguments, dict[str, list[An
     nn.Dropout: (IMAGES, {}, {"p": [0.1, 0.9], "inplace": [True]}),
     nn.Dropout1d: (ROWS, {}, {"p": [0.1, 0.9], "inplace": [True]}),
     nn.Dropout2d: (IMAGES, {}, {"p": [0.1, 0.9], "inplace": [True]}),
-    nn.BatchNorm1d: (
-        ROWS,
-        {"num_features": 4},
-        {
-            "num_features": [],
-            "eps": [1e-3, 1e-5 + 1e-12],
-            "momentum": [None, 0.5],
-            "affine": [False],
-            "track_running_stats": [False],
-            "bias": [False],
-        },
-    ),
-    nn.BatchNorm2d: (
-        IMAGES,
-        {"num_features": 4},
-        {
-            "num_features": [],
-            "eps": [1e-3, 1e-5 + 1e-12],
-            "momentum": [None, 0.5],
-            "affine": [False],
-            "track_running_stats": [False],
-            "bias": [False],
-        },
-    ),
+    nn.BatchNorm1d: (ROWS, {"num_features": 4}, BATCH_NORM),
+    nn.BatchNorm2d: (IMAGES, {"num_features": 4}, BATCH_NORM),
     nn.AvgPool2d: (
         IMAGES,
         {"kernel_size": 2, "stride": 3, "padding": 1},
