@@ -49,6 +49,10 @@ class Plan:
     masks: frozenset[str] = frozenset()
     rows: frozenset[str] = frozenset()
 
+    def skips_varying(self, node: Activation, graph: Graph) -> bool:
+        """Return whether no norm, neither before nor behind an activation, asks which of its outputs vary."""
+        return self.masks.issuperset((node.name, *graph.followers[node.index]))
+
 
 @dataclass(frozen=True)
 class ActivationBounds:
@@ -131,7 +135,7 @@ class Entry:
     Attributes:
         node: the activation; its `function` says what it does to boxes.
         region: before it.
-        box: that of the region; None where no boxes are made.
+        box: that of the region; None where nobody asks for it.
         source: the set at the activation's output, bounded by global norms; a bound replaces what it knows better.
         keys: of the region's terms; `global_norms`: of their maps, (1,) each.
         norms: norm algorithm.

@@ -227,7 +227,7 @@ class Propagation:
 
     def _activation(self, region: Region, node: Activation, box_behind: bool) -> tuple[Region, ActivationBounds]:
         rule, terms = RULES[self.bound], region.terms
-        box = region.box() if self.any_box else None
+        box = region.box() if self._asks_box(node, box_behind) else None
         keys = map_keys(terms, self.graph, node.sources[0], node.name)
         norms = [self.norms.global_norm(key, term.map) for key, term in zip(keys, terms.values(), strict=True)]
         sources = [term.source for term in terms.values()]
@@ -264,6 +264,13 @@ class Propagation:
             layers = sum(not operator.moves for operator in term.map.operators)
             masked = (closed.local_norms[0], norms[0]) if layers == 1 else None
         return after_activation(rounding, entries, closed.source.varying, masked, closed.mask)
+
+    def _asks_box(self, node: Activation, box_behind: bool) -> bool:
+        """Return whether anyone asks for the box before an activation."""
+        if box_behind or self.activation_boxes:
+            return self.any_box
+        unasked = self.bound is Bound.LOCAL and self.plan.skips_varying(node, self.graph)
+        return RULES[self.bound].masks and not unasked
 
     def _range(self, node: Activation, box: Box | None, asked: bool) -> Box | None:
         """Return the box behind an activation where it is asked for, without a graph where none is to pass it."""

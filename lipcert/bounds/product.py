@@ -37,9 +37,10 @@ def varying_outputs(entry: Entry, mask_rows: bool = False) -> Tensor | None:
 
     `mask_rows`: row norms would.
     """
+    if entry.plan.skips_varying(entry.node, entry.graph) and not mask_rows:
+        return None
     assert entry.box is not None  # the bounds that mask are given boxes
-    skipped = entry.plan.masks.issuperset((entry.node.name, *entry.graph.followers[entry.node.index]))
-    return None if skipped and not mask_rows else entry.node.function.varying(*entry.box)
+    return entry.node.function.varying(*entry.box)
 
 
 def needed_inputs(entry: Entry, varying: Tensor | None) -> Tensor | None:
