@@ -9,11 +9,12 @@ import shutil
 import time
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import pytest
 import torch
 
-from lipcert.system.files import damage
+from lipcert.system.files import refuse_damaged
 from lipcert.training.logging.table import rewind
 from tests.damage import flip_bit
 from tests.forks import PATIENCE, Fork
@@ -62,7 +63,8 @@ def _results(folder: Path) -> dict[str, Any]:
 
 def _whole_checkpoints(folder: Path) -> set[str]:
     names = {path.name for path in (folder / "checkpoints").iterdir()}
-    assert {name: damage(folder / "checkpoints" / name) for name in names} == dict.fromkeys(names)
+    for name in names:
+        refuse_damaged(folder / "checkpoints" / name)
     return names
 
 
@@ -177,7 +179,8 @@ def test_damaged_checkpoint(place: Path, later: dict[str, Any]) -> None:
     assert later["damaged"]["exit"] == 0, later["damaged"]["stderr"]
     assert _same_weights(place / "damaged", place / "whole")
     assert _rows(place / "damaged") == _rows(place / "whole")
-    assert damage(place / "damaged" / "checkpoints" / "last.ckpt.corrupt") is not None
+    with pytest.raises((ValueError, BadZipFile)):
+        refuse_damaged(place / "damaged" / "checkpoints" / "last.ckpt.corrupt")
     log = (place / "damaged" / "train.log").read_text()
     assert f"{place / 'damaged' / 'checkpoints' / 'last.ckpt'} is damaged" in log
 

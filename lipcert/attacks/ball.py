@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lipcert.norms.krylov import lengths_of, per_image
+
 Box = tuple[float, float]
 """Smallest and largest pixel that an attack may use."""
 
@@ -29,24 +31,14 @@ def check_pixels(images: Tensor, box: Box) -> None:
         )
 
 
-def column(values: Tensor, images: Tensor) -> Tensor:
-    """Reshape (B,) so that it broadcasts against images, (B, ...)."""
-    return values.view(-1, *(1 for _ in images.shape[1:]))
-
-
-def lengths(change: Tensor) -> Tensor:
-    """Return the l2 length of each image's change, (B, ...) -> (B,)."""
-    return torch.linalg.vector_norm(change.flatten(1), dim=1)
-
-
 def project(points: Tensor, images: Tensor, epsilon: float, box: Box) -> Tensor:
     """Move points into the ball, then into the box, (B, ...), up to rounding.
 
     The second step does not leave the ball again, for images lie in the box.
     """
     change = points - images
-    shares = (epsilon / lengths(change).clamp_min(torch.finfo(change.dtype).tiny)).clamp_max(1)
-    return (images + column(shares, images) * change).clamp(*box)
+    shares = (epsilon / lengths_of(change).clamp_min(torch.finfo(change.dtype).tiny)).clamp_max(1)
+    return (images + per_image(shares, images.dim()) * change).clamp(*box)
 
 
 @torch.no_grad()
@@ -57,7 +49,7 @@ def inside(points: Tensor, images: Tensor, epsilon: float, box: Box) -> Tensor:
     """
     lower, upper = torch.tensor(box, dtype=points.dtype, device=points.device)
     pixels = ((points >= lower) & (points <= upper)).flatten(1).all(dim=1)
-    return pixels & (lengths(points.double() - images.double()) <= epsilon)
+    return pixels & (lengths_of(points.double() - images.double()) <= epsilon)
 
 
 @torch.no_grad()
@@ -73,22 +65,22 @@ def contained(points: Tensor, images: Tensor, epsilon: float, box: Box) -> Tenso
     points = points.detach().to(images.dtype)
     rounding = math.sqrt(images[0].numel()) * torch.finfo(images.dtype).eps * max(map(abs, box))
     nearer = project(points.double(), images.double(), max(epsilon - rounding, 0.0), box).to(images.dtype)
-    kept = torch.where(column(inside(points, images, epsilon, box), images), points, nearer)
-    return torch.where(column(inside(kept, images, epsilon, box), images), kept, images)
+    kept = torch.where(per_image(inside(points, images, epsilon, box), images.dim()), points, nearer)
+    return torch.where(per_image(inside(kept, images, epsilon, box), images.dim()), kept, images)
 
 
 def uniform_in_ball(images: Tensor, epsilon: float) -> Tensor:
     """Return one point for each image, uniform in its ball, by torch's global random state, (B, ...)."""
     directions = torch.randn_like(images)
     radii = epsilon * torch.rand(len(images), dtype=images.dtype, device=images.device) ** (1 / images[0].numel())
-    return images + directions * column(radii / lengths(directions), images)
+    return images + directions * per_image(radii / lengths_of(directions), images.dim())
 
 
 def steepest(gradient: Tensor) -> Tensor:
     """Return each image's direction of steepest ascent, of length 1, or 0 where the gradient vanishes, (B, ...)."""
     largest = gradient.flatten(1).abs().amax(dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
-    scaled = gradient / column(largest, gradient)  # the squares of small entries would underflow
-    return scaled / column(lengths(scaled).clamp_min(1), gradient)
+    scaled = gradient / per_image(largest, gradient.dim())  # the squares of small entries would underflow
+    return scaled / per_image(lengths_of(scaled).clamp_min(1), gradient.dim())
 
 
 def projected_ascent(

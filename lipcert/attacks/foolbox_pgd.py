@@ -9,8 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lipcert.attacks.ball import PIXELS, Box, column, contained
+from lipcert.attacks.ball import PIXELS, Box, contained
 from lipcert.attacks.target import check_attackable, margins, without_gradients, withstanding
+from lipcert.norms.krylov import per_image
 
 
 def pgd(
@@ -49,7 +50,7 @@ def pgd(
             _, found, _ = attack(target, images, labels, epsilons=epsilon)
             found = contained(found, images, epsilon, box)
             reached = margins(model, found, labels)
-            best = torch.where(column(reached < smallest, images), found, best)
+            best = torch.where(per_image(reached < smallest, images.dim()), found, best)
             smallest = torch.minimum(reached, smallest)
     return best
 

@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lipcert.attacks.ball import PIXELS, Box, column, contained, lengths
+from lipcert.attacks.ball import PIXELS, Box, contained
 from lipcert.attacks.target import check_attackable, margins
+from lipcert.norms.krylov import lengths_of, per_image
 
 
 def _proposals(delta: Tensor, query: int, epsilon: float, generator: torch.Generator) -> Tensor:
@@ -55,9 +56,9 @@ def random_search(
     best, smallest = images, margins(model, images, labels)
     for query in range(queries):
         direction = _proposals(best - images, query, epsilon, generator)
-        norms = lengths(direction).clamp_min(torch.finfo(direction.dtype).tiny)
-        points = (images + direction * column(epsilon / norms, images)).clamp(*box)
+        norms = lengths_of(direction).clamp_min(torch.finfo(direction.dtype).tiny)
+        points = (images + direction * per_image(epsilon / norms, images.dim())).clamp(*box)
         reached = margins(model, points, labels)
-        best = torch.where(column(reached < smallest, images), points, best)
+        best = torch.where(per_image(reached < smallest, images.dim()), points, best)
         smallest = torch.minimum(reached, smallest)
     return contained(best, images, epsilon, box)

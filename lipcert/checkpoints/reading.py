@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lipcert.system.errors import first_line
-from lipcert.system.files import damage
+from lipcert.system.files import refuse_damaged
 
 WRAPPERS = ("module.", "_orig_mod.")
 """What `DataParallel` and `torch.compile` put before every name."""
@@ -59,9 +59,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 def _load(path: Path) -> Any:
     try:
-        reason = damage(path)
-        if reason is not None:
-            raise ValueError(reason)
+        refuse_damaged(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols, on files that are none of torch
             return torch.load(path, map_location="cpu", weights_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ import pooch
 from requests import HTTPError, RequestException
 
 from lipcert.data.arrays import CorruptDataError
-from lipcert.data.progress import Advance, progress
 
 ATTEMPTS = 5
 """Tries before a download is given up."""
@@ -45,30 +45,13 @@ def download(url: str, target: Path, digest: str) -> None:
 
 def _fetch(url: str, file: Any, files: pooch.Pooch | None, check_only: bool = False) -> None:
     """Fetch `url` into an open file once; an answer that further tries would not change is a DownloadError."""
-    with progress(f"Fetching {url.rpartition('/')[2]}", unit="bytes") as advance:
-        fetch = pooch.HTTPDownloader(progressbar=_Bar(advance), chunk_size=CHUNK, timeout=TIMEOUT)
-        try:
-            fetch(url, file, files, check_only)
-        except HTTPError as error:
-            if error.response is None:
+    fetch = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), chunk_size=CHUNK, timeout=TIMEOUT)
+    try:
+        fetch(url, file, files, check_only)
+    except HTTPError as error:
+        if error.response is None:
+            raise
+        with error.response as answer:
+            if answer.status_code in TRANSIENT_STATUS:
                 raise
-            with error.response as answer:
-                if answer.status_code in TRANSIENT_STATUS:
-                    raise
-                raise DownloadError(f"{url}: the server answered {answer.status_code} {answer.reason}") from error
-
-
-class _Bar:
-    """What the library calls to tell how many bytes there are (`total`), and how many more came."""
-
-    def __init__(self, advance: Advance) -> None:
-        self.advance, self.total, self.done = advance, 0, 0
-
-    def update(self, count: int) -> None:
-        self.done += count
-        self.advance(self.done, self.total or None)
-
-    def reset(self) -> None:
-        self.done = 0
-
-    def close(self) -> None: ...
+            raise DownloadError(f"{url}: the server answered {answer.status_code} {answer.reason}") from error

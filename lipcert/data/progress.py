@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-Advance = Callable[[int, int | None], None]
-"""Tells how much is done, and of how much if that is known."""
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 @contextmanager
-def progress(title: str, unit: Literal["bytes", "items"] = "items", shown: bool = True) -> Iterator[Advance]:
-    """Show a progress bar while the block runs; nothing where standard error is no terminal, or unless `shown`."""
+def progress(title: str, total: int, shown: bool = True) -> Iterator[Callable[..., None]]:
+    """Show a progress bar while the block runs; nothing where standard error is no terminal, or unless `shown`.
+
+    What it yields is called with how many more of the `total` are done, one by default.
+    """
     console = Console(stderr=True)
-    amount = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
-    columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not (shown and console.is_terminal), transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(title, total=total)
+        yield lambda count=1: bar.advance(task, count)

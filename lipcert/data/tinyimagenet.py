@@ -28,7 +28,7 @@ from lipcert.data.download import DownloadError, download
 from lipcert.data.progress import progress
 from lipcert.data.tinyimagenet_layout import ANNOTATIONS, CLASSES, Tree, read_layout
 from lipcert.system.errors import first_line
-from lipcert.system.files import damage
+from lipcert.system.files import refuse_damaged
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
@@ -135,14 +135,13 @@ def decode(tree: Tree, name: str) -> Tensor:
 def _decode_all(tree: Tree) -> Images:
     """Decode all images into memory: 1.4 GB, which later loads map from the file instead."""
     num_classes, *splits = read_layout(tree)
-    done, total, decoded = 0, sum(map(len, splits)), []
-    with progress("Decoding Tiny-ImageNet") as advance, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    total, decoded = sum(map(len, splits)), []
+    with progress("Decoding Tiny-ImageNet", total) as advance, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for listed in splits:
             images = torch.empty(len(listed), 3, SIZE, SIZE, dtype=torch.uint8)
             for place, image in zip(images, pool.map(partial(decode, tree), [name for name, _ in listed]), strict=True):
                 place.copy_(image)
-                done += 1
-                advance(done, total)
+                advance()
             decoded.append(Split(images, torch.tensor([label for _, label in listed])))
     return Images(decoded[0], decoded[1], num_classes)
 
@@ -176,9 +175,7 @@ def read_cache(path: Path, source: str | None) -> Images | None:
     if not path.is_file():
         return None
     try:
-        reason = damage(path)
-        if reason is not None:
-            raise ValueError(reason)
+        refuse_damaged(path)
         kept = torch.load(path, mmap=True, weights_only=True)
         if kept["version"] != VERSION or source not in (None, kept["source"]):
             return None

@@ -112,14 +112,14 @@ def header(subject: Subject, stages: Sequence[Stage]) -> dict[str, Any]:
 def certify_rest(subject: Subject, cascade: Cascade, batch_size: int, journal: Journal) -> None:
     """Certify the images that the journal has not, batch after batch; show progress on a terminal."""
     total = len(subject.split)
-    with progress("certifying") as advance:
-        advance(journal.images_done, total)
+    with progress("certifying", total) as advance:
+        advance(journal.images_done)
         for first in range(journal.images_done, total, batch_size):
             images, labels = (each.to(subject.device) for each in subject.split[first : first + batch_size])
             batch = certify_batch(cascade, images, labels, first, subject.epsilons)
             global_norms([batch])  # raises at the first batch rather than after the last
             journal.append(batch)
-            advance(journal.images_done, total)
+            advance(batch.count)
 
 
 def certify_batch(cascade: Cascade, images: Tensor, labels: Tensor, first: int, epsilons: Sequence[float]) -> Batch:

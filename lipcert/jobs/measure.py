@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import count
 
 import torch
 from omegaconf import DictConfig
@@ -60,7 +58,7 @@ def run(config: DictConfig) -> float:
     certified, failure = certify_by_each_bound(subject, images, labels, bounds, radii[-1], batch_size)
     attack = Attack(config.pgd_steps, config.restarts, config.seed)
     strength = (attack.steps, attack.restarts, ATTACKED_AT_A_TIME, attack.seed)
-    with steps("attacks", len(radii)) as advance:
+    with progress("attacks", len(radii)) as advance:
         attacked = attack_at_growing_radii(subject.model, images, labels, radii, subject.epsilon, *strength, advance)
     refuted = refutations(attacked.broken_at, certified[-1].radius, range(len(labels)))
     if refuted:
@@ -89,14 +87,6 @@ def run(config: DictConfig) -> float:
     return next(row.certified[-1] for row in curves if row.epsilon == subject.epsilon)
 
 
-@contextmanager
-def steps(title: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show a progress bar of `total` steps; what it yields is called after each."""
-    with progress(title) as advance:
-        done = count(1)
-        yield lambda: advance(next(done), total)
-
-
 def grid(epsilon: float, reach: float, points: int) -> tuple[float, ...]:
     """Return radii up to `reach` times epsilon at even distances, epsilon itself among them, the smallest first."""
     shares = {round(reach * step / points, 12) for step in range(1, points + 1)} | {1.0}
@@ -115,7 +105,7 @@ def certify_by_each_bound(
         certifier = Certifier(network, bound, config.lanczos_steps)
         known = certified[-1].radius if certified else torch.zeros(len(labels), dtype=torch.float64)
         search = (subject.epsilon, known, farthest, config.rounds, batch_size)
-        with steps(f"certified radii, {bound}", 1 + config.rounds) as advance:
+        with progress(f"certified radii, {bound}", 1 + config.rounds) as advance:
             certified.append(certified_radii(certifier, images, labels, *search, advance))
     failure = FailureProbability(norms.failure_probability, norms.bounded, norms.union_failure_probability)
     return certified, failure
@@ -163,7 +153,7 @@ def count_iterations(subject: Subject, images: Tensor, batch_size: int) -> list[
     if not len(images):
         return []
     config = subject.config
-    with steps("power iterations", math.ceil(len(images) / batch_size)) as advance:
+    with progress("power iterations", math.ceil(len(images) / batch_size)) as advance:
         limits = (config.tolerance, config.iterations)
         counts = convergence_counts(subject.model, images, subject.epsilon, *limits, batch_size, config.seed, advance)
     return [ConvergenceRow(layer, *each) for layer, taken in counts.items() for each in sorted(taken.items())]

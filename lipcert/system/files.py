@@ -6,11 +6,8 @@ import contextlib
 import json
 import os
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
-
-from lipcert.system.errors import first_line
 
 ZIP_MAGIC = b"PK\x03\x04"
 
@@ -93,23 +90,23 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def damage(path: Path) -> str | None:
-    """Return what is wrong with the bytes of a zip archive, such as a checkpoint; None where every checksum holds.
+def refuse_damaged(path: Path) -> None:
+    """Refuse a zip archive, such as a checkpoint, that is not whole, by the checksum of every member.
 
     `torch.save` stores a CRC-32 of every member of its archive, but `torch.load` verifies none: a flipped bit inside a
     tensor loads as another number. It compresses nothing: an archive that unpacks to more bytes than it has is refused
     before anything of it is unpacked. Files of other formats (pickles of old versions of torch) carry no checksums and
     pass.
+
+    Raises:
+        ValueError: saying what is wrong; whatever else `zipfile` raises for damaged bytes.
     """
     with path.open("rb") as file:
         if file.read(len(ZIP_MAGIC)) != ZIP_MAGIC:
-            return None
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size, unpacked = path.stat().st_size, sum(each.file_size for each in archive.infolist())
-            if unpacked > size:
-                return f"it unpacks to {unpacked} bytes, more than its own {size}; torch.save compresses nothing"
-            member = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
-        return first_line(error)
-    return None if member is None else f"the checksum of its part {member} does not hold"
+            return
+    with zipfile.ZipFile(path) as archive:
+        size, unpacked = path.stat().st_size, sum(each.file_size for each in archive.infolist())
+        if unpacked > size:
+            raise ValueError(f"it unpacks to {unpacked} bytes, more than its own {size}; torch.save compresses nothing")
+        if (member := archive.testzip()) is not None:
+            raise ValueError(f"the checksum of its part {member} does not hold")

@@ -41,7 +41,7 @@ class TrainModelConfig(ModelConfig):
 
 @dataclass
 class BoundConfig:
-    name: str = MISSING
+    name: str = "local"
     iterations: int = 2
     precision: str = "auto"
     clip_input: bool = False
@@ -57,13 +57,13 @@ class SparsityConfig:
 
 @dataclass
 class ScheduleConfig:
-    epochs: int = MISSING
-    warmup_epochs: float = MISSING
-    ramp_epochs: float = MISSING
-    decay_epoch: float = MISSING
-    initial_lr: float = MISSING
-    final_lr: float = MISSING
-    epsilon_train: float = MISSING
+    epochs: int
+    warmup_epochs: float
+    ramp_epochs: float
+    decay_epoch: float
+    initial_lr: float
+    final_lr: float
+    epsilon_train: float
     decay_step: float = 0.0
     ramp: str = "linear"
 
@@ -83,14 +83,14 @@ class TrainerConfig:
 
 @dataclass
 class EvaluationConfig:
-    checkpoint: str = "last"
     bounds: list[str] = field(default_factory=list)
     lanczos_steps: int = 40
     pgd_steps: int = 100
-    autoattack_images: int = 0
     batch_size: int = 100
     clip_input: bool = False
     lipschitz_images: int = 200
+    autoattack_images: int = 0
+    checkpoint: str = "last"
 
 
 @dataclass

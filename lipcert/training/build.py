@@ -13,13 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.loggers import Logger
 
-from lipcert.bounds import Bound
 from lipcert.data import ImageDataModule
 from lipcert.losses import Sparsity
 from lipcert.nn import build
+from lipcert.system.schema import BoundConfig
 from lipcert.training.callbacks import SkipPlan
 from lipcert.training.logging.wandb import RunLogger
-from lipcert.training.module import BoundSettings, RobustClassifier
+from lipcert.training.module import RobustClassifier
 from lipcert.training.processes import environment_plugins
 from lipcert.training.resume.checkpoints import AtomicCheckpoints
 from lipcert.training.schedules import Schedule
@@ -49,15 +49,14 @@ def build_module(config: DictConfig, data: ImageDataModule) -> RobustClassifier:
     """Build the network and its Lightning module."""
     name, *options = (config.model[key] for key in ("name", "activation", "threshold", "parametrization"))
     network = build(name, data.image_shape, data.num_classes, *options)
-    bound = {key: value for key, value in config.bound.items() if key not in ("name", "skip_every")}
     return RobustClassifier(
         network,
         method=instantiate(config.method),
         optimizer=instantiate(config.optimizer),
-        schedule=Schedule(**OmegaConf.to_container(config.schedule, resolve=True)),  # type: ignore[arg-type]
+        schedule=Schedule(**config.schedule),
         image_shape=data.image_shape,
         epsilon=config.epsilon,
-        bound=BoundSettings(Bound(config.bound.name), **bound),
+        bound=BoundConfig(**config.bound),
         sparsity=Sparsity(**config.sparsity),
         description=describe_training(config),
     )

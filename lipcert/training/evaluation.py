@@ -19,6 +19,7 @@ from lipcert.data import Split
 from lipcert.data.progress import progress
 from lipcert.nn import folded
 from lipcert.norms import UpperNorms
+from lipcert.system.schema import EvaluationConfig
 from lipcert.training.processes import from_every_process, ranks
 
 MEANS_STEPS = 40
@@ -34,34 +35,15 @@ def joined(parts: Sequence[Columns]) -> Columns:
     return {name: torch.cat([part[name] for part in parts if name in part]).double() for name in names}
 
 
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """How a trained network is evaluated.
-
-    Attributes:
-        bounds: the bounds to certify with.
-        lanczos_steps: of each norm an image.
-        pgd_steps: 0 for no attack.
-        batch_size: images bounded at a time.
-        clip_input: confine the adversary to pixels in [0, 1].
-        lipschitz_images: the first so many test images are averaged for Lipschitz bounds and varying neurons.
-        seed: of the attack's random starts.
-        autoattack_images: AutoAttack attacks the first so many test images; 0 for none.
-        checkpoint: whose weights they are: `last`, or `best` by validation.
+@dataclass
+class EvaluationSettings(EvaluationConfig):
+    """How a trained network is evaluated: the settings under `evaluation`, and the seed of the attack's random starts.
 
     Raises:
         ValueError: for settings out of range.
     """
 
-    bounds: Sequence[str]
-    lanczos_steps: int
-    pgd_steps: int
-    batch_size: int
-    clip_input: bool
-    lipschitz_images: int
     seed: int = 0
-    autoattack_images: int = 0
-    checkpoint: str = "last"
 
     def __post_init__(self) -> None:
         for bound in self.bounds:
@@ -94,20 +76,20 @@ def certified_columns(
         return found.certified, found.certified & (found.margin > found.rounding), found.correct(labels)
 
     columns: Columns = {}
-    with progress("certify by bounds", shown=ranks()[0] == 0) as advance:
+    with progress("certify by bounds", len(bounds), shown=ranks()[0] == 0) as advance:
         first, first_executed, correct = certify("global", torch.arange(len(split)))
         undecided = (correct & ~first).nonzero()[:, 0]
-        for number, bound in enumerate(bounds):
-            advance(number, len(bounds))
+        for bound in bounds:
             certified, executed = first.clone(), first_executed.clone()
             if bound != "global" and len(undecided):
                 certified[undecided], executed[undecided], _ = certify(bound, undecided)
             columns |= {f"certified/{bound}": certified, f"executed/{bound}": executed}
+            advance()
     return columns
 
 
 def attacked_columns(
-    model: nn.Module, chunk: tuple[Tensor, Tensor, Tensor], epsilon: float, settings: EvaluationSettings, first: int
+    model: nn.Module, chunk: Sequence[Tensor], epsilon: float, settings: EvaluationSettings, first: int
 ) -> Columns:
     """Return which images of a chunk are classified correctly, which withstand PGD, and which AutoAttack as well.
 
@@ -172,10 +154,10 @@ def evaluated_columns(
     columns = certified_columns(network, own, epsilon, bounds, settings)
     decided = torch.stack([columns[f"executed/{bound}"] for bound in bounds]).any(dim=0)
     attacked = []
-    with progress("attack batches", shown=rank == 0) as advance:
-        for number, chunk in enumerate(zip(images.split(size), labels.split(size), decided.split(size), strict=True)):
-            advance(number, len(chunks))
-            attacked.append(attacked_columns(model, chunk, epsilon, settings, int(chunks[number][0])))
+    with progress("attack batches", len(chunks), shown=rank == 0) as advance:
+        for numbers, *chunk in zip(chunks, images.split(size), labels.split(size), decided.split(size), strict=True):
+            attacked.append(attacked_columns(model, chunk, epsilon, settings, int(numbers[0])))
+            advance()
     columns |= joined(attacked)
     averaged = images[rows < settings.lipschitz_images]
     if len(averaged):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -22,6 +21,7 @@ from lipcert.losses import Objective, Setting, Sparsity
 from lipcert.losses.objective import Method
 from lipcert.nn import folded
 from lipcert.norms import PowerNorms, UpperNorms
+from lipcert.system.schema import BoundConfig
 from lipcert.training.resume.checkpoints import check_resumable
 from lipcert.training.schedules import Schedule
 
@@ -37,25 +37,6 @@ def bound_statistics(analysis: Analysis) -> dict[str, Tensor]:
         varying = torch.ones(()) if bounds.varying is None else bounds.varying.detach().mean()
         statistics[f"varying/{bounds.name}"] = varying
     return statistics
-
-
-@dataclass(frozen=True)
-class BoundSettings:
-    """How a network is bounded while it trains: the group `bound` of the configuration.
-
-    Attributes:
-        name: Lipschitz bound of the loss and of validation.
-        iterations: power steps of each norm estimate.
-        precision: of the power steps, see `PowerNorms`.
-        clip_input: whether the adversary is confined to pixels in [0, 1].
-        box_gradients: whether gradients flow through box propagation.
-    """
-
-    name: Bound = Bound.LOCAL
-    iterations: int = 2
-    precision: str = "auto"
-    clip_input: bool = False
-    box_gradients: bool = True
 
 
 class CertifiedAccuracy(MeanMetric):
@@ -102,7 +83,7 @@ class RobustClassifier(pl.LightningModule):
         schedule: epsilon, lambda and learning rate over epochs; applied by `ScheduleCallback`.
         image_shape: (channels, height, width).
         epsilon: l2 radius that validation certifies, in pixels of [0, 1].
-        bound: how bounds are computed; the local one by default.
+        bound: the group `bound` of the configuration; the local one by default.
         sparsity: weights of the sparsity loss; none by default.
         description: what checkpoints say of the run; one that says something else is not resumed.
     """
@@ -118,7 +99,7 @@ class RobustClassifier(pl.LightningModule):
         schedule: Schedule,
         image_shape: tuple[int, int, int],
         epsilon: float,
-        bound: BoundSettings | None = None,
+        bound: BoundConfig | None = None,
         sparsity: Sparsity | None = None,
         description: Mapping[str, Any] | None = None,
     ) -> None:
@@ -127,7 +108,7 @@ class RobustClassifier(pl.LightningModule):
         self.method = method
         self.make_optimizer = optimizer
         self.schedule = schedule
-        self.bound = bound or BoundSettings()
+        self.bound = bound or BoundConfig()
         self.sparsity = sparsity or Sparsity()
         self.description = dict(description or {})
         self.norms = PowerNorms(self.bound.iterations, self.bound.precision)
@@ -152,7 +133,7 @@ class RobustClassifier(pl.LightningModule):
         setting = Setting(
             self.current_epsilon,
             self.current_mixing,
-            self.bound.name,
+            Bound(self.bound.name),
             self.norms,
             self.sparsity,
             self.bound.clip_input,

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from lipcert.bounds import Bound
 from lipcert.data import ImageDataModule
 from lipcert.system.files import write_json
 from lipcert.training.build import build_module, build_trainer, describe, describe_training, quieten_lightning
@@ -64,7 +65,7 @@ def train_and_evaluate(config: DictConfig, folder: Path, state: State) -> dict[s
     elif checkpoint is not None:
         costs.load_state_dict(read_state(checkpoint)["callbacks"][costs.state_key])
     load_weights(module, folder, settings.checkpoint)
-    evaluated = evaluate(module.model.cpu(), data.test, config.epsilon, module.bound.name, settings)
+    evaluated = evaluate(module.model.cpu(), data.test, config.epsilon, Bound(config.bound.name), settings)
     leave_group()
     if not is_first_process():
         return evaluated
@@ -98,7 +99,7 @@ def publish(
     results = {
         **describe(config),
         "method": module.method.name,
-        "bound": str(module.bound.name),
+        "bound": config.bound.name,
         "seed": config.seed,
         "epsilon": config.epsilon,
         **evaluated,

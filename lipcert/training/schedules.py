@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from lipcert.system.schema import ScheduleConfig
+
 RAMPS = ("linear", "logarithmic")
 
 
@@ -27,8 +29,8 @@ def exponential_decay(progress: float, initial: float, final: float, start: floa
     return float(initial * (final / initial) ** ((progress - start) / (total - start)))
 
 
-@dataclass(frozen=True)
-class Schedule:
+@dataclass
+class Schedule(ScheduleConfig):
     """Epochs and targets of a run's schedules (Table 3).
 
     Attributes:
@@ -44,16 +46,6 @@ class Schedule:
     Raises:
         ValueError: for values that make no schedule.
     """
-
-    epochs: int
-    warmup_epochs: float
-    ramp_epochs: float
-    decay_epoch: float
-    initial_lr: float
-    final_lr: float
-    epsilon_train: float
-    decay_step: float = 0.0
-    ramp: str = "linear"
 
     def __post_init__(self) -> None:
         if self.epochs < 1:

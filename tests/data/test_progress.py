@@ -8,9 +8,9 @@ from lipcert.data.progress import progress
 
 
 def _drawn(capsys: pytest.CaptureFixture[str], shown: bool = True) -> str:
-    with progress("Decoding", shown=shown) as advance:
-        advance(3, None)
-        advance(5, 10)
+    with progress("Decoding", 10, shown=shown) as advance:
+        advance(4)
+        advance()
     output = capsys.readouterr()
     assert output.out == ""
     return output.err

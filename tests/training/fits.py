@@ -15,8 +15,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from lipcert.data import ImageDataModule
 from lipcert.losses import GloRo
 from lipcert.nn import build
+from lipcert.system.schema import BoundConfig
 from lipcert.training.callbacks import ProjectThresholds, ScheduleCallback, SkipPlan
-from lipcert.training.module import BoundSettings, RobustClassifier
+from lipcert.training.module import RobustClassifier
 from lipcert.training.resume.checkpoints import RandomState
 from lipcert.training.schedules import Schedule
 
@@ -43,7 +44,7 @@ def classifier(
         "schedule": Schedule(EPOCHS, 0.5, 2.5, 1.5, learning_rate, learning_rate / 10, 0.4),
         "image_shape": (1, 8, 8),
         "epsilon": 0.3,
-        "bound": BoundSettings(box_gradients=False),
+        "bound": BoundConfig(box_gradients=False),
         "description": {"model": "small", "activation": activation},
         **arguments,
     }

@@ -13,7 +13,8 @@ from lipcert.graph.operators import LinearMap
 from lipcert.losses import BCP
 from lipcert.nn import build
 from lipcert.norms import MapKey, PowerNorms
-from lipcert.training.module import BoundSettings, RobustClassifier
+from lipcert.system.schema import BoundConfig
+from lipcert.training.module import RobustClassifier
 from lipcert.training.schedules import Schedule
 from tests.training.fits import classifier, digits
 
@@ -38,7 +39,7 @@ def test_tiny_imagenet_is_local_in_all_layers(monkeypatch: pytest.MonkeyPatch) -
     model = build("8c2f", (3, 64, 64), 200)
     optimizer = partial(torch.optim.Adam, lr=1e-3)
     schedule = Schedule(1, 0, 0, 1, 1e-3, 1e-3, 0.16)
-    settings = BoundSettings(iterations=1, precision="float32")
+    settings = BoundConfig(iterations=1, precision="float32", box_gradients=True)
     module = RobustClassifier(model, BCP(), optimizer, schedule, (3, 64, 64), 0.14, settings)
     module.current_epsilon, module.current_mixing = 0.16, 1.0
     norms: Any = module.norms

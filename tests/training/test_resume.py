@@ -15,7 +15,7 @@ import torch
 from lipcert.bounds import Bound
 from lipcert.checkpoints import load_network
 from lipcert.losses import Standard
-from lipcert.training.module import BoundSettings
+from lipcert.system.schema import BoundConfig
 from tests.training.fits import BATCHES, EPOCHS, StopAfter, classifier, digits, trainer
 
 
@@ -62,7 +62,7 @@ def _identical(first: Any, second: Any) -> bool:
 @pytest.mark.parametrize("bound", [Bound.GLOBAL, Bound.LINEAR_SPLIT, Bound.GLOBAL_LIPLT])
 def test_runs_resume_whose_bounds_were_logged_by_another_bound(tmp_path: Path, bound: Bound) -> None:
     """Clean epochs are logged by `local`, which keeps vectors that the run's own bound does not know."""
-    settings = {"method": Standard(), "bound": BoundSettings(bound, box_gradients=False)}
+    settings = {"method": Standard(), "bound": BoundConfig(bound, box_gradients=False)}
     _, expected = _fit(tmp_path / "whole", "clipped_relu", 0, **settings)
     _fit(tmp_path / "half", "clipped_relu", 0, StopAfter(1), **settings)
     _, module = _fit(tmp_path / "rest", "clipped_relu", 99, resume=tmp_path / "half" / "last.ckpt", **settings)

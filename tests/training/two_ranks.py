@@ -15,9 +15,9 @@ from lipcert.bounds import Bound
 from lipcert.data import load_images
 from lipcert.losses import BCP, GloRo
 from lipcert.nn import build
+from lipcert.system.schema import BoundConfig
 from lipcert.training.callbacks import ScheduleCallback, SkipPlan
 from lipcert.training.evaluation import EvaluationSettings, evaluate
-from lipcert.training.module import BoundSettings
 from lipcert.training.schedules import Schedule
 from tests.training.fits import classifier, digits
 
@@ -58,7 +58,7 @@ def fit(method: str, count: int, devices: int) -> dict[str, Any]:
         optimizer=partial(torch.optim.SGD, lr=0.1),
         schedule=Schedule(2, 0, 0, 2, 0.1, 0.1, 0.05),
         epsilon=0.05,
-        bound=BoundSettings(precision="float32", box_gradients=False),
+        bound=BoundConfig(precision="float32", box_gradients=False),
     )
     module.statistics_every = 2
     trainer = pl.Trainer(

@@ -16,7 +16,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from lipcert.system.errors import first_line
-from lipcert.system.files import damage, write_bytes
+from lipcert.system.files import refuse_damaged, write_bytes
 from lipcert.training.processes import is_first_process
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
@@ -59,9 +59,7 @@ def read_state(path: Path, description: dict[str, Any] | None = None) -> dict[st
         DamagedCheckpointError: where checksums fail, it does not load or lacks what is needed.
     """
     try:
-        reason = damage(path)
-        if reason is not None:
-            raise ValueError(reason)
+        refuse_damaged(path)
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         missing = [key for key in NEEDED if key not in checkpoint]
         if missing:
