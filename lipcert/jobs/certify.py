@@ -19,23 +19,18 @@ from torch import Tensor
 from lipcert.certificates import CROWN_STAGES, STAGES, Cascade, Certificate, Stage
 from lipcert.data.progress import progress
 from lipcert.jobs.preparation import Subject, check_choice, check_numbers, make_folder, prepare
-from lipcert.jobs.record import (
-    describe_arithmetic,
-    describe_model,
-    failure_probability,
-    global_norms,
-    stage_tallies,
-)
 from lipcert.jobs.tables import print_record
 from lipcert.records import (
     FORMAT,
     JSON_NAME,
     Batch,
     Contents,
+    FailureProbability,
     Journal,
     NormBracket,
     Record,
     Row,
+    StageTally,
     StageWork,
     write_record,
 )
@@ -89,9 +84,9 @@ def fixed_contents(subject: Subject) -> dict[str, Any]:
     """Return the fields of `Contents` that rows depend on and that no batch changes."""
     return {
         "lipcert_version": __version__,
-        "model": describe_model(subject.network),
+        "model": subject.said_of_model(),
         "data": subject.data,
-        "arithmetic": describe_arithmetic(subject.model),
+        "arithmetic": subject.arithmetic,
         "epsilons": subject.epsilons,
         "clip_input": subject.config.clip_input,
     }
@@ -110,30 +105,29 @@ def header(subject: Subject, stages: Sequence[Stage]) -> dict[str, Any]:
 
 
 def certify_rest(subject: Subject, cascade: Cascade, batch_size: int, journal: Journal) -> None:
-    """Certify the images that the journal has not, batch after batch; show progress on a terminal."""
+    """Certify the images that the journal has not, batch after batch; show progress on a terminal.
+
+    Raises:
+        ArithmeticError: at the first batch, naming a layer whose norm has no finite bound.
+    """
     total = len(subject.split)
     with progress("certifying", total) as advance:
         advance(journal.images_done)
         for first in range(journal.images_done, total, batch_size):
             images, labels = (each.to(subject.device) for each in subject.split[first : first + batch_size])
             batch = certify_batch(cascade, images, labels, first, subject.epsilons)
-            global_norms([batch])  # raises at the first batch rather than after the last
+            for name, bracket in batch.norms.items():
+                if not (math.isfinite(bracket.lower) and math.isfinite(bracket.upper)):
+                    raise ArithmeticError(f"The norm of layer {name!r} has no finite bound; check its weights.")
             journal.append(batch)
             advance(batch.count)
 
 
 def certify_batch(cascade: Cascade, images: Tensor, labels: Tensor, first: int, epsilons: Sequence[float]) -> Batch:
-    """Certify a batch at each epsilon, the largest first.
+    """Certify images (B, C, H, W) and labels (B,), on the device of the cascade, at each epsilon, the largest first.
 
     An image that is certified at one epsilon keeps that certificate at all smaller ones; a radius that was proved at a
-    larger epsilon stays proved.
-
-    Args:
-        cascade: of the network.
-        images: (B, C, H, W), float, pixels in [0, 1], on the device of the cascade.
-        labels: (B,), integers.
-        first: index of the first image in its split.
-        epsilons: l2 radii, in any order.
+    larger epsilon stays proved. `first`: index of the first image in its split.
     """
     started, bounded, before = time.perf_counter(), cascade.norms_bounded, copy.deepcopy(cascade.tallies)
     names = [stage.name for stage in cascade.stages]
@@ -181,13 +175,26 @@ def certificate_rows(
 
 
 def finish(subject: Subject, stages: Sequence[Stage], journal: Journal, folder: Path) -> Record:
-    """Write the record of all batches; return it."""
+    """Write the record of all batches, at least one, whose failure probability is the union bound; return it."""
+    batches, per_norm = journal.batches, subject.config.failure_probability
+    norms = sum(batch.norms_bounded for batch in batches)
+    work = zip(*(batch.stages for batch in batches), strict=True)
     contents = Contents(
         **fixed_contents(subject),
         checkpoint=str(subject.checkpoint),
-        failure_probability=failure_probability(journal.batches, subject.config.failure_probability),
-        stages=stage_tallies(journal.batches, stages),
-        norms=global_norms(journal.batches),
-        seconds=sum(batch.seconds for batch in journal.batches),
+        failure_probability=FailureProbability(per_norm, norms, min(1.0, norms * per_norm)),
+        stages=tuple(
+            StageTally(
+                name=stage.name,
+                bound=stage.method,
+                lanczos_steps=stage.lanczos_steps,
+                entered=sum(each.entered for each in done),
+                certified=sum(each.certified for each in done),
+                seconds=sum(each.seconds for each in done),
+            )
+            for stage, done in zip(stages, work, strict=True)
+        ),
+        norms=batches[-1].norms,
+        seconds=sum(batch.seconds for batch in batches),
     )
-    return write_record(folder, contents, [row for batch in journal.batches for row in batch.rows])
+    return write_record(folder, contents, [row for batch in batches for row in batch.rows])

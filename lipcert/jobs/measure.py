@@ -17,7 +17,6 @@ from lipcert.certificates import Certificate, Certifier, Float64Model, bisect, c
 from lipcert.data.progress import progress
 from lipcert.jobs.power_iterations import convergence_counts
 from lipcert.jobs.preparation import Subject, check_choice, check_numbers, make_folder, prepare
-from lipcert.jobs.record import describe_arithmetic, describe_model
 from lipcert.jobs.tables import print_measurement
 from lipcert.norms import UpperNorms
 from lipcert.records import FailureProbability
@@ -69,11 +68,11 @@ def run(config: DictConfig) -> float:
     header = Header(
         lipcert_version=__version__,
         checkpoint=str(subject.checkpoint),
-        model=describe_model(subject.network),
+        model=subject.said_of_model(),
         data=subject.data,
         epsilon=subject.epsilon,
         bounds=tuple(map(str, bounds)),
-        arithmetic=describe_arithmetic(subject.model).statement,
+        arithmetic=subject.arithmetic.statement,
         failure_probability=failure,
         attack=attack,
         radii=radii,
@@ -130,8 +129,7 @@ def certified_radii(
     Args:
         known: radii that a looser bound proved, (N,) float64.
         farthest: > epsilon; tried second where epsilon is certified, then its multiples by 2.
-        rounds: further trials an image at most.
-        advance: called after each trial of all images, at most 1 + `rounds` times.
+        rounds: further trials an image at most; `advance` is called after each trial of all images.
     """
 
     def attempt(rows: Tensor, radii: Tensor) -> Tensor:

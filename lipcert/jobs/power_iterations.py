@@ -25,15 +25,9 @@ def iterations_to_converge(
 ) -> Tensor:
     """Return how many power iterations each image's map diag(rows) M diag(columns) takes, (B,), integers.
 
-    One iteration: u <- MᵀM u / ||MᵀM u||. The count ends where u moved by `tolerance` or less; it is 0 for a map that
-    is zero and `NOT_CONVERGED` after more than `largest`.
-
-    Args:
-        linear_map: M, the same for all images.
-        start: (B, *input_shape); its part inside the column mask is used.
-        rows, columns: (B, *output_shape), (B, *input_shape), entries 0 or 1; None for ones.
-        tolerance: l2, of vectors of length 1.
-        largest: iterations at most.
+    One iteration: u <- MᵀM u / ||MᵀM u||. The count ends where u, of length 1, moved by `tolerance` or less; it is 0
+    for a map that is zero and `NOT_CONVERGED` after more than `largest`. `start`: (B, *input_shape), of which the part
+    inside the column mask is used; `rows`, `columns`: (B, *output_shape), (B, *input_shape), 0 or 1; None for ones.
     """
     counts = torch.full((len(start),), NOT_CONVERGED, device=start.device)
     vectors = start if columns is None else start * columns
@@ -88,14 +82,8 @@ def convergence_counts(
 ) -> dict[str, Counter[int]]:
     """Return how many images take so many iterations, by layer in order, with the masks of the paper's local bound.
 
-    Args:
-        model: a tree of supported layers, in eval mode.
-        images: (N, C, H, W), pixels in [0, 1].
-        epsilon: l2 radius that the masks hold for.
-        tolerance, largest: as for `iterations_to_converge`.
-        batch_size: images at a time.
-        seed: of the random start vectors.
-        advance: called after each batch.
+    `images`: (N, C, H, W), pixels in [0, 1]; `epsilon`: l2 radius that the masks hold for; `seed`: of start vectors;
+    `advance` is called after each batch; the others as for `iterations_to_converge`.
     """
     graph = compile_graph(double_copy(model), images.shape[1:]).frozen()
     norms = CountingNorms(tolerance, largest, seed)

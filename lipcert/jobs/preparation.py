@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from lipcert.bounds import RULES, Bound, check_epsilon
 from lipcert.certificates.batch_size import choose_batch_size
-from lipcert.certificates.float64 import cover_execution
+from lipcert.certificates.float64 import cover_execution, executed_dtype
 from lipcert.checkpoints import LoadedNetwork, load_network, read_checkpoint
 from lipcert.data import Split, load_images
-from lipcert.jobs.record import describe_data
-from lipcert.records import Data
+from lipcert.records import Arithmetic, Data, Model, data_sha256, model_sha256
 from lipcert.system.configuration import refuse_unknown
 from lipcert.system.plugins import load_plugins
 
@@ -54,6 +53,16 @@ class Subject:
     def epsilon(self) -> float:
         """The first radius."""
         return self.epsilons[0]
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """Which arithmetic the margins cover, in numbers and in a sentence."""
+        dtype = executed_dtype(self.model)
+        return Arithmetic.of(str(dtype).removeprefix("torch."), torch.finfo(dtype).eps / 2)
+
+    def said_of_model(self) -> Model:
+        """Return what records say of the network: fingerprint, dtype it runs in, description."""
+        return Model(model_sha256(self.model), self.arithmetic.executed, self.network.description)
 
     def tensors(self) -> tuple[Tensor, Tensor]:
         """Return all images (N, C, H, W) and labels (N,) on the device."""
@@ -100,7 +109,8 @@ def prepare(config: DictConfig, most_epsilons: int | None = 1) -> Subject:
     if not len(source.test):
         raise ValueError(f"{name} has no test images; there is nothing to certify.")
     split = source.test.first(limit)
-    data = describe_data(name, split, source.num_classes)
+    pixels = data_sha256(*split[:])  # float32, as they are certified
+    data = Data(name, "test", len(split), tuple(split.images.shape[1:]), source.num_classes, pixels)
     network = load_network(
         checkpoint, data.image_shape, data.num_classes, config.model.name, config.model.activation, config.builder
     )

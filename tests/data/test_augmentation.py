@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import torch
 
-from lipcert.data.augmentation import crop_and_flip, draw
+from lipcert.data.module import crop_and_flip, draw
 
 
 def _augment(images: torch.Tensor, padding: int, seed: int) -> torch.Tensor:

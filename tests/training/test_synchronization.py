@@ -13,7 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from lipcert.bounds import Bound, Plan
-from lipcert.data.augmentation import crop_and_flip, draw
+from lipcert.data.module import crop_and_flip, draw
 from lipcert.losses import BCP, CLL, CRM, EMMA, GloRo, Setting, Sparsity
 from lipcert.losses.objective import Method
 from lipcert.nn import build
