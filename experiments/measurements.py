@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from experiments.tables import Table
-from lipcert.reporting.statistics import percent
+from lipcert.reporting.tables import percent
 
 Files = Mapping[str, Mapping[str, Any]]
 """What JSON files hold, by the path from the page."""

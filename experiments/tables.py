@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.runs import Run
-from lipcert.reporting.statistics import mean_and_deviation, percent
+from lipcert.reporting.tables import mean_and_deviation, percent
 
 Table = list[list[str]]
 

@@ -9,15 +9,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from rich.console import Console
+from rich.progress import track
+
 from lipcert.reporting.figures.comparison import comparison_pictures
-from lipcert.reporting.figures.palette import DARK, LIGHT, Palette
-from lipcert.reporting.figures.picture import Picture, as_png, as_svg
+from lipcert.reporting.figures.picture import DARK, LIGHT, Palette, Picture, as_png, as_svg
 from lipcert.reporting.groups import by_data_set, group_runs
 from lipcert.reporting.reading import read_runs
 from lipcert.reporting.runs import Run, State
 from lipcert.reporting.shown import Shown
-from lipcert.reporting.statistics import short
-from lipcert.reporting.tables import Table, tables
+from lipcert.reporting.tables import Table, short, tables
 from lipcert.system.files import write_bytes, write_text
 from lipcert.version import __version__
 
@@ -102,9 +105,6 @@ def build(runs: Sequence[Run]) -> Report:
 
 def render(report: Report, command: str) -> str:
     """Return the page as HTML that needs no other file; `command` is the one by which it was made."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
     environment = Environment(
         loader=PackageLoader("lipcert.reporting"),
         autoescape=True,
@@ -134,9 +134,6 @@ def write_report(paths: Sequence[Path], output: Path, themes: str = "both") -> R
         ValueError: where there is nothing to show; nothing is written then.
         OSError: if `output` cannot be written.
     """
-    from rich.console import Console
-    from rich.progress import track
-
     report = build(read_runs(paths))
     if report.is_empty:
         reasons = " ".join(sentence for _, sentence in report.problems)

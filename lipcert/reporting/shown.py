@@ -15,8 +15,7 @@ from lipcert.reporting.figures.measured import convergence, curves, margins, rad
 from lipcert.reporting.figures.picture import Absent, Picture
 from lipcert.reporting.figures.training import training_pictures
 from lipcert.reporting.runs import Run
-from lipcert.reporting.statistics import ABSENT, percent, short
-from lipcert.reporting.tables import Table
+from lipcert.reporting.tables import ABSENT, Table, percent, short
 from lipcert.system.overrides import quoted
 
 

@@ -44,15 +44,10 @@ class RoundingOutcome:
 
 @torch.no_grad()
 def compare_rounding(model: nn.Module, certified: Certified, attacked: list[Tensor]) -> RoundingOutcome:
-    """Compare executed logits with those of float64 at the points of each attack, and at the images themselves.
+    """Compare executed logits with those of float64 at the points of each attack, (N, C, H, W), and at the images.
 
     The certificate states the rounding of the class that decides its margin, which is that of the others within a
-    factor near 1; each pair's own is computed here anew.
-
-    Args:
-        model: in eval mode, on the device of the images.
-        certified: at least one image.
-        attacked: points, (N, C, H, W) each.
+    factor near 1; each pair's own is computed here anew. The model is in eval mode, on the images' device.
     """
     started = time.perf_counter()
     network = Float64Model(model)
@@ -98,15 +93,9 @@ class PrecisionOutcome:
 
 
 def compare_precisions(model: nn.Module, certified: Certified, stages: Tensor, seed: int) -> PrecisionOutcome:
-    """Certify images again in both precisions, each by the stage of the cascade that certified it.
+    """Certify images again in both precisions, each by the stage of the cascade that certified it, `stages`, (N,).
 
-    Start vectors are the same in both, so that chance decides nothing.
-
-    Args:
-        model: in eval mode, on the device of the images.
-        certified: at least one image.
-        stages: index of each image's stage, (N,).
-        seed: of the start vectors.
+    Start vectors are the same in both, of `seed`, so that chance decides nothing.
     """
     started, double = time.perf_counter(), copy.deepcopy(model).double()
     again, refused = 0, list[int]()

@@ -31,20 +31,20 @@ class Certified:
     All on one device.
     """
 
+    epsilon: float
     images: Tensor
     labels: Tensor
     margins: Tensor
     rounding: Tensor
     indices: Tensor
-    epsilon: float
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def rows(self, rows: Tensor | slice) -> Certified:
         """Return the images at places `rows`."""
-        images, labels, margins = self.images[rows], self.labels[rows], self.margins[rows]
-        return Certified(images, labels, margins, self.rounding[rows], self.indices[rows], self.epsilon)
+        columns = (self.images, self.labels, self.margins, self.rounding, self.indices)
+        return Certified(self.epsilon, *(each[rows] for each in columns))
 
     def batches(self, size: int) -> Iterator[Certified]:
         """Yield `size` images at a time."""
@@ -74,12 +74,8 @@ class Recorder(nn.Module):
     """A network that remembers, for each of some images, the point of its ball with the smallest executed margin.
 
     It watches all points that an attack asks about, not only those that it returns. A point belongs to the image
-    nearest to it; points outside that image's ball are answered, but not remembered.
-
-    Args:
-        model: in eval mode, on the device of `images`.
-        images: (N, ...); labels: (N,).
-        epsilon: l2 radius of the balls.
+    nearest to it; points outside that image's ball are answered, but not remembered. Images are (N, ...), labels (N,),
+    all on the device of the model, which is in eval mode.
     """
 
     def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> None:
@@ -152,12 +148,8 @@ def attack_certified(
 ) -> tuple[AttackOutcome, Tensor]:
     """Return the outcome of one attack on at least one image, and the points of smallest margin, (N, C, H, W).
 
-    Args:
-        model: in eval mode, on the device of the images.
-        certified: what is attacked.
-        name: one of `ATTACKS` that is usable, see `usable_attacks`.
-        box: keep pixels in [0, 1]; certificates hold without that.
-        strength: of the attack.
+    `name`: one of `usable_attacks`; `box`: keep pixels in [0, 1], certificates hold without that. The model is in eval
+    mode, on the images' device.
     """
     started, epsilon = time.perf_counter(), certified.epsilon
     radius, pixels = reach(epsilon, certified.images[0].numel()), PIXELS if box else unbounded(epsilon)

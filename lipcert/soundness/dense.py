@@ -1,4 +1,4 @@
-"""Dense matrices of the linear maps between activations, by impulse responses of the torch layers themselves."""
+"""Dense matrices of the linear maps between activations, by impulse responses of the torch layers, or random parts."""
 
 from __future__ import annotations
 
@@ -19,6 +19,17 @@ Matrix = NDArray[np.float64]
 CHUNK = 2**22
 """Numbers of the impulse responses computed at a time."""
 
+LARGEST_MATRIX = 4 * 10**7
+"""Entries of a layer's matrix that is kept; of larger ones only parts are computed."""
+
+LARGEST_WORK = 2 * 10**10
+"""Rows times columns times the smaller of both, of a matrix that is decomposed as one: seconds each."""
+
+PARTS = 12
+"""Random parts of a layer that is too large, in turn for its masked norms."""
+
+Shape = tuple[int, ...]
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -31,8 +42,8 @@ class Segment:
     """
 
     apply: Callable[[Tensor], Tensor]
-    input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
+    input_shape: Shape
+    output_shape: Shape
     kind: str
 
     @property
@@ -65,7 +76,7 @@ def of_map(linear_map: LinearMap, device: torch.device) -> Segment:
 
 
 @torch.no_grad()
-def _of_layers(layers: list[nn.Module], input_shape: tuple[int, ...]) -> Segment:
+def _of_layers(layers: list[nn.Module], input_shape: Shape) -> Segment:
     """Return the segment of affine torch layers in a row, their shifts taken off."""
     chain = nn.Sequential(*layers)
     shift = chain(torch.zeros(1, *input_shape, dtype=torch.float64))
@@ -73,7 +84,7 @@ def _of_layers(layers: list[nn.Module], input_shape: tuple[int, ...]) -> Segment
     return Segment(lambda impulses: chain(impulses) - shift, input_shape, tuple(shift.shape[1:]), kind)
 
 
-def segments(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, Segment]:
+def segments(model: nn.Module, image_shape: Shape) -> dict[str, Segment]:
     """Return what lies before each activation of a chain of layers, by its name; nothing for other networks."""
     copied = copy.deepcopy(model).cpu().double().requires_grad_(False)
     layers = [each for each in copied.named_modules(remove_duplicate=False) if not isinstance(each[1], nn.Sequential)]
@@ -88,3 +99,78 @@ def segments(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, Segmen
             found[name] = _of_layers(pending[:-1], shape)
             shape, pending = found[name].output_shape, []
     return found
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows and columns of a layer's matrix, by masks (1, *shape); the matrix of what they leave."""
+
+    rows: Tensor
+    columns: Tensor
+    matrix: Matrix
+
+    def exact_norm(self, rows: Tensor, columns: Tensor) -> float:
+        """Return the norm of what masks (1, *shape) leave of the part, by its singular values; 0 of nothing."""
+        left_rows, left_columns = (
+            mask.cpu()[part > 0].numpy() > 0 for mask, part in ((rows, self.rows), (columns, self.columns))
+        )
+        masked = self.matrix[left_rows][:, left_columns]
+        return float(np.linalg.svd(masked, compute_uv=False)[0]) if masked.size else 0.0
+
+
+class Layer:
+    """One layer's dense matrix, where it is small enough, and random parts of it, built once each.
+
+    Args:
+        segment: the layer.
+        side: outputs, and inputs, of a part.
+        generator: of the parts.
+    """
+
+    def __init__(self, segment: Segment, side: int, generator: np.random.Generator) -> None:
+        self.segment, self.side, self.generator = segment, side, generator
+        self.whole: Part | None = None
+        if math.prod(segment.shape) <= LARGEST_MATRIX:
+            outputs, inputs = (torch.ones(1, *shape) for shape in (segment.output_shape, segment.input_shape))
+            self.whole = Part(outputs, inputs, segment.matrix())
+        self.parts: list[Part] = []
+
+    def part_for(self, rows: Tensor, columns: Tensor, number: int) -> Part:
+        """Return the whole layer where masks (1, *shape) leave little enough to be decomposed, else some part."""
+        left = (int(rows.sum()), int(columns.sum()))
+        if self.whole is not None and math.prod(left) * min(left) <= LARGEST_WORK:
+            return self.whole
+        if len(self.parts) < PARTS:
+            masks = submasks(self.segment.output_shape, self.segment.input_shape, self.side, self.generator)
+            places = (mask.flatten().nonzero()[:, 0] for mask in masks)
+            self.parts.append(Part(*masks, self.segment.matrix(*places)))
+        return self.parts[number % len(self.parts)]
+
+
+def submasks(outputs: Shape, inputs: Shape, side: int, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Return masks of outputs and inputs, (1, *shape), of about `side` entries each.
+
+    Half of them are windows at the same place of both, as strongly coupled as the whole map, where the map is between
+    images and `side` is not below their channels; the others are scattered.
+    """
+    images = len(inputs) == len(outputs) == 3 and side >= max(inputs[0], outputs[0])
+    if images and generator.random() < 0.5:
+        place = (generator.random(), generator.random())
+        return _window(outputs, side, place), _window(inputs, side, place)
+    return _scattered(outputs, side, generator), _scattered(inputs, side, generator)
+
+
+def _scattered(shape: Shape, side: int, generator: np.random.Generator) -> Tensor:
+    """Return a mask (1, *shape) of `side` entries anywhere, all where there are no more."""
+    mask = torch.zeros(math.prod(shape), dtype=torch.float64)
+    mask[torch.from_numpy(generator.permutation(len(mask))[:side])] = 1
+    return mask.view(1, *shape)
+
+
+def _window(shape: Shape, side: int, place: tuple[float, float]) -> Tensor:
+    """Return a mask (1, C, H, W) of all channels in a square of at most `side` entries; `place`: in [0, 1]²."""
+    mask = torch.zeros(1, *shape, dtype=torch.float64)
+    length = max(1, math.isqrt(side // shape[0]))
+    top, left = (round(each * max(0, size - length)) for each, size in zip(place, shape[1:], strict=True))
+    mask[:, :, top : top + length, left : left + length] = 1
+    return mask

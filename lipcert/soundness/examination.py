@@ -92,11 +92,8 @@ def examine(
     started = time.perf_counter()
     certificate = certify(model, images, labels, epsilon)
     seconds = time.perf_counter() - started
-    kept = certificate.certified
-    margins, rounding, indices = (
-        each[kept].to(images.device) for each in (certificate.margin, certificate.rounding, torch.arange(len(labels)))
-    )
-    certified = Certified(images[kept], labels[kept], margins, rounding, indices, epsilon)
+    kept, columns = certificate.certified, (certificate.margin, certificate.rounding, torch.arange(len(labels)))
+    certified = Certified(epsilon, images, labels, *(each.to(images.device) for each in columns)).rows(kept)
     findings = Findings(about, len(labels), len(certified), seconds, compared)
     if not len(certified):
         return findings

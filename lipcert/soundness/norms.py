@@ -15,8 +15,7 @@ from lipcert.certificates import STAGES
 from lipcert.certificates.float64 import double_copy
 from lipcert.graph import LinearMap, compile_graph
 from lipcert.norms import MapKey, UpperNorms, is_small
-from lipcert.soundness.dense import of_map, segments
-from lipcert.soundness.parts import Layer
+from lipcert.soundness.dense import Layer, of_map, segments
 
 FACTORS = (0.25, 0.5, 1.0, 2.0)
 """Multiples of epsilon at which masks are collected."""
@@ -118,12 +117,9 @@ class NotedNorms:
 def masked_layers(
     model: nn.Module, images: Tensor, epsilon: float, count: int
 ) -> tuple[UpperNorms, dict[str, list[Masked]]]:
-    """Return what bounded norms, and at least `count` masked layers of the first images by name, or all.
+    """Return what bounded norms, and at least `count` masked layers of the first images (N, ...) by name, or all.
 
-    Args:
-        model: in eval mode; images: (N, ...), on its device.
-        epsilon: l2 radius; masks are those at several multiples of it.
-        count: norms wanted.
+    The model is in eval mode, on the images' device; masks are those at several multiples of `epsilon`.
     """
     graph = compile_graph(double_copy(model), images.shape[1:]).frozen()
     steps = sorted({stage.lanczos_steps for stage in STAGES})
@@ -169,14 +165,9 @@ def _compared(name: str, members: list[Masked], layer: Layer, norms: UpperNorms)
 def compare_norms(
     model: nn.Module, images: Tensor, epsilon: float, count: int, side: int, generator: np.random.Generator
 ) -> NormsOutcome:
-    """Compare at least `count` norm bounds with exact norms.
+    """Compare at least `count` norm bounds with exact norms, of layers masked as within `epsilon` of images (N, C, H, W).
 
-    Args:
-        model: in eval mode; images: (N, C, H, W), on its device.
-        epsilon: l2 radius of the region in which layers are masked.
-        count: norms wanted; 0 for none.
-        side: outputs, and inputs, of the random parts that stand for masked layers too large to decompose.
-        generator: of those parts.
+    Masked layers too large to decompose are compared in random parts of `side` outputs, and inputs, by `generator`.
     """
     started, ratios = time.perf_counter(), list[Ratios]()
     if count:

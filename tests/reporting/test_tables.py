@@ -8,8 +8,7 @@ import numpy as np
 
 from lipcert.reporting.groups import by_data_set, group_runs
 from lipcert.reporting.reading import read_runs
-from lipcert.reporting.statistics import mean_and_deviation
-from lipcert.reporting.tables import Table, tables
+from lipcert.reporting.tables import Table, mean_and_deviation, tables
 from tests.reporting.examples import write_run
 
 

@@ -61,7 +61,7 @@ def test_images_certified_by_norms_that_are_too_small(monkeypatch: pytest.Monkey
     certificate = certify(model, inputs, labels, epsilon)
     rows = certificate.certified.nonzero()[:, 0]
     assert len(rows) > 5
-    target = Certified(inputs, labels, certificate.margin, certificate.rounding, torch.arange(60), epsilon).rows(rows)
+    target = Certified(epsilon, inputs, labels, certificate.margin, certificate.rounding, torch.arange(60)).rows(rows)
     found, _ = attack_certified(model, target, name, False, QUICK)
     assert found.found > 0
     assert found.refutations[0].startswith("image ")
@@ -83,7 +83,7 @@ def test_few_classes(classes: int) -> None:
     certificate = certify(model, inputs, labels, 0.01)
     rows = certificate.certified.nonzero()[:, 0]
     assert len(rows) > 2
-    target = Certified(inputs, labels, certificate.margin, certificate.rounding, torch.arange(6), 0.01).rows(rows)
+    target = Certified(0.01, inputs, labels, certificate.margin, certificate.rounding, torch.arange(6)).rows(rows)
     usable = usable_attacks(ATTACKS, (2, 6, 6), classes)
     assert ("apgd-t" in usable) == (classes >= 4)
     for name in usable:
@@ -97,7 +97,7 @@ def test_networks_in_float64() -> None:
     inputs = images(6)
     labels = model(inputs).argmax(dim=1)
     certificate = certify(model, inputs, labels, 0.01)
-    target = Certified(inputs, labels, certificate.margin, certificate.rounding, torch.arange(6), 0.01)
+    target = Certified(0.01, inputs, labels, certificate.margin, certificate.rounding, torch.arange(6))
     for name in usable_attacks(ATTACKS, (2, 6, 6), 5):
         found, _ = attack_certified(model, target, name, True, QUICK)
         assert found.below == 0

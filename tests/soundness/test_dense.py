@@ -8,9 +8,8 @@ import torch
 
 from lipcert.bounds import Bound, analyze
 from lipcert.norms import UpperNorms
-from lipcert.soundness.dense import of_map, segments
+from lipcert.soundness.dense import of_map, segments, submasks
 from lipcert.soundness.norms import NotedNorms, masked_layers
-from lipcert.soundness.parts import submasks
 from tests.networks import IMAGE, images, network
 from tests.oracles import map_matrix
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.norms import UpperNorms, upper
-from lipcert.soundness import parts
+from lipcert.soundness import dense
 from lipcert.soundness.norms import NormsOutcome, compare_norms
 from tests.networks import images, network
 from tests.soundness.trained import EPSILON, digits, trained
@@ -40,8 +40,8 @@ def test_lanczos(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_parts_of_layers_that_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "LARGEST_MATRIX", 10**4)
-    monkeypatch.setattr(parts, "LARGEST_WORK", 10**5)
+    monkeypatch.setattr(dense, "LARGEST_MATRIX", 10**4)
+    monkeypatch.setattr(dense, "LARGEST_WORK", 10**5)
     found = _compared(trained("clipped_relu"), digits(20)[0], 100, side=30)
     assert {each.layer for each in found.ratios if each.parts} == {"1", "3", "6"}
     assert found.refutations == []

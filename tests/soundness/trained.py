@@ -46,5 +46,5 @@ def certified(activation: str, count: int = 160, epsilon: float = EPSILON) -> tu
     images, labels = digits(count)
     certificate = certify(trained(activation), images, labels, epsilon)
     rows = certificate.certified.nonzero()[:, 0]
-    everything = Certified(images, labels, certificate.margin, certificate.rounding, torch.arange(count), epsilon)
+    everything = Certified(epsilon, images, labels, certificate.margin, certificate.rounding, torch.arange(count))
     return everything.rows(rows), certificate.stage[rows]

@@ -5,15 +5,14 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lipcert.reporting.figures.palette import Palette
-from lipcert.reporting.figures.picture import Draw
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+
+from lipcert.reporting.figures.picture import Draw, Palette
 from lipcert.reporting.metrics import Series
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 NAME_WIDTH = 18
 """Most letters on a line of a name."""
@@ -32,8 +31,6 @@ class Line:
 
 def draw_lines(axes: Axes, lines: Sequence[Line], palette: Palette) -> None:
     """Draw lines over epochs, numbered from 1."""
-    from matplotlib.ticker import MaxNLocator
-
     for line in lines:
         axes.plot(
             [epoch + 1 for epoch in line.series.epochs],
@@ -70,16 +67,12 @@ def legend(figure: Figure, axes: Axes) -> None:
 
 def percentages(axes: Axes) -> None:
     """Show the y axis, fractions, in per cent."""
-    from matplotlib.ticker import PercentFormatter
-
     axes.set_ylim(0, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
 
 
 def logarithmic(axes: Axes) -> None:
     """Make the y axis logarithmic, with few, plain numbers."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
     axes.set_yscale("log")
     lower, upper = axes.get_ylim()
     axes.yaxis.set_major_locator(LogLocator(subs=(1,) if upper / lower > 1e3 else (1, 2, 5), numticks=8))
@@ -89,8 +82,6 @@ def logarithmic(axes: Axes) -> None:
 
 def counts(axes: Axes, quantity: str = "images") -> None:
     """Put few ticks of the y axis at whole numbers."""
-    from matplotlib.ticker import MaxNLocator
-
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     axes.set_ylabel(quantity)
 

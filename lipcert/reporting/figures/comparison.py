@@ -8,16 +8,13 @@ import statistics
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
 
 from lipcert.reporting.figures.axes import NAME_WIDTH, Line, draw_lines, legend, line_chart, logarithmic, percentages
-from lipcert.reporting.figures.palette import SERIES, Palette
-from lipcert.reporting.figures.picture import HEIGHT, Picture
+from lipcert.reporting.figures.picture import HEIGHT, SERIES, Palette, Picture
 from lipcert.reporting.figures.training import varying_lines
 from lipcert.reporting.groups import DataSet, Group
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 MOST_LINES = len(SERIES)
 MOST_PANELS = 8

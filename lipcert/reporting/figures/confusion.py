@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.figure import Figure
 
 from lipcert.records.measurement import Measurement
-from lipcert.reporting.figures.palette import Palette
-from lipcert.reporting.figures.picture import Absent, Picture
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from lipcert.reporting.figures.picture import Absent, Palette, Picture
 
 MOST_CLASSES = 20
 """With more, a matrix of classes cannot be read."""

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
 
 from lipcert.records.measurement import NOT_CONVERGED, ConvergenceRow, Measurement
 from lipcert.reporting.figures.axes import counts, legend, percentages, rule
-from lipcert.reporting.figures.palette import Palette
-from lipcert.reporting.figures.picture import HEIGHT, Absent, Picture
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from lipcert.reporting.figures.picture import HEIGHT, Absent, Palette, Picture
 
 BINS = 24
 """Bars of a histogram, about."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
 
 from lipcert.reporting.figures.axes import Line, line_chart, logarithmic, percentages
 from lipcert.reporting.figures.picture import Absent, Picture
 from lipcert.reporting.metrics import Metrics
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 FAINTEST = 0.35
 """Strength of the first layer's line; the last has 1."""

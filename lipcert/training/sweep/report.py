@@ -20,7 +20,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Column, Table
 
-from lipcert.reporting.statistics import mean_and_deviation
+from lipcert.reporting.tables import mean_and_deviation
 from lipcert.system.configuration import register
 from lipcert.system.files import write_json, write_text
 from lipcert.system.overrides import names_a_job, split_override
