@@ -1,4 +1,4 @@
-"""Images in memory, and errors about files."""
+"""Images in memory, on their way to a device, and errors about files."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-
-from lipcert.data.transfer import sent
 
 
 class MissingDataError(FileNotFoundError):
@@ -112,3 +110,11 @@ class Images:
 def to_pixels(images: Tensor) -> Tensor:
     """Return images as float32 in [0, 1]; 8-bit ones are divided by 255."""
     return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on `device`, copied from pinned memory without waiting where that is a GPU."""
+    if device.type != "cuda" or values.is_cuda:
+        return values.to(device)
+    pinned = values.pin_memory() if torch.cuda.is_available() else values
+    return pinned.to(device, non_blocking=True)

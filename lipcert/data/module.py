@@ -1,7 +1,9 @@
-"""The Lightning data module: splits, batches, and augmentation of whole batches by random crops and flips."""
+"""The Lightning data module: splits, batches, random crops and flips of whole batches, and how they reach a device."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,17 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
-from lipcert.data.arrays import Split, Stored, to_pixels
+from lipcert.data.arrays import Split, Stored, sent, to_pixels
 from lipcert.data.batches import GlobalBatches, ShuffledBatches
 from lipcert.data.sources import load_images
-from lipcert.data.transfer import CHOICES, Prefetched, belongs_on_device, sent
+
+LARGEST_SHARE = 0.25
+"""Of a GPU's free memory, at most, goes to the training images."""
+
+CHOICES = ("auto", "true", "false")
+"""Of `data.on_device`."""
 
 
 def draw(batch: int, padding: int, generator: torch.Generator | None) -> Tensor:
@@ -36,6 +43,40 @@ def crop_and_flip(images: Tensor, padding: int, draws: Tensor) -> Tensor:
     index = torch.arange(batch, device=images.device)[:, None, None]
     pixels = F.pad(images, (padding,) * 4).permute(0, 2, 3, 1)
     return pixels[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def belongs_on_device(images: Tensor, device: torch.device, choice: str) -> bool:
+    """Return whether training images are to be kept on `device`.
+
+    `choice`: "true" and "false" say so; "auto" where it is a GPU and they take at most `LARGEST_SHARE` of what is free.
+    """
+    if choice == "auto":
+        return device.type == "cuda" and images.nbytes <= LARGEST_SHARE * torch.cuda.mem_get_info(device)[0]
+    return choice == "true"
+
+
+class Prefetched:
+    """A loader whose next batch is made while the present one is trained on, in a thread of its own."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader = loader
+
+    @property
+    def sampler(self) -> Sampler[Any]:
+        """What decides the order; Lightning tells it the epoch."""
+        return self.loader.sampler  # type: ignore[return-value]
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        end = object()
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            batches = iter(self.loader)
+            ahead = pool.submit(next, batches, end)
+            while (batch := ahead.result()) is not end:
+                ahead = pool.submit(next, batches, end)
+                yield batch
 
 
 class ImageDataModule(pl.LightningDataModule):

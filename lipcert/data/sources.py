@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from lipcert.data.arrays import CorruptDataError, Images, MissingDataError, Split, missing
 from lipcert.data.idx import find_idx_files, read_split
-from lipcert.data.photos import load_photos
 from lipcert.data.tinyimagenet import load_tiny_imagenet
+
+SIZE = 32
+"""Pixels a side of a crop of a photograph."""
 
 DEFAULT_ROOT = Path.home() / ".cache" / "lipcert"
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -27,6 +31,51 @@ def _load_digits(root: Path | None) -> Images:
     train, test = train_test_split(range(len(labels)), test_size=0.2, random_state=0, stratify=labels)
     whole = Split(images, torch.tensor(labels, dtype=torch.int64))
     return Images(whole.rows(train), whole.rows(test), 10)
+
+
+@cache
+def photographs() -> tuple[np.ndarray, ...]:
+    """Return ten colour photographs, (H, W, 3) uint8, decoded once a process: they are not to be written to."""
+    from skimage import data
+    from sklearn.datasets import load_sample_image
+
+    pictures = [
+        *(data.astronaut(), data.chelsea(), data.coffee(), data.hubble_deep_field(), data.immunohistochemistry()),
+        *(data.retina(), data.rocket(), data.stereo_motorcycle()[0]),
+        *(load_sample_image("china.jpg"), load_sample_image("flower.jpg")),
+    ]
+    return tuple(np.asarray(picture)[..., :3] for picture in pictures)
+
+
+def crops(picture: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+    """Return `count` random crops of a picture, (count, 3, 32, 32)."""
+    tops = generator.integers(0, picture.shape[0] - SIZE + 1, count)
+    lefts = generator.integers(0, picture.shape[1] - SIZE + 1, count)
+    cut = [picture[top : top + SIZE, left : left + SIZE] for top, left in zip(tops, lefts, strict=True)]
+    return np.stack(cut).transpose(0, 3, 1, 2)
+
+
+def load_photos(train_per_class: int = 1000, test_per_class: int = 200) -> Images:
+    """A CIFAR-shaped set that needs no network: crops of photographs bundled with two libraries, shuffled once.
+
+    Each of ten photographs is a class. Training crops come from its left half, test crops from its right half; they are
+    the same on every machine.
+    """
+    generator = np.random.default_rng(0)
+    pictures = photographs()
+    train, test = [], []
+    for picture in pictures:
+        middle = picture.shape[1] // 2
+        train.append(crops(picture[:, :middle], train_per_class, generator))
+        test.append(crops(picture[:, middle:], test_per_class, generator))
+
+    def split(parts: list[np.ndarray]) -> Split:
+        images = torch.from_numpy(np.concatenate(parts).copy())
+        labels = torch.arange(len(parts)).repeat_interleave(len(parts[0]))
+        order = torch.from_numpy(generator.permutation(len(images)))
+        return Split(images[order], labels[order])
+
+    return Images(split(train), split(test), len(pictures))
 
 
 def _load_idx(name: str, root: Path | None, extra: tuple[Path, ...] = (), hint: str = "") -> Images:

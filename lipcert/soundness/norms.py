@@ -165,7 +165,7 @@ def _compared(name: str, members: list[Masked], layer: Layer, norms: UpperNorms)
 def compare_norms(
     model: nn.Module, images: Tensor, epsilon: float, count: int, side: int, generator: np.random.Generator
 ) -> NormsOutcome:
-    """Compare at least `count` norm bounds with exact norms, of layers masked as within `epsilon` of images (N, C, H, W).
+    """Compare at least `count` bounds with exact norms, of layers masked as within `epsilon` of images (N, C, H, W).
 
     Masked layers too large to decompose are compared in random parts of `side` outputs, and inputs, by `generator`.
     """

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lipcert.data import photos
+from lipcert.data import sources
 
 
 def _numbered(height: int, width: int) -> np.ndarray:
@@ -16,7 +16,7 @@ def _numbered(height: int, width: int) -> np.ndarray:
 
 
 def test_crops_are_windows_of_the_picture() -> None:
-    cut = photos.crops(_numbered(40, 100), 200, np.random.default_rng(0))
+    cut = sources.crops(_numbered(40, 100), 200, np.random.default_rng(0))
     assert cut.shape == (200, 3, 32, 32)
     tops, lefts = cut[:, 0, 0, 0].astype(int), cut[:, 1, 0, 0].astype(int)
     for window, top, left in zip(cut, tops, lefts, strict=True):
@@ -27,14 +27,14 @@ def test_crops_are_windows_of_the_picture() -> None:
 
 
 def test_a_picture_of_one_crop() -> None:
-    cut = photos.crops(_numbered(32, 32), 3, np.random.default_rng(0))
+    cut = sources.crops(_numbered(32, 32), 3, np.random.default_rng(0))
     assert (cut == _numbered(32, 32).transpose(2, 0, 1)).all()
 
 
 @pytest.mark.parametrize("width", [64, 101])
 def test_training_and_test_crops_come_from_disjoint_halves(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
-    monkeypatch.setattr(photos, "photographs", lambda: [_numbered(50, width)] * 3)
-    images = photos.load_photos(train_per_class=60, test_per_class=40)
+    monkeypatch.setattr(sources, "photographs", lambda: [_numbered(50, width)] * 3)
+    images = sources.load_photos(train_per_class=60, test_per_class=40)
     train_columns, test_columns = images.train.images[:, 1], images.test.images[:, 1]
     assert train_columns.max() < test_columns.min()
     assert train_columns.max() == width // 2 - 1
@@ -43,7 +43,7 @@ def test_training_and_test_crops_come_from_disjoint_halves(monkeypatch: pytest.M
 
 
 def test_ten_balanced_classes_of_real_photographs() -> None:
-    images = photos.load_photos(train_per_class=20, test_per_class=10)
+    images = sources.load_photos(train_per_class=20, test_per_class=10)
     assert images.num_classes == 10
     assert images.train.images.shape == (200, 3, 32, 32)
     assert images.test.images.shape == (100, 3, 32, 32)
@@ -55,17 +55,17 @@ def test_ten_balanced_classes_of_real_photographs() -> None:
 
 def test_labels_follow_their_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = [np.full((40, 80, 3), 20 * index, np.uint8) for index in range(10)]
-    monkeypatch.setattr(photos, "photographs", lambda: pictures)
-    images = photos.load_photos(5, 5)
+    monkeypatch.setattr(sources, "photographs", lambda: pictures)
+    images = sources.load_photos(5, 5)
     for split in (images.train, images.test):
         assert torch.equal(split.images[:, 0, 0, 0].long(), 20 * split.labels)
 
 
 def test_the_same_every_time() -> None:
-    first = photos.load_photos(5, 5)
+    first = sources.load_photos(5, 5)
     np.random.seed(5)
     torch.manual_seed(5)
-    second = photos.load_photos(5, 5)
+    second = sources.load_photos(5, 5)
     assert torch.equal(first.train.images, second.train.images)
     assert torch.equal(first.test.images, second.test.images)
     assert torch.equal(first.test.labels, second.test.labels)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from lipcert.data import ImageDataModule
 from lipcert.data.arrays import Split, Stored
-from lipcert.data.transfer import Prefetched, belongs_on_device
+from lipcert.data.module import Prefetched, belongs_on_device
 from tests.waiting import Watch
 
 
