@@ -54,13 +54,9 @@ def inside(points: Tensor, images: Tensor, epsilon: float, box: Box) -> Tensor:
 
 @torch.no_grad()
 def contained(points: Tensor, images: Tensor, epsilon: float, box: Box) -> Tensor:
-    """Return the points that lie inside, others moved inside, and the image where that fails, (B, ...).
+    """Return the points (B, ...) that lie in ball and box, others moved inside, and the image where that fails.
 
-    Args:
-        points: (B, ...), what an attack returned.
-        images: (B, ...), pixels in `box`.
-        epsilon: l2 radius, of which rounding of the moved points must not use more.
-        box: pixels allowed.
+    Rounding of the points that are moved is taken off `epsilon`. `images`: (B, ...), pixels in `box`.
     """
     points = points.detach().to(images.dtype)
     rounding = math.sqrt(images[0].numel()) * torch.finfo(images.dtype).eps * max(map(abs, box))
@@ -96,11 +92,8 @@ def projected_ascent(
 
     Args:
         loss: maps points (B, ...) to a sum over images, ().
-        images: (B, ...), pixels in `box`.
-        start: (B, ...), where to begin; moved inside first.
-        epsilon: l2 radius.
+        images, start: (B, ...), pixels in `box`, and where to begin; that is moved inside first.
         steps: how many, each of l2 length `step_size`.
-        box: pixels allowed.
 
     Source: Madry et al. 2018, with l2 in place of l-infinity balls.
     """

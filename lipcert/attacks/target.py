@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.attacks.ball import PIXELS, Box, check_pixels
-from lipcert.bounds import check_epsilon
+from lipcert.bounds import check_epsilon, robust_margin
 
 Attack = Callable[[nn.Module, Tensor, Tensor, float], Tensor]
 """Takes a network, images (N, ...), labels (N,) and epsilon to points (N, ...)."""
@@ -49,8 +49,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def margins(model: nn.Module, points: Tensor, labels: Tensor) -> Tensor:
     """Return z_y - max of the other logits as executed, their difference in float64, (B,); -inf for NaN."""
-    logits, columns = model(points).double(), labels.unsqueeze(1)
-    margin = logits.gather(1, columns)[:, 0] - logits.scatter(1, columns, -torch.inf).amax(dim=1)
+    margin = robust_margin(model(points).double(), labels)
     return margin.masked_fill(margin.isnan(), -torch.inf)
 
 

@@ -161,13 +161,9 @@ def _writable(folders: list[Path]) -> Path:
 
 
 def read_cache(path: Path, source: str | None) -> Images | None:
-    """Load the images kept at `path`; None where there are none, or some made from another source.
+    """Load the images kept at `path`; None where there are none, or some made from another `source` than is given.
 
     They are mapped copy on write: processes share their pages, and whoever changes one leaves the file alone.
-
-    Args:
-        path: the file.
-        source: digest of the data the images must come from; None accepts any.
 
     Raises:
         CorruptDataError: naming the file, if it is not what was written.

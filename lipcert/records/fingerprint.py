@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # reports read records without torch
     from torch import Tensor, nn
@@ -41,11 +41,7 @@ NAMES = {"ClippedMaxMin", "ClippedReLU", "MaxMin", "Normalize", "Residual", "Ide
 """What layers with bounds are called."""
 
 
-class _Hash(Protocol):
-    def update(self, data: Any, /) -> None: ...
-
-
-def _add(digest: _Hash, name: str, tensor: Tensor) -> None:
+def _add(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
     """Add a tensor: a line of JSON with its name, dtype and shape, then its bytes in row-major order."""
     import torch
 

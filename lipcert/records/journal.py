@@ -51,12 +51,8 @@ class Journal:
     """The file `certificates.partial.jsonl` of a folder, opened: `batches` of earlier processes, `append` for more.
 
     The first line is `header`, everything on which the rows depend; an existing file with an equal header is continued
-    behind its last whole line; one without a finished batch is begun anew. One process at a time.
-
-    Args:
-        folder: exists.
-        header: settings and fingerprints, JSON values.
-        restart: begin anew where an existing file has another header.
+    behind its last whole line; one without a finished batch, or with `restart` one with another header, is begun anew.
+    One process at a time.
 
     Raises:
         ValueError: for a file with another header, naming what differs, a damaged one, or one another process is at.

@@ -116,11 +116,6 @@ class Measurement:
     images: tuple[ImageRow, ...]
     convergence: tuple[ConvergenceRow, ...]
 
-    @property
-    def tightest(self) -> int:
-        """Place of the last bound among `header.bounds`."""
-        return len(self.header.bounds) - 1
-
 
 def curves(header: Header, rows: Sequence[ImageRow]) -> tuple[CurveRow, ...]:
     """Return what the images amount to at each radius; at 0 both are the clean accuracy."""

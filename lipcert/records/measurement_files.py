@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -40,14 +39,11 @@ def columns_of(row: type, bounds: Sequence[str] = ()) -> dict[str, type]:
 
 def as_png(image: Tensor) -> bytes:
     """Return an image (C, H, W), pixels in [0, 1], as PNG; other than 1 or 3 channels are averaged."""
-    from PIL import Image
+    from torchvision.io import encode_png
 
     if image.shape[0] not in (1, 3):
         image = image.mean(dim=0, keepdim=True)
-    pixels = (image * 255).round().byte().cpu().permute(1, 2, 0).numpy()
-    content = io.BytesIO()
-    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(content, "PNG")
-    return content.getvalue()
+    return encode_png((image * 255).round().byte().cpu()).numpy().tobytes()
 
 
 def write_measurement(
@@ -59,9 +55,7 @@ def write_measurement(
 ) -> tuple[CurveRow, ...]:
     """Write everything into `folder`, in place of an earlier measurement; return the curves.
 
-    Args:
-        folder: is there.
-        thumbnails: images (C, H, W) by index.
+    `thumbnails`: images (C, H, W) by index.
 
     Raises:
         OSError: if it cannot be written.

@@ -21,17 +21,16 @@ ROWS_NAME = "certificates.csv"
 
 def totals(rows: Sequence[Row], epsilons: Sequence[float], stages: Sequence[str]) -> tuple[Totals, ...]:
     """Return clean and certified accuracy at each epsilon, and how many images each stage certified."""
-    return tuple(_totals([row for row in rows if row.epsilon == epsilon], epsilon, stages) for epsilon in epsilons)
-
-
-def _totals(rows: Sequence[Row], epsilon: float, stages: Sequence[str]) -> Totals:
-    count = max(1, len(rows))
-    return Totals(
-        epsilon=epsilon,
-        num_images=len(rows),
-        clean_accuracy=sum(row.prediction == row.label for row in rows) / count,
-        certified_accuracy=sum(row.certified for row in rows) / count,
-        certified_by_stage={stage: sum(row.certified and row.stage == stage for row in rows) for stage in stages},
+    by_epsilon = {epsilon: [row for row in rows if row.epsilon == epsilon] for epsilon in epsilons}
+    return tuple(
+        Totals(
+            epsilon=epsilon,
+            num_images=len(own),
+            clean_accuracy=sum(row.prediction == row.label for row in own) / max(1, len(own)),
+            certified_accuracy=sum(row.certified for row in own) / max(1, len(own)),
+            certified_by_stage={stage: sum(row.certified and row.stage == stage for row in own) for stage in stages},
+        )
+        for epsilon, own in by_epsilon.items()
     )
 
 

@@ -27,11 +27,7 @@ def _cell(value: Any) -> Any:
 
 
 def from_csv(text: str, columns: Mapping[str, type]) -> list[list[Any]]:
-    """Return the lines of CSV text below its header.
-
-    Args:
-        text: of the file.
-        columns: the kind of each, by name in order: int, float, bool or str.
+    """Return the lines of CSV text below its header; `columns`: their kinds by name: int, float, bool or str.
 
     Raises:
         ValueError: for another header, or naming the line that holds something else; NaN is refused.

@@ -6,7 +6,6 @@ import base64
 import shlex
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from lipcert.records.measurement import ImageRow
 from lipcert.records.measurement_files import THUMBNAILS
@@ -123,13 +122,10 @@ class Shown:
         folder, kept = self.run.measurement.folder / THUMBNAILS, set(self.run.measurement.header.thumbnails)
         files = [(row, folder / f"{row.index}.png") for row in self.run.measurement.images if row.index in kept]
         files.sort(key=lambda pair: pair[0].radii[-1])
-        found = [(row, _data_address(path)) for row, path in files if path.is_file()]
+        encoded = ((row, base64.b64encode(path.read_bytes()).decode()) for row, path in files if path.is_file())
+        found = [(row, f"data:image/png;base64,{content}") for row, content in encoded]
         half = (len(found) + 1) // 2
         return {"smallest": found[:half], "largest": found[half:][::-1]}
-
-
-def _data_address(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def _plain(value: object) -> str:

@@ -16,6 +16,7 @@ from pytorch_lightning.loggers import Logger
 from lipcert.data import ImageDataModule
 from lipcert.losses import Sparsity
 from lipcert.nn import build
+from lipcert.system.errors import first_line
 from lipcert.system.schema import BoundConfig
 from lipcert.training.callbacks import SkipPlan
 from lipcert.training.logging.wandb import RunLogger
@@ -90,14 +91,14 @@ def build_loggers(config: DictConfig) -> list[Logger]:
         try:
             loggers.append(instantiate(settings))
         except InstantiationException as error:
-            if isinstance(error.__cause__, ModuleNotFoundError):
-                raise ValueError(
-                    f"logger={name} needs a package that is not installed ({str(error.__cause__).splitlines()[0]}); "
-                    f"install it with `pip install {name}`, or use logger=csv."
-                ) from error
-            if isinstance(error.__cause__, ImportError):
-                raise ValueError(str(error.__cause__)) from error
-            raise
+            cause = error.__cause__
+            if not isinstance(cause, ImportError):
+                raise
+            missing = (
+                f"logger={name} needs a package that is not installed ({first_line(cause)}); "
+                f"install it with `pip install {name}`, or use logger=csv."
+            )
+            raise ValueError(missing if isinstance(cause, ModuleNotFoundError) else str(cause)) from error
         if isinstance(loggers[-1], RunLogger):
             loggers[-1].describe(config)
     return loggers

@@ -113,8 +113,8 @@ class Costs(pl.Callback):
         return {"epochs": self.epochs, "seconds": self.seconds, "peak_memory_mb": self.peak_memory_mb}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.epochs, self.seconds = int(state_dict["epochs"]), float(state_dict["seconds"])
-        self.peak_memory_mb = float(state_dict["peak_memory_mb"])
+        self.epochs, self.seconds = state_dict["epochs"], state_dict["seconds"]
+        self.peak_memory_mb = state_dict["peak_memory_mb"]
 
 
 def peak_memory_mb() -> float:

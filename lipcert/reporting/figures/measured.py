@@ -55,7 +55,7 @@ def radii(measured: Measurement) -> Picture:
         axes = figure.subplots()
         for place, bound in enumerate(header.bounds):
             values = [radii[place] for radii in right]
-            if place == measured.tightest:
+            if bound == header.bounds[-1]:
                 axes.hist(values, edges, color=palette[bound], alpha=0.25)
             axes.hist(values, edges, histtype="step", color=palette[bound], linewidth=1.6, label=bound)
         rule(axes, header.epsilon, palette)

@@ -25,11 +25,7 @@ def figures(epsilon: float, accuracies: Mapping[str, float]) -> str:
 
 
 class TrainingProgress(pl.Callback):
-    """Keeps a progress bar over all epochs on standard error, where that is a terminal, in the first process.
-
-    Args:
-        console: to draw on; standard error when None.
-    """
+    """Keeps a progress bar over all epochs on standard error, or `console`, where that is a terminal; in one process."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console

@@ -39,12 +39,10 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def rewind(path: Path, steps: int, last: Mapping[str, float]) -> None:
-    """Bring a table to where a checkpoint stands.
+    """Bring a table to where a checkpoint stands, after so many optimizer `steps`; without rows the file is removed.
 
-    Args:
-        path: the table; no file without rows.
-        steps: optimizer steps behind the checkpoint; later rows are dropped, as they will be written again.
-        last: the row of the checkpoint's epoch, which is logged just after the checkpoint; added where it is missing.
+    Later rows are dropped, as they will be written again; `last`, the row of the checkpoint's epoch, which is logged
+    just after the checkpoint, is added where it is missing.
     """
     rows = [row for row in read_rows(path) if int(row["step"]) < steps]
     expected = {key: _cell(value) for key, value in last.items()}

@@ -23,7 +23,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from lipcert.system.errors import Interrupted
 from lipcert.system.overrides import quoted
 from lipcert.training.processes import is_first_process
-from lipcert.training.resume.starting_point import configuration_file
+from lipcert.training.resume.starting_point import CONFIGURATION
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -65,7 +65,7 @@ def interruptible(folder: Path) -> Iterator[None]:
     except SIGTERMException as error:  # Lightning's, between two batches
         raise Interrupted(signal.SIGTERM, advice) from error
     except OSError as error:
-        if configuration_file(folder).exists():  # else it was refused, and would be again
+        if (folder / CONFIGURATION).exists():  # else it was refused, and would be again
             error.add_note(advice)
         raise
     finally:

@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 AUTO = "auto"
 """The value of `resume` that goes on in the run's own folder."""
 
+CONFIGURATION = Path(".hydra", "config.yaml")
+"""Where a run's folder keeps its configuration."""
+
 
 @dataclass(frozen=True)
 class State:
@@ -83,7 +86,7 @@ def find_state(folder: Path, config: DictConfig, description: dict[str, Any]) ->
     results = completed(folder, config)
     if results is not None:
         return State(results=results)
-    if not found and not configuration_file(folder).exists():
+    if not found and not (folder / CONFIGURATION).exists():
         return State()
     check_same_run(folder, config)
     good, damaged = State(), []
@@ -152,14 +155,9 @@ def restore_folder(folder: Path, state: State) -> Path | None:
     return last
 
 
-def configuration_file(folder: Path) -> Path:
-    """Return where a run keeps its configuration."""
-    return folder / ".hydra" / "config.yaml"
-
-
 def write_configuration(folder: Path, config: DictConfig) -> None:
     """Write `.hydra/config.yaml`, `overrides.yaml`, `hydra.yaml` as Hydra does; those of the first start are kept."""
-    path, hydra_config = configuration_file(folder), HydraConfig.get()
+    path, hydra_config = folder / CONFIGURATION, HydraConfig.get()
     if not is_first_process() or (path.exists() and config.resume == AUTO):
         return
     path.parent.mkdir(exist_ok=True)
@@ -178,12 +176,11 @@ def check_same_run(folder: Path, config: DictConfig) -> None:
     Raises:
         ValueError: naming the keys that differ, or where there is no configuration to compare with.
     """
-    path = configuration_file(folder)
     try:
-        earlier = OmegaConf.load(path)
+        earlier = OmegaConf.load(folder / CONFIGURATION)
     except (FileNotFoundError, yaml.YAMLError) as error:
         raise ValueError(
-            f"{folder} holds a run, but no readable {path.relative_to(folder)} to compare with; go on in a new folder "
+            f"{folder} holds a run, but no readable {CONFIGURATION} to compare with; go on in a new folder "
             f"with resume={folder / 'checkpoints' / 'last.ckpt'}."
         ) from error
     here = _leaves(config)

@@ -11,7 +11,6 @@ import threading
 import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from hydra.experimental.callback import Callback
@@ -90,12 +89,12 @@ def sweep_table(sweep: Path, jobs: list[Job]) -> list[list[str]]:
         files = [sweep / job.folder / "results.json" for job in group if job.state != FAILED]
         results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
         seeds = f"{len(results)}" if len(results) == len(group) else f"{len(results)} of {len(group)}"
-        rows.append([*labels, seeds, *(_cell(results, *quantity) for quantity in QUANTITIES.values())])
+        cells = (
+            mean_and_deviation([each[key] for each in results if each[key] is not None], factor, digits)
+            for key, factor, digits in QUANTITIES.values()
+        )
+        rows.append([*labels, seeds, *cells])
     return rows
-
-
-def _cell(results: list[dict[str, Any]], key: str, factor: float, digits: int) -> str:
-    return mean_and_deviation([each[key] for each in results if each[key] is not None], factor, digits)
 
 
 def markdown(rows: list[list[str]]) -> str:
@@ -107,10 +106,8 @@ def markdown(rows: list[list[str]]) -> str:
 class SweepReport(Callback):
     """Writes `sweep.json` and `table.md`, prints the table, ends with exit code 1 if a job failed.
 
-    With `report=true` it writes `report.html` and `figures/`, too.
-
-    Args:
-        command: what tells this command from others that run in the same folder.
+    With `report=true` it writes `report.html` and `figures/`, too. `command` tells this command from others that run in
+    the same folder.
     """
 
     def __init__(self, command: str) -> None:
@@ -128,7 +125,8 @@ class SweepReport(Callback):
             if key == "sweep" and "," in sweep:
                 _fail(f"Expected one `sweep` a command, got {sweep}; type one after the other.")
         if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, _stop)
+            # an exception lets launchers end the processes of their jobs
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Report; Hydra makes a warning of every other exception than SystemExit."""
@@ -164,11 +162,6 @@ class SweepReport(Callback):
         failed = [f"  {job.folder}: {job.message}" for job in jobs if job.state == FAILED]
         count = f"{len(failed)} of {len(jobs)} jobs failed; the same command runs them again and skips the others."
         return "\n".join([count, *failed]) if failed else ""
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    """End by an exception, so that launchers end the processes of their jobs."""
-    sys.exit(128 + number)
 
 
 def _fail(message: str) -> None:
