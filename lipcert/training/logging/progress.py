@@ -25,7 +25,7 @@ def figures(epsilon: float, accuracies: Mapping[str, float]) -> str:
 
 
 class TrainingProgress(pl.Callback):
-    """Keeps a progress bar over all epochs on standard error, or `console`, where that is a terminal; in one process."""
+    """Keeps a progress bar over all epochs on standard error, or `console`, if that is a terminal; in one process."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console
