@@ -66,21 +66,23 @@ def check(options: argparse.Namespace, say: Callable[[str], object]) -> None:
     """
     from lipcert.recheck import (
         Rechecker,
+        backward_stages,
         contradicted_by_execution,
         contradicted_norms,
         contradictions,
         place,
-        stages_not_derived,
     )
     from lipcert.records import read_record
 
     load_plugins(options.plugins)
     record = read_record(options.certificate)
     images, labels = _data(options, record)
-    rechecker = Rechecker(_network(options, record), record.contents.data.image_shape, record.contents.clip_input)
+    beyond, contents = backward_stages(record), record.contents
+    network = _network(options, record)
+    rechecker = Rechecker(network, contents.data.image_shape, contents.clip_input, backward=bool(beyond))
     _check_dtype(rechecker, record)
     say(f"network and data are those of {options.certificate}")
-    chosen, beyond, unknown = _chosen(options, len(record.rows)), stages_not_derived(record), 0
+    chosen, unknown = _chosen(options, len(record.rows)), 0
     found = contradictions(record) + contradicted_norms(rechecker.global_norms, record)
     found += contradicted_by_execution(rechecker, record, images, labels)
     say(f"{len(record.rows)} rows, totals and norms: {len(found) or 'no'} contradictions without deriving bounds")
@@ -92,7 +94,8 @@ def check(options: argparse.Namespace, say: Callable[[str], object]) -> None:
             unknown += 1
             continue
         reason = reason or refuted
-        say(f"{where}{'confirmed' if reason is None else f'contradicted ({reason})'}")
+        said = "confirmed" + ", its margin by attacks alone" * rechecker.attacks_judge(row)
+        say(f"{where}{said if reason is None else f'contradicted ({reason})'}")
         found += [] if reason is None else [where + reason]
     if found:
         more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
@@ -100,7 +103,7 @@ def check(options: argparse.Namespace, say: Callable[[str], object]) -> None:
     if unknown:
         raise ValueError(
             f"{unknown} of {len(chosen)} rows are not re-derived: they may rest on the stages {', '.join(beyond)}, "
-            "whose bounds this check does not compute. Attacks do not refute them; the other "
+            "whose bounds can be tighter than those of this check. Attacks do not refute them; the other "
             f"{len(chosen) - unknown} are confirmed."
         )
     failure = min(1.0, rechecker.norms.failure_probability)

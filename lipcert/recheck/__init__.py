@@ -6,13 +6,13 @@ It shares no code with `lipcert.bounds` or `lipcert.certificates`, so that an er
 from lipcert.recheck.consistency import contradictions, place
 from lipcert.recheck.execution import contradicted_by_execution
 from lipcert.recheck.global_norms import contradicted_norms
-from lipcert.recheck.verdict import Rechecker, stages_not_derived
+from lipcert.recheck.verdict import Rechecker, backward_stages
 
 __all__ = [
     "Rechecker",
+    "backward_stages",
     "contradicted_by_execution",
     "contradicted_norms",
     "contradictions",
     "place",
-    "stages_not_derived",
 ]

@@ -59,7 +59,7 @@ def descend(
     return best, least
 
 
-def find_counterexample(
+def attack(
     model: nn.Module,
     image: Tensor,
     label: int,
@@ -68,13 +68,13 @@ def find_counterexample(
     steps: int = 30,
     restarts: int = 5,
     generator: torch.Generator | None = None,
-) -> Tensor | None:
-    """Return a point within `epsilon` of `image` that the network does not call `label`; None if none is found.
+) -> tuple[Tensor, float]:
+    """Return the point within `epsilon` of `image` at which the least margin of `label` was found, and this margin.
 
     Args:
         model, clip_input, steps: as in `descend`.
         image: (C, H, W) in the dtype of the network.
-        label: the class that is certified.
+        label: the class whose margin over all others is lowered.
         epsilon: radius of the ball.
         restarts: descents; one from the image, others from random points of the sphere.
         generator: of the random points; fresh ones when None.
@@ -84,4 +84,4 @@ def find_counterexample(
     images, radii = image.expand_as(start), torch.full((restarts,), epsilon, dtype=torch.float64)
     labels = torch.full((restarts,), label)
     points, margins = descend(model, images, labels, radii, clip_input, steps, images + start * 1e3 * epsilon)
-    return points[margins.argmin()] if bool(margins.min() <= 0) else None
+    return points[margins.argmin()], float(margins.min())

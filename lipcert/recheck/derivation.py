@@ -57,6 +57,7 @@ class Derivation:
                 elif isinstance(step, AddStep):
                     reaches.append(self._add(reaches[step.first], reaches[step.second]))
                 else:
+                    reaches[step.source] = self._written_out(step.source, reaches[step.source])
                     reaches.append(self._activation(step, reaches[step.source]))
         self.reaches = reaches
         self.logits = reaches[self.program.output]
@@ -136,7 +137,6 @@ class Derivation:
         return torch.stack(moves).sum(dim=0) * (1 + SLACK)
 
     def _activation(self, step: ActivationStep, before: Reach) -> Reach:
-        before = self._written_out(step.source, before)
         activation, lower, upper = step.activation, before.lower, before.upper
         mask = masks(activation, lower, upper)
         tight, decomposed = self._constants(step.source, before, mask)

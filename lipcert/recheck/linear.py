@@ -52,8 +52,9 @@ class Adjoint:
             self.outputs = linear_map.apply(self.inputs)
 
     def __call__(self, values: Tensor) -> Tensor:
-        """Return Jᵀ w, (B, *end shape) -> (B, *start shape)."""
-        (result,) = torch.autograd.grad(self.outputs, self.inputs, values, retain_graph=True)
+        """Return Jᵀ w, (B, *end shape) -> (B, *start shape), differentiable by w where w asks for it."""
+        differentiable = values.requires_grad
+        (result,) = torch.autograd.grad(self.outputs, self.inputs, values, True, differentiable)
         return result
 
 

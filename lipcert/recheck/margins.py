@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lipcert.recheck.backward import Backward
 from lipcert.recheck.derivation import Derivation
 from lipcert.recheck.linear import linear_map, single_map
 from lipcert.recheck.maximum import maximum_over
 from lipcert.recheck.program import AffineStep
 from lipcert.recheck.reach import SLACK
 from lipcert.recheck.rounding import of_differences
+
+BACKWARD_EFFORTS = ((None, 0), (None, 20), ((5, 512), 40), ((0, 4096), 40))
+"""(ascents for intervals and most entries that have them refined, ascents of slopes for margins), tried in turn."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,19 @@ def margins(derived: Derivation, label: int) -> Margins:
     executed = real - _rounding(derived, label)
     others = torch.arange(len(real)) != label
     return Margins(float(real[others].min()), float(executed[others].min()))
+
+
+def backward_margins(derived: Derivation, label: int) -> Iterator[Margins]:
+    """Yield the least margins of `label` with those of open classes bounded backward, with more and more effort."""
+    real, rounding = -worst(derived, label), _rounding(derived, label)
+    rows, others, backward = -_directions(derived, label), torch.arange(len(real)) != label, Backward(derived)
+    for refined, steps in BACKWARD_EFFORTS:
+        if refined is not None:
+            backward.refine(*refined)
+        open_classes = (others & ~(real > rounding)).nonzero()[:, 0]
+        found = backward.bound(derived.program.output, rows[open_classes], steps, rounding[open_classes])
+        real[open_classes] = torch.maximum(real[open_classes], found)
+        yield Margins(float(real[others].min()), float((real - rounding)[others].min()))
 
 
 @torch.no_grad()

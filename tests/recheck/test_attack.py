@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lipcert.recheck.attack import find_counterexample
+from lipcert.recheck.attack import attack
 
 
 def _linear() -> nn.Sequential:
@@ -23,21 +23,20 @@ NEAREST = 0.2 / 2**0.5
 
 
 def test_it_finds_a_counterexample_just_beyond_the_margin_and_none_just_before() -> None:
-    found = find_counterexample(_linear(), IMAGE, 0, NEAREST * 1.01, False)
-    assert found is not None
+    found, margin = attack(_linear(), IMAGE, 0, NEAREST * 1.01, False)
+    assert margin <= 0
     assert NEAREST * 0.999 <= float((found.double() - IMAGE.double()).norm()) <= NEAREST * 1.01
     assert int(_linear()(found[None]).argmax()) == 1 or float(_linear()(found[None]).diff()) == 0
-    assert find_counterexample(_linear(), IMAGE, 0, NEAREST * 0.99, False) is None
+    assert attack(_linear(), IMAGE, 0, NEAREST * 0.99, False)[1] > 0
 
 
 @pytest.mark.parametrize(("epsilon", "expected"), [(0.19, False), (0.21, True)])
 def test_with_clipped_pixels_it_stays_among_them(epsilon: float, expected: bool) -> None:
     """Pixel 1 is 0 already, so that clipping leaves only pixel 0: 0.2 are needed."""
-    found = find_counterexample(_linear(), IMAGE, 0, epsilon, True)
-    assert (found is not None) == expected
-    assert found is None or bool(((found >= 0) & (found <= 1)).all())
+    found, margin = attack(_linear(), IMAGE, 0, epsilon, True)
+    assert (margin <= 0) == expected
+    assert bool(((found >= 0) & (found <= 1)).all())
 
 
 def test_an_image_that_is_misclassified_is_its_own_counterexample() -> None:
-    found = find_counterexample(_linear(), IMAGE, 1, 0.01, False)
-    assert found is not None
+    assert attack(_linear(), IMAGE, 1, 0.01, False)[1] <= 0

@@ -1,0 +1,190 @@
+"""Backward bounds against points of balls and boxes, against Lipschitz margins and against those of the certifier."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lipcert.certificates import CROWN_STAGES, Cascade
+from lipcert.recheck import Rechecker
+from lipcert.recheck.attack import attack
+from lipcert.recheck.backward import Backward
+from lipcert.recheck.ball_box import Clamp
+from lipcert.recheck.derivation import Derivation
+from lipcert.recheck.margins import backward_margins, margins
+from lipcert.recheck.norms import Norms
+from lipcert.recheck.program import compile_program
+from lipcert.records import Row
+from tests.networks import IMAGE, images, network
+from tests.pairwise import pairwise
+
+KINDS = ("relu", "clipped_relu", "maxmin", "clipped_maxmin")
+
+
+def _clamp(seed: int, radius: float = 0.7) -> Clamp:
+    """Return a clamp of nine entries: some linear, some constant, some with one kink or two, not all in a ball."""
+    draw = torch.Generator().manual_seed(seed)
+    center = torch.randn(9, generator=draw, dtype=torch.float64) / 2
+    ends = torch.rand(2, 9, generator=draw, dtype=torch.float64)
+    low = torch.where(torch.arange(9) % 4 == 1, -torch.inf, 0.0)
+    high = torch.where(torch.arange(9) % 3 == 0, torch.inf, 0.3)
+    return Clamp(center - ends[0], center + ends[1], low, high, center, torch.arange(9) > 1, radius)
+
+
+def _points(clamp: Clamp, count: int = 4000) -> Tensor:
+    """Return points of the box whose entries that are near are in the ball, many of them on its sphere."""
+    shares = torch.rand(count, 9, dtype=torch.float64).pow(3) * torch.randint(0, 2, (count, 9))
+    ends = torch.where(torch.rand(count, 9) < 0.5, clamp.lower, clamp.upper)
+    moved = (ends - clamp.center) * shares
+    length = (moved * clamp.near).norm(dim=1, keepdim=True).clamp(min=1e-12)
+    return clamp.center + torch.where(clamp.near, moved * (clamp.radius / length).clamp(max=1), moved)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_over_a_box_alone_what_slopes_leave_is_the_sum_of_each_entrys_least(seed: int) -> None:
+    clamp = replace(_clamp(seed), radius=torch.inf)
+    rows = torch.randn(30, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    found = clamp.relax(rows, clamp.hull)
+    points = clamp.lower + (clamp.upper - clamp.lower) * torch.linspace(0, 1, 3001, dtype=torch.float64)[:, None]
+    values = torch.minimum(torch.maximum(points, clamp.low), clamp.high)
+    least = (rows[:, None] * values - found.rows[:, None] * points).amin(dim=1).sum(dim=1)
+    torch.testing.assert_close(found.constant, least, rtol=0, atol=1e-2)
+    assert bool((found.constant <= least + 1e-12).all())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_slopes_leave_of_clamps_is_below_them_everywhere_and_close_somewhere(seed: int) -> None:
+    torch.manual_seed(seed)
+    clamp = _clamp(seed)
+    rows = torch.randn(30, 9, dtype=torch.float64)
+    points = _points(clamp)
+    values = torch.minimum(torch.maximum(points, clamp.low), clamp.high)
+    for slopes in (clamp.hull, torch.rand(30, 2, len(clamp.index), dtype=torch.float64) * 2 - 0.5):
+        found = clamp.relax(rows, slopes)
+        gap = (rows @ values.T - found.rows @ points.T - found.constant[:, None]).amin(dim=1)
+        assert bool((gap >= -1e-12).all())
+        assert float(gap.median()) < 0.7  # of few points in nine dimensions
+
+
+def test_ball_and_box_say_more_together_than_either_alone() -> None:
+    rows, clamp = torch.randn(40, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), _clamp(3, 0.4)
+    both = clamp.relax(rows, clamp.hull).constant
+    box = replace(clamp, radius=torch.inf).relax(rows, clamp.hull).constant
+    far = torch.where(clamp.near, 50.0, 0.0)
+    ball = replace(clamp, lower=clamp.lower - far, upper=clamp.upper + far).relax(rows, clamp.hull).constant
+    assert bool((both >= torch.maximum(box, ball) - 1e-3).all())
+    assert float((both - torch.maximum(box, ball)).max()) > 0.02
+
+
+def _derive(model: nn.Module, epsilon: float, clip: bool = False) -> Derivation:
+    return Derivation(compile_program(model, IMAGE), images()[0], epsilon, clip, False, Norms())
+
+
+def _low(model: nn.Module, image: Tensor, epsilon: float, rows: Tensor, clip: bool) -> Tensor:
+    """Return low values of rows of the logits, (R,), by descents from the image and random points of its ball."""
+    draw = torch.Generator().manual_seed(3)
+    found = torch.full((len(rows),), torch.inf, dtype=torch.float64)
+    for start in range(4):
+        change = torch.randn(len(rows), *IMAGE, generator=draw, dtype=torch.float64) * (start > 0)
+        for step in range(25):
+            length = change.flatten(1).norm(dim=1).view(-1, 1, 1, 1).clamp(min=1e-12)
+            points = image + change * (epsilon / length).clamp(max=1)
+            points = (points.clamp(0, 1) if clip else points).requires_grad_()
+            values = (model(points) * rows).sum(dim=1)
+            found = torch.minimum(found, values.detach())
+            (gradient,) = torch.autograd.grad(values.sum(), points)
+            scale = epsilon / (1 + step / 4) / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1).clamp(min=1e-12)
+            change = points.detach() - image - gradient * scale
+    return found
+
+
+@pairwise(name=("plain", "pooled", "residual"), kind=KINDS, epsilon=(0.05, 0.3), clip=(False, True))
+def test_bounds_are_below_what_descents_find_and_intervals_hold(
+    name: str, kind: str, epsilon: float, clip: bool
+) -> None:
+    model = network(name, kind)
+    derived = _derive(model, epsilon, clip)
+    classes = derived.logits.center.shape[1]
+    rows = torch.randn(6, classes, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    low, backward = _low(model, images()[0], epsilon, rows, clip), Backward(derived)
+    first = backward.bound(derived.program.output, rows)
+    backward.refine(2)
+    ascended = backward.bound(derived.program.output, rows, 5)
+    for found in (first, ascended):
+        assert bool((found <= low + 1e-12).all())
+    assert bool((ascended >= first - 1e-3).all())
+    draw = torch.randn(300, *IMAGE, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    points = images()[0] + epsilon * draw / draw.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    values = derived.program(points.clamp(0, 1) if clip else points)
+    for step in backward.activations:
+        (lower, upper), bends = backward.boxes[step.source], backward.bends[step.target]
+        assert bool(((values[step.source] >= lower) & (values[step.source] <= upper)).all())
+        if bends.paired:
+            first_half, second_half = values[step.source].flatten(1).chunk(2, dim=1)
+            between = (first_half - second_half) / 2**0.5
+            assert bool(((between >= bends.inner.lower) & (between <= bends.inner.upper)).all())
+
+
+@pytest.mark.parametrize(("name", "kind"), [*(("plain", kind) for kind in KINDS), ("residual", "relu")])
+def test_margins_are_never_below_those_of_lipschitz_bounds_and_near_the_certifiers(name: str, kind: str) -> None:
+    model, epsilon = network(name, kind), 0.08
+    image = images()[:1]
+    label = int(model(image).argmax())
+    derived = _derive(model, epsilon)
+    start = margins(derived, label)
+    bounds = [start, *backward_margins(derived, label)]
+    for before, after in itertools.pairwise(bounds):
+        assert after.real >= before.real
+        assert after.executed >= before.executed
+    lowest = attack(model, image[0], label, epsilon, False)[1]
+    assert bounds[-1].real <= lowest
+    theirs = Cascade(model, CROWN_STAGES)(image, torch.tensor([label]), epsilon)
+    assert float(theirs.margin) <= lowest
+    assert bounds[-1].executed >= float(theirs.margin) - 0.1 * (lowest - start.real) - 1e-9
+
+
+def test_a_layer_of_a_thousand_classes_is_worked_on_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(72, 300), nn.ReLU(), nn.Linear(300, 1000)).double().eval()
+    derived = _derive(model.requires_grad_(False), 0.05)
+    rows = torch.eye(1000, dtype=torch.float64)
+    whole = Backward(derived).bound(derived.program.output, rows)
+    monkeypatch.setattr("lipcert.recheck.backward.LARGEST_CHUNK", 64_000)
+    with mock.patch.object(Clamp, "relax", autospec=True, side_effect=Clamp.relax) as relax:
+        chunked = Backward(derived).bound(derived.program.output, rows)
+    torch.testing.assert_close(chunked, whole, rtol=1e-9, atol=1e-9)
+    assert max(len(call.args[1]) for call in relax.call_args_list) == 64
+
+
+@pytest.mark.parametrize("kind", ["maxmin", "clipped_maxmin"])
+def test_certificates_that_rest_on_backward_bounds_are_confirmed_where_ours_prove_the_class(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lipcert.recheck.margins.BACKWARD_EFFORTS", ((None, 0), (None, 20)))
+    image = images()[0].float()
+    rechecker = Rechecker(network("plain", kind).float(), IMAGE, False, backward=True)
+    label = int(rechecker.model(image[None]).argmax())
+    epsilon, executed = 0.04, torch.inf
+    while executed > 0:
+        epsilon *= 1.2
+        *_, (best, _) = rechecker._derived(image, label, epsilon)
+        executed = best.executed
+    row = Row(0, label, label, epsilon, 1e-4, True, 1e9, epsilon, best.real - best.executed, "crown-alpha")
+    assert rechecker.reason_against(row, image) is None
+    assert rechecker.refutation(row, image) is None
+    far = replace(row, epsilon=40 * epsilon, radius=40 * epsilon)
+    for other, claimed in (
+        (replace(rechecker, backward=False), row),
+        (rechecker, replace(row, stage="tight")),
+        (rechecker, far),
+    ):
+        assert "the margin derived is -" in str(other.reason_against(claimed, image))
+    uncertified = replace(far, certified=False, stage="", margin=-1e-3, rounding=1.0, radius=epsilon)
+    assert rechecker.reason_against(uncertified, image) is None
+    assert "at the radius" in str(rechecker.reason_against(replace(uncertified, radius=39 * epsilon), image))
+    assert str(rechecker.refutation(replace(row, margin=5.0), image)).startswith("margin 5 is above ")
