@@ -1,7 +1,5 @@
 """AutoAttack in l2, by pyautoattack: its four attacks one by one, and what withstands all of them."""
 
-from __future__ import annotations
-
 import logging
 from functools import partial
 

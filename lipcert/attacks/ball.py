@@ -1,7 +1,5 @@
 """The ball and the box of an attack: which points lie in both, checked in float64, and gradient ascent inside."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """l2 projected gradient descent, by foolbox: at one radius, or at growing ones, for what is broken stays broken."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """A search on the sphere that uses no gradients."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The network under attack: what it must be, how it is left as it was, and what it says at an attack's points."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """Networks from files: lipcert's checkpoints, state dicts of the published code, any `nn.Module` a user builds."""
 
-from __future__ import annotations
-
 from lipcert.checkpoints.network import LoadedNetwork, load_network
 from lipcert.checkpoints.reading import Checkpoint, read_checkpoint
 

@@ -1,7 +1,5 @@
 """Networks from checkpoints: architectures of lipcert, found by names and shapes, or any `nn.Module` a user builds."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Tensors from files: lipcert's checkpoints and state dicts, never pickled objects."""
 
-from __future__ import annotations
-
 import pickle
 import warnings
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """`python -m lipcert.dashboard`: create the dashboard of runs in a project of Weights & Biases."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

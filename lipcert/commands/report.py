@@ -1,7 +1,5 @@
 """`python -m lipcert.report RUN [RUN ...]`: tables and pictures of runs, one HTML page and PNGs."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

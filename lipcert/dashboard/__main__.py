@@ -1,7 +1,5 @@
 """`python -m lipcert.dashboard`: create the dashboard of runs in a project of Weights & Biases."""
 
-from __future__ import annotations
-
 from lipcert.commands.dashboard import main
 
 if __name__ == "__main__":

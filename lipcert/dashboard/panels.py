@@ -1,7 +1,5 @@
 """What the dashboard shows: sections of panels over the keys that runs log."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from wandb_workspaces import workspaces

@@ -1,7 +1,5 @@
 """Global batches, the same for any number of processes, and each process's share of them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Downloads under a temporary name, tried anew where a connection breaks, verified, then renamed."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """MNIST's idx files, plain or gzipped."""
 
-from __future__ import annotations
-
 import gzip
 import math
 import zlib

@@ -1,7 +1,5 @@
 """The Lightning data module: splits, batches, random crops and flips of whole batches, and how they reach a device."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

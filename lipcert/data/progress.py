@@ -1,7 +1,5 @@
 """Progress bars of long preparations, on a terminal's standard error only."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """Where each data set comes from: one loader a name."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path

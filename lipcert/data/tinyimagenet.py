@@ -4,8 +4,6 @@ The original archive is read as it is, or the folder it unpacks to; images are d
 beside it, which is mapped into memory and checked whenever it is loaded.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import logging

@@ -1,7 +1,5 @@
 """The files of Tiny-ImageNet in their original layout: which image belongs to which class."""
 
-from __future__ import annotations
-
 import glob
 import zipfile
 from pathlib import Path, PurePosixPath

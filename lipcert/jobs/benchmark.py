@@ -1,7 +1,5 @@
 """The job of `lipcert.benchmark`: training steps, and how they grow, timed in turns; medians are compared."""
 
-from __future__ import annotations
-
 import math
 import statistics
 import time

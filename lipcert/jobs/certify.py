@@ -1,7 +1,5 @@
 """The job of `lipcert.certify`: certify batch after batch at every epsilon, write the record."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math

@@ -1,7 +1,5 @@
 """The job of `lipcert.measure`: certify radii by each bound, attack, count power iterations, write."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

@@ -3,8 +3,6 @@
 Source: Figure 5 of the paper: from a random start, until ||u(t+1) - u(t)|| <= 1e-3.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """What jobs share: a trained network and the images that it is judged on, loaded once, and checks of settings."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The job of `lipcert.soundness`: certify, try to refute the certificates, write the findings."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict
 

@@ -1,7 +1,5 @@
 """What a user sees of a record, a measurement or the findings of a soundness run: tables, and where it lies."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from itertools import chain, repeat

@@ -1,7 +1,5 @@
 """What benchmarks time: training steps of random and of trained networks, against plain ones."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The job of `lipcert.train`: one training run, or one of a sweep, and the page about it."""
 
-from __future__ import annotations
-
 import contextlib
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Losses at points of the ball on which the network does worst: adversarial training, TRADES, ReLU stability, in l2."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar

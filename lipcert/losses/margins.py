@@ -1,7 +1,5 @@
 """Losses of Lipschitz margins: EMMA, CRM and CLL. Each compares z_y - z_j with how fast it can shrink."""
 
-from __future__ import annotations
-
 import math
 
 import torch

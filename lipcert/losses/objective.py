@@ -1,7 +1,5 @@
 """What a training method is given, what it gives back, and the plainest of them: cross-entropy of clean images."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import wraps

@@ -1,7 +1,5 @@
 """Checks of the hyper-parameters that a user types under `method`; each names the one that it refuses."""
 
-from __future__ import annotations
-
 import math
 
 

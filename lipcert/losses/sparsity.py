@@ -1,7 +1,5 @@
 """Sparsity loss: push neurons to be constant over the region (eqs 12, 26)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

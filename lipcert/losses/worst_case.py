@@ -1,7 +1,5 @@
 """Losses of worst logits: BCP and GloRo, over ball and box, and CAP, over the convex relaxation of a ReLU network."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Activations that are 1-Lipschitz in l2 and constant over part of their input range."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

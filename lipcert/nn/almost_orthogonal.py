@@ -1,7 +1,5 @@
 """Almost-orthogonal layers (AOL): weights rescaled so that a layer is 1-Lipschitz, up to rounding."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d

@@ -1,7 +1,5 @@
 """The published architectures, built from one specification table (appendix C.1)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

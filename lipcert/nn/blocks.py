@@ -1,7 +1,5 @@
 """Layers that wrap others or come first: residual blocks, and normalisation, so that epsilon lives in pixel space."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

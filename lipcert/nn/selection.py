@@ -4,8 +4,6 @@ Values are those of `torch.minimum` and `torch.maximum`, NaN included; at a tie 
 second argument. Selections (`where`, `masked_fill`) are an order of magnitude slower than arithmetic on CPUs.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

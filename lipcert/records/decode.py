@@ -1,7 +1,5 @@
 """JSON files to frozen dataclasses, by their annotations; anything missing, foreign or of another type is refused."""
 
-from __future__ import annotations
-
 import json
 import types
 from dataclasses import fields, is_dataclass

@@ -1,7 +1,5 @@
 """The partial record: one line a finished batch, so that a certification that was stopped goes on where it was."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

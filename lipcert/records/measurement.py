@@ -1,7 +1,5 @@
 """What `lipcert.measure` leaves in RUN/measurements/NAME/, field by field."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

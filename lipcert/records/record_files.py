@@ -1,7 +1,5 @@
 """A record to files and back: the rows, then `certificate.json`, so that a record with it is whole."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Sequence

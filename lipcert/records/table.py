@@ -1,7 +1,5 @@
 """CSV files: columns of one kind each, values to text and back, every float exactly."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

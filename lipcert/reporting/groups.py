@@ -1,7 +1,5 @@
 """Runs that differ in their seed alone form a group; what tells groups apart names them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

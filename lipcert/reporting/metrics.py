@@ -1,7 +1,5 @@
 """`metrics.csv` as curves over epochs; whatever in it cannot be read is left out and told."""
 
-from __future__ import annotations
-
 import csv
 import math
 import re

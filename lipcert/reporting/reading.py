@@ -1,7 +1,5 @@
 """Reads runs from their folders; whatever is missing or damaged becomes a sentence, nothing is raised."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """A report of runs, all of it from files that they left: `report.html`, and every picture as PNG beside it."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import sys

@@ -1,7 +1,5 @@
 """A run as its files tell it: results, configuration, curves, certificates, measurement, and what is wrong."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property

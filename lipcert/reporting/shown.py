@@ -1,7 +1,5 @@
 """One run as the page shows it: tiles, pictures, tables, extreme images."""
 
-from __future__ import annotations
-
 import base64
 import shlex
 from dataclasses import dataclass

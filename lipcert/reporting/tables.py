@@ -1,7 +1,5 @@
 """Tables over runs: Tables 4 to 7 of the paper, from `results.json` alone; how their numbers are written."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """`python -m lipcert.soundness`: try to refute what is certified of a trained network."""
 
-from __future__ import annotations
-
 from lipcert.commands.soundness import main
 
 if __name__ == "__main__":

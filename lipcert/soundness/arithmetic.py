@@ -2,8 +2,6 @@
 less rounding to cover refuses nothing that was certified.
 """
 
-from __future__ import annotations
-
 import copy
 import time
 from dataclasses import dataclass

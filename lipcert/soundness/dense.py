@@ -1,7 +1,5 @@
 """Dense matrices of the linear maps between activations, by impulse responses of the torch layers, or random parts."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Certifies images and tries to refute the certificates in four ways; the findings, and how they are written."""
 
-from __future__ import annotations
-
 import json
 import sys
 import time

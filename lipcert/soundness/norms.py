@@ -1,7 +1,5 @@
 """Norm upper bounds of masked layers against exact norms: dense matrices, singular values by numpy in float64."""
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What Hydra is told: where the files are, schemas, resolvers, rows of tables; unknown settings are refused."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass

@@ -1,7 +1,5 @@
 """Errors that a user can act on, in one sentence, and the signal that ends a command."""
 
-from __future__ import annotations
-
 import errno
 import signal
 

@@ -1,7 +1,5 @@
 """Files that are whole or absent: written under a temporary name and renamed; archives whose bytes are verified."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -3,8 +3,6 @@
 Hydra's own help composes the configuration and lists every group of its own twice, which takes seconds.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 import textwrap

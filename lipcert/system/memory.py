@@ -1,7 +1,5 @@
 """Memory of the host: what this process may still take, and the most that a piece of work holds."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import gc

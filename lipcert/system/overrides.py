@@ -1,7 +1,5 @@
 """Settings by dotted key, such as `data.root`, the overrides that set them, and the folders that overrides name."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterable, Sequence

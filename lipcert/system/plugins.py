@@ -1,7 +1,5 @@
 """Modules that a user names: found as `python -m` finds them, the working directory included."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import os

@@ -1,7 +1,5 @@
 """The schema of the commands' settings: unknown keys and wrong types are refused before anything starts."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

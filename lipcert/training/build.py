@@ -1,7 +1,5 @@
 """Builds what a run is made of from its configuration: network, module and trainer."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from typing import Any

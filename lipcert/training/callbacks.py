@@ -1,7 +1,5 @@
 """Callbacks that every run has: schedules, projections, what is skipped, what training has cost."""
 
-from __future__ import annotations
-
 import resource
 import sys
 import time

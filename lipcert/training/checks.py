@@ -1,7 +1,5 @@
 """What a run checks before it starts, so that nothing fails once training is under way or over."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Clean, attacked and certified accuracy of a trained network, the images split over processes."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The Lightning module: any architecture, any method, any bound; certified accuracy as its metric."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 

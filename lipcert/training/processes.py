@@ -1,7 +1,5 @@
 """The processes of one run: who started them, which of them this is, what they tell each other, and their lock."""
 
-from __future__ import annotations
-
 import errno
 import logging
 import os

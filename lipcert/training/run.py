@@ -1,7 +1,5 @@
 """One training run: check, train, evaluate, write results."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 Progress t is counted in epochs and grows within an epoch, step by step.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

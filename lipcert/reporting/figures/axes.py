@@ -1,7 +1,5 @@
 """What pictures share: lines, their legend, and axes of epochs, fractions, logarithms and counts."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Pictures over runs: clean against certified accuracy, Lipschitz bounds and varying neurons side by side."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import statistics

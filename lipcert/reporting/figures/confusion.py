@@ -1,7 +1,5 @@
 """Confusion matrices of clean, attacked and certified predictions."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

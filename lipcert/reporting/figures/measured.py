@@ -1,7 +1,5 @@
 """Pictures of what a measurement proved: curves against epsilon, radii, margins; power iterations (Figure 5)."""
 
-from __future__ import annotations
-
 import math
 
 from matplotlib.figure import Figure

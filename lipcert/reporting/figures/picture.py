@@ -1,7 +1,5 @@
 """A picture, its colours by role, and how it becomes inline SVG that the page colours, or PNG."""
 
-from __future__ import annotations
-
 import html
 import io
 import re

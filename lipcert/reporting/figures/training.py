@@ -1,7 +1,5 @@
 """Curves over epochs: accuracies, Lipschitz bounds (Figure 7), varying proportions (Figure 6), from `metrics.csv`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes

@@ -1,7 +1,5 @@
 """What a terminal shows while a run trains: one line with epoch, epsilon, clean and certified accuracy, live."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`metrics.csv`: a row for each time something is logged, through any number of interruptions."""
 
-from __future__ import annotations
-
 import csv
 import io
 from argparse import Namespace

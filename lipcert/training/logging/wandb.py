@@ -1,7 +1,5 @@
 """Logs a run to Weights & Biases: one row an epoch, its results at the end, all files inside the run's directory."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

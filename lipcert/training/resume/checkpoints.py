@@ -1,7 +1,5 @@
 """Checkpoints: written atomically, the one before kept, checked when read, with all that a resumed run goes on from."""
 
-from __future__ import annotations
-
 import io
 import os
 import random

@@ -4,8 +4,6 @@ Lightning's own handlers let the processes of a run wait for each other, in mid-
 place.
 """
 
-from __future__ import annotations
-
 import shlex
 import signal
 import threading

@@ -1,7 +1,5 @@
 """Where a run starts: from nothing, from the last good state of its folder, or not at all because it is complete."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import logging

@@ -1,7 +1,5 @@
 """The jobs of a sweep: how each ended, and what Hydra calls when all are over: their table, report and exit code."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import shutil

@@ -3,8 +3,6 @@
 A job of several processes is a command line of its own: they must not enter the sweep again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import json
