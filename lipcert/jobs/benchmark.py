@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Column, Table
 
+from lipcert.jobs.preparation import chosen_device
 from lipcert.jobs.timed_steps import PLAIN, Steps, Work, random_work, steps_of, trained_work
 from lipcert.system.configuration import refuse_unknown
 from lipcert.system.files import write_json
@@ -38,8 +39,7 @@ def run(config: DictConfig) -> None:
     if config.rounds < 1 or config.threads < 1:
         raise ValueError(f"Expected `rounds` and `threads` >= 1, got {config.rounds} and {config.threads}.")
     torch.set_num_threads(config.threads)
-    kind = "cuda" if config.device == "auto" and torch.cuda.is_available() else config.device
-    device = torch.device("cpu" if kind == "auto" else kind)
+    device = chosen_device(config.device)
     rows = [row for works in _compared(config) for row in rows_of(works, config, device)]
     content: dict[str, Any] = {"torch": torch.__version__, "threads": config.threads, "rows": rows}
     fits = fits_of(rows) if config.growth else []

@@ -9,8 +9,8 @@ from typing import Any, BinaryIO
 
 from filelock import lock_descriptor
 
-from lipcert.records.decode import decode
 from lipcert.records.format import NormBracket, Row
+from lipcert.records.typed_text import decode
 
 JOURNAL_NAME = "certificates.partial.jsonl"
 

@@ -9,9 +9,8 @@ from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from lipcert.records.decode import decode, read_object
 from lipcert.records.measurement import ConvergenceRow, CurveRow, Header, ImageRow, Measurement, curves
-from lipcert.records.table import from_csv, to_csv
+from lipcert.records.typed_text import decode, from_csv, read_object, to_csv
 from lipcert.system.errors import reason_of
 from lipcert.system.files import write_bytes, write_json, write_text
 

@@ -8,9 +8,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from lipcert.records.decode import decode, read_object
 from lipcert.records.format import COLUMNS, FORMAT, Contents, Record, Row, RowsFile, Totals
-from lipcert.records.table import from_csv, to_csv
+from lipcert.records.typed_text import decode, from_csv, read_object, to_csv
 from lipcert.system.files import read_bytes, write_json, write_text
 
 JSON_NAME = "certificate.json"

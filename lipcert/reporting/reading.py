@@ -1,7 +1,9 @@
 """Reads runs from their folders; whatever is missing or damaged becomes a sentence, nothing is raised."""
 
+import csv
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,17 +14,22 @@ import yaml
 from lipcert.records import JSON_NAME, read_record
 from lipcert.records.measurement import Measurement
 from lipcert.records.measurement_files import HEADER_NAME, read_measurement
-from lipcert.reporting.metrics import NAME as METRICS
-from lipcert.reporting.metrics import Metrics, read_metrics
-from lipcert.reporting.runs import ELSEWHERE, Certified, Run, State
+from lipcert.reporting.runs import ELSEWHERE, Certified, Metrics, Run, Series, State
 from lipcert.system.errors import reason_of
 from lipcert.system.overrides import by_dotted_key
 
 RESULTS = "results.json"
+METRICS = "metrics.csv"
 CONFIGURATION = ".hydra/config.yaml"
 FAILURE = "error.txt"
 MARKS = (RESULTS, METRICS, CONFIGURATION, "checkpoints", FAILURE, JSON_NAME)
 """A folder with one of these is a run, or what is left of one."""
+
+UNREADABLE = "cannot be read and is left out of the curves."
+NOT_FINITE = "holds NaN or infinity; those points are missing in the curves."
+
+SHOWN = 3
+"""Most lines that a sentence names."""
 
 
 def is_run(folder: Path) -> bool:
@@ -148,3 +155,39 @@ def _measurement(folder: Path, evaluated: str, problems: list[str]) -> Measureme
         with _telling(problems):
             return read_measurement(path.parent)
     return None
+
+
+def read_metrics(path: Path) -> Metrics:
+    """Return the curves of a table; a file that is missing has none, which is a problem to tell."""
+    try:
+        header, *lines = list(csv.reader(path.read_text(encoding="utf-8").splitlines())) or [[]]
+        if "epoch" not in header or len(set(header)) < len(header):
+            raise ValueError("no header with `epoch`")
+    except (OSError, ValueError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        what = "is missing" if missing else f"cannot be read ({reason_of(error)})"
+        return Metrics(problems=(f"{METRICS} {what}: there are no curves over epochs.",))
+    found: dict[str, dict[int, float]] = defaultdict(dict)
+    left_out: dict[str, list[int]] = defaultdict(list)
+    for number, cells in enumerate(lines, start=2):
+        try:
+            row = dict(zip(header, cells, strict=True))
+            epoch = int(row["epoch"])
+            values = {key: float(cell) for key, cell in row.items() if cell and key not in ("epoch", "step")}
+        except ValueError:
+            left_out[UNREADABLE].append(number)
+            continue
+        finite = {key: value for key, value in values.items() if math.isfinite(value)}
+        for key, value in finite.items():
+            found[key][epoch] = value
+        if len(finite) < len(values):
+            left_out[NOT_FINITE].append(number)
+    return Metrics(
+        {key: Series(*map(tuple, zip(*sorted(values.items()), strict=True))) for key, values in found.items()},
+        tuple(f"{METRICS}: {_places(numbers)} {what}" for what, numbers in left_out.items()),
+    )
+
+
+def _places(numbers: list[int]) -> str:
+    more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
+    return f"line {', '.join(map(str, numbers[:SHOWN]))}{more}"

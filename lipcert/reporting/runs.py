@@ -1,5 +1,6 @@
 """A run as its files tell it: results, configuration, curves, certificates, measurement, and what is wrong."""
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -8,7 +9,6 @@ from typing import Any
 
 from lipcert.records import Totals
 from lipcert.records.measurement import Measurement
-from lipcert.reporting.metrics import Metrics
 from lipcert.system.overrides import NOT_COMPARED, is_within
 
 ELSEWHERE = {
@@ -28,6 +28,44 @@ class State(StrEnum):
     UNFINISHED = "unfinished"
     FAILED = "failed"
     NO_RUN = "no run"
+
+
+@dataclass(frozen=True)
+class Series:
+    """One quantity over epochs."""
+
+    epochs: tuple[int, ...] = ()
+    values: tuple[float, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.values)
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What was logged while training, and a sentence for everything that could not be read."""
+
+    series: dict[str, Series] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs left a row."""
+        return 1 + max((each.epochs[-1] for each in self.series.values()), default=-1)
+
+    def get(self, key: str) -> Series:
+        """Return a quantity over epochs, empty where it was not logged."""
+        return self.series.get(key, Series())
+
+    def by_layer(self, group: str) -> dict[str, Series]:
+        """Return `group`/LAYER by layer, in the order of the network: `lipschitz` or `varying`."""
+        names = [key.partition("/")[2] for key in self.series if re.match(rf"{group}/\d", key)]
+        return {name: self.series[f"{group}/{name}"] for name in sorted(names, key=_natural)}
+
+
+def _natural(name: str) -> list[int | str]:
+    """Return a key that sorts "10" behind "9": words and numbers in turn."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 @dataclass(frozen=True)

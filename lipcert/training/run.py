@@ -41,8 +41,10 @@ def run(config: DictConfig) -> float:
         Console().print(f"This run is complete, nothing is left to do; its results are in {folder}", soft_wrap=True)
     else:
         with locked(folder), interruptible(folder):
-            state = starting_point(folder, config, describe_training(config))
-            results = state.results or train_and_evaluate(config, folder, state)
+            results = completed(folder, config)  # another process may have been faster
+            if results is None:
+                state = starting_point(folder, config, describe_training(config))
+                results = train_and_evaluate(config, folder, state)
     return float(results["certified_accuracy"])
 
 

@@ -11,7 +11,7 @@ import torch
 
 from lipcert.data import MissingDataError, load_images
 from lipcert.data.arrays import CorruptDataError
-from lipcert.data.idx import find_idx_files, read_idx, read_split
+from lipcert.data.sources import find_idx_files, read_idx, read_split
 from tests.data.idx_files import NAMES, idx_bytes, write_set
 
 

@@ -15,7 +15,7 @@ from lipcert.jobs.certify import certify_batch, chosen_stages
 from lipcert.nn import build
 from lipcert.records import Row
 from lipcert.records.format import COLUMNS
-from lipcert.records.table import from_csv, to_csv
+from lipcert.records.typed_text import from_csv, to_csv
 
 
 def test_backward_linear_bounds_run_only_when_named() -> None:

@@ -21,7 +21,7 @@ from lipcert.commands.certify import main
 from lipcert.commands.check import arguments, check
 from lipcert.data import load_images
 from lipcert.records.format import COLUMNS
-from lipcert.records.table import from_csv, to_csv
+from lipcert.records.typed_text import from_csv, to_csv
 
 BUILDER = "tests.recheck.genuine:make"
 COUNT, EPSILONS = 12, (0.05, 0.3)

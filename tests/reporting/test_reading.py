@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from lipcert.records.measurement_files import CURVES_NAME, HEADER_NAME, IMAGES_NAME, read_measurement
-from lipcert.reporting.metrics import read_metrics
-from lipcert.reporting.reading import read_run, read_runs
+from lipcert.reporting.reading import read_metrics, read_run, read_runs
 from lipcert.reporting.runs import State
 from tests.records.examples import written
 from tests.reporting.examples import CONVERGENCE, HEADER, IMAGES, METRICS, RESULTS, write_measured, write_run

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from lipcert.reporting.figures.picture import Draw, Palette
-from lipcert.reporting.metrics import Series
+from lipcert.reporting.runs import Series
 
 NAME_WIDTH = 18
 """Most letters on a line of a name."""

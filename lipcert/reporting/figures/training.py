@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 
 from lipcert.reporting.figures.axes import Line, line_chart, logarithmic, percentages
 from lipcert.reporting.figures.picture import Absent, Picture
-from lipcert.reporting.metrics import Metrics
+from lipcert.reporting.runs import Metrics
 
 FAINTEST = 0.35
 """Strength of the first layer's line; the last has 1."""

@@ -36,13 +36,11 @@ class State:
         checkpoint: a good one to go on from; None for a run that starts anew.
         epochs: behind it.
         damaged: checkpoints that were found beside it, with what is wrong with them.
-        results: of a run that is complete.
     """
 
     checkpoint: Path | None = None
     epochs: int = 0
     damaged: tuple[tuple[Path, str], ...] = ()
-    results: dict[str, Any] | None = None
 
 
 def starting_point(folder: Path, config: DictConfig, description: dict[str, Any]) -> State:
@@ -78,12 +76,9 @@ def find_state(folder: Path, config: DictConfig, description: dict[str, Any]) ->
     """Return where a run with this configuration, `resume=auto`, stands in a folder; nothing is changed.
 
     Raises:
-        ValueError: for a run with another configuration, damaged results, or states of which none is good.
+        ValueError: for a run with another configuration, or states of which none is good.
     """
     found = [path for name in (LAST, PREVIOUS, BEST) if (path := folder / "checkpoints" / name).is_file()]
-    results = completed(folder, config)
-    if results is not None:
-        return State(results=results)
     if not found and not (folder / CONFIGURATION).exists():
         return State()
     check_same_run(folder, config)
