@@ -53,11 +53,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def check(options: argparse.Namespace, say: Callable[[str], object]) -> None:
-    """Check a record and tell what is confirmed.
-
-    Args:
-        options: of `arguments`.
-        say: takes one line of the report.
+    """Check a record, as the `options` of `arguments` say, and `say` line by line what is confirmed.
 
     Raises:
         FileNotFoundError: for a file that is missing.

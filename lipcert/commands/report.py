@@ -31,12 +31,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Write the report; warn of what is missing or damaged on standard error.
-
-    Raises:
-        ValueError: where there is nothing to show.
-        OSError: if the folder cannot be written.
-    """
+    """Write the report; warn of what is missing or damaged on standard error."""
     from lipcert.reporting.report import PAGE_NAME, write_report
 
     if options.measure:

@@ -119,11 +119,7 @@ def _find(folder: Path, name: str) -> Path | None:
 
 
 def read_split(images: Path, labels: Path) -> Split:
-    """Read images as (N, 1, H, W) uint8, and their labels.
-
-    Raises:
-        CorruptDataError: naming the file.
-    """
+    """Read images as (N, 1, H, W) uint8, and their labels; raise CorruptDataError naming the file."""
     pixels, classes = read_idx(images), read_idx(labels)
     if pixels.dim() != 3 or classes.dim() != 1 or len(pixels) != len(classes):
         raise CorruptDataError(

@@ -145,11 +145,7 @@ def _decode_all(tree: Tree) -> Images:
 
 
 def _writable(folders: list[Path]) -> Path:
-    """Return the first folder in which files can be made, itself made if need be.
-
-    Raises:
-        PermissionError: if there is none.
-    """
+    """Return the first folder in which files can be made, itself made if need be; PermissionError if there is none."""
     for folder in folders:
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
@@ -179,11 +175,7 @@ def read_cache(path: Path, source: str | None) -> Images | None:
 
 
 def write_cache(path: Path, source: str, images: Images) -> None:
-    """Write images under a temporary name, then rename the file.
-
-    Raises:
-        OSError: naming the file, if there is no room.
-    """
+    """Write images under a temporary name, then rename the file; raise OSError naming it if there is no room."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     train, test = ((split.images, split.labels) for split in (images.train, images.test))
     kept = {"version": VERSION, "source": source, "train": train, "test": test, "num_classes": images.num_classes}

@@ -116,11 +116,7 @@ def _peak_memory_mb(steps: Steps, device: torch.device) -> float | None:
 
 
 def growth_exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
-    """Return p of the power law cost = c * size^p that fits best: least squares in the logarithms of both.
-
-    Raises:
-        ValueError: for fewer than two different sizes, or anything that is not positive.
-    """
+    """Return p of the power law cost = c * size^p that fits best: least squares in the logarithms of both."""
     return statistics.linear_regression([math.log(size) for size in sizes], [math.log(cost) for cost in costs]).slope
 
 

@@ -140,11 +140,7 @@ def chosen_epsilons(given: Any, description: Mapping[str, Any], most: int | None
 
 
 def chosen_device(name: str) -> torch.device:
-    """Return the device asked for; a GPU if there is one for `auto`.
-
-    Raises:
-        ValueError: for a device that is not there.
-    """
+    """Return the device asked for, for `auto` a GPU if there is one; raise ValueError for one that is not there."""
     kinds = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     chosen = kinds[-1] if name == "auto" else name
     if chosen.partition(":")[0] not in kinds:
@@ -173,11 +169,7 @@ def check_choice(name: str, chosen: Sequence[str], known: Iterable[str]) -> None
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder of a record.
-
-    Raises:
-        OSError: if it cannot be made or written, saying what to do.
-    """
+    """Make the folder of a record; raise OSError, saying what to do, if it cannot be made or written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -6,11 +6,7 @@ import math
 def check_number(
     name: str, value: object, above: float = -math.inf, least: float = -math.inf, below: float = math.inf
 ) -> float:
-    """Return `value` if it is a finite number with `above` < value < `below` and `least` <= value.
-
-    Raises:
-        ValueError: for anything else.
-    """
+    """Return a finite number with `above` < value < `below`, `least` <= value; raise ValueError for anything else."""
     if isinstance(value, int | float) and not isinstance(value, bool) and above < value < below and least <= value:
         return float(value)
     limits = {f"> {above:g}": above, f">= {least:g}": least, f"< {below:g}": below}
@@ -19,22 +15,14 @@ def check_number(
 
 
 def check_whole(name: str, value: object, least: int) -> int:
-    """Return `value` if it is a whole number of at least `least`.
-
-    Raises:
-        ValueError: for anything else.
-    """
+    """Return a whole number of at least `least`; raise ValueError for anything else."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= least:
         return value
     raise ValueError(f"Expected `method.{name}` to be a whole number >= {least}, got {value!r}.")
 
 
 def check_switch(name: str, value: object) -> bool:
-    """Return `value` if it is true or false.
-
-    Raises:
-        ValueError: for anything else.
-    """
+    """Return true or false; raise ValueError for anything else."""
     if isinstance(value, bool):
         return value
     raise ValueError(f"Expected `method.{name}` to be true or false, got {value!r}.")

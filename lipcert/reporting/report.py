@@ -121,16 +121,12 @@ def render(report: Report, command: str) -> str:
 
 
 def write_report(paths: Sequence[Path], output: Path, themes: str = "both") -> Report:
-    """Write the report of some runs into a folder, and return what it shows.
+    """Write the report of runs, in or directly inside some folders, into another, and return what it shows.
 
-    Args:
-        paths: folders of runs, or folders with runs directly inside.
-        output: made where it is missing; files of an earlier report are replaced.
-        themes: a key of `THEMES`.
+    `output` is made where it is missing, an earlier report replaced; `themes`: a key of `THEMES`.
 
     Raises:
         ValueError: where there is nothing to show; nothing is written then.
-        OSError: if `output` cannot be written.
     """
     report = build(read_runs(paths))
     if report.is_empty:

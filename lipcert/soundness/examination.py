@@ -54,11 +54,7 @@ class Findings:
         return [sentence for part in parts if part is not None for sentence in part.refutations]
 
     def write(self, folder: Path) -> None:
-        """Write `soundness.json`, in place of an earlier one, with null for numbers that are not finite.
-
-        Raises:
-            OSError: if `folder` cannot be written.
-        """
+        """Write `soundness.json`, in place of an earlier one, with null for numbers that are not finite."""
         parts = asdict(self)
         content = json.dumps({**parts.pop("about"), "refuted": self.refutations, **parts})
         write_json(folder / NAME, json.loads(content, parse_constant=lambda constant: None))

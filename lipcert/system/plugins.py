@@ -10,11 +10,7 @@ from types import ModuleType
 
 
 def import_from_here(name: str) -> ModuleType:
-    """Import a module from the working directory or the environment.
-
-    Raises:
-        ImportError: if it is not there, or needs something that is not.
-    """
+    """Import a module from the working directory or the environment."""
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.insert(0, os.getcwd())
     return importlib.import_module(name)

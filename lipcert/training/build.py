@@ -79,11 +79,7 @@ def build_trainer(config: DictConfig, *bookkeeping: pl.Callback) -> pl.Trainer:
 
 
 def build_loggers(config: DictConfig) -> list[Logger]:
-    """Return the loggers of the configuration.
-
-    Raises:
-        ValueError: naming the package to install where one is missing.
-    """
+    """Return the loggers of the configuration; raise ValueError naming the package to install where one is missing."""
     loggers = []
     for name, settings in config.logger.items():
         try:

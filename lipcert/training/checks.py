@@ -90,10 +90,7 @@ def check_processes(config: DictConfig, overrides: Sequence[str], multirun: bool
 
 
 def check_settings(config: DictConfig) -> None:
-    """Raise ValueError for settings that would only fail once training is under way or over.
-
-    Methods name the activations that they can handle, or take all.
-    """
+    """Raise ValueError for settings that would only fail later; methods name the activations that they can handle."""
     EvaluationSettings(**config.evaluation)
     if "16" in config.trainer.precision:
         raise ValueError(

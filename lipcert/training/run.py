@@ -77,11 +77,7 @@ def train_and_evaluate(config: DictConfig, folder: Path, state: State) -> dict[s
 
 
 def load_weights(module: RobustClassifier, folder: Path, which: str) -> None:
-    """Load the checkpoint that is to be evaluated, `last` or `best`.
-
-    Raises:
-        ValueError: where it is missing or damaged.
-    """
+    """Load the checkpoint that is to be evaluated, `last` or `best`; raise ValueError if it is missing or damaged."""
     path = folder / "checkpoints" / f"{which}.ckpt"
     try:
         module.load_state_dict(read_state(path)["state_dict"])
