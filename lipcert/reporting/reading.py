@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
-from lipcert.records import JSON_NAME, read_record
+from lipcert.records import JSON_NAME, Record, read_record
 from lipcert.records.measurement import Measurement
 from lipcert.records.measurement_files import HEADER_NAME, read_measurement
-from lipcert.reporting.runs import ELSEWHERE, Certified, Metrics, Run, Series, State
+from lipcert.reporting.runs import ELSEWHERE, Metrics, Run, Series, State
 from lipcert.system.errors import reason_of
 from lipcert.system.overrides import by_dotted_key
 
@@ -137,15 +137,13 @@ def _configuration(path: Path, problems: list[str]) -> dict[str, Any]:
     return {}
 
 
-def _certificates(folder: Path, problems: list[str]) -> tuple[Certified, ...]:
-    """Return the totals of the records in a run, or in a folder that is one."""
-    found: list[Certified] = []
+def _certificates(folder: Path, problems: list[str]) -> dict[str, Record]:
+    """Return the records in a run, or in a folder that is one, by folder."""
+    found: dict[str, Record] = {}
     for path in (*folder.glob(JSON_NAME), *sorted((folder / "certificates").glob(f"*/{JSON_NAME}"))):
         with _telling(problems, "A record is left out: {}"):
-            record = read_record(path)
-            name, failure = str(path.parent.relative_to(folder)), record.contents.failure_probability.total
-            found += [Certified(name, totals, failure) for totals in record.totals]
-    return tuple(found)
+            found[str(path.parent.relative_to(folder))] = read_record(path)
+    return found
 
 
 def _measurement(folder: Path, evaluated: str, problems: list[str]) -> Measurement | None:

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lipcert.records import Totals
+from lipcert.records import Record
 from lipcert.records.measurement import Measurement
 from lipcert.system.overrides import NOT_COMPARED, is_within
 
@@ -69,15 +69,6 @@ def _natural(name: str) -> list[int | str]:
 
 
 @dataclass(frozen=True)
-class Certified:
-    """One epsilon of a record of certificates; `record` is its folder."""
-
-    record: str
-    totals: Totals
-    failure_probability: float
-
-
-@dataclass(frozen=True)
 class Run:
     """One run.
 
@@ -87,7 +78,7 @@ class Run:
         results: of `results.json`; empty unless it is complete.
         configuration: its leaves by dotted key, as written, interpolations included.
         metrics: curves over epochs.
-        certificates: of its records.
+        certificates: its records, by folder.
         measurement: what `lipcert.measure` left, if anything.
         problems: a sentence for everything that is missing or damaged.
     """
@@ -98,7 +89,7 @@ class Run:
     results: dict[str, Any] = field(default_factory=dict)
     configuration: dict[str, Any] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=Metrics)
-    certificates: tuple[Certified, ...] = ()
+    certificates: dict[str, Record] = field(default_factory=dict)
     measurement: Measurement | None = None
     problems: tuple[str, ...] = ()
 

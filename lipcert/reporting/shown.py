@@ -72,14 +72,12 @@ class Shown:
         heads = ("record", "ε", "images", "clean %", "certified %", "failure probability")
         rows = tuple(
             (
-                each.record,
-                short(each.totals.epsilon),
-                str(each.totals.num_images),
-                percent(each.totals.clean_accuracy),
-                percent(each.totals.certified_accuracy),
-                f"{each.failure_probability:.1e}",
+                *(folder, short(each.epsilon), str(each.num_images)),
+                *map(percent, (each.clean_accuracy, each.certified_accuracy)),
+                f"{record.contents.failure_probability.total:.1e}",
             )
-            for each in self.run.certificates
+            for folder, record in self.run.certificates.items()
+            for each in record.totals
         )
         return Table("Certificates", "Totals of the records in the run's folder.", heads, rows, 1) if rows else None
 
@@ -95,22 +93,6 @@ class Shown:
             rows = tuple((short(row.epsilon), *map(percent, (row.pgd, *row.certified))) for row in measured.curves)
             found.append(Table("Certified accuracy against ε", "The curves above.", heads, rows, 0))
         return found
-
-    @property
-    def about(self) -> tuple[str, ...]:
-        """Sentences on the measurement: what it is of, and how certain it is."""
-        if self.run.measurement is None:
-            return ()
-        header = self.run.measurement.header
-        attack = header.attack
-        return (
-            f"Measured on the first {header.data.num_images} {header.data.split} images of {header.data.name} "
-            f"with {header.checkpoint}, SHA-256 of the network {header.model.sha256[:16]}..., "
-            f"ε = {header.epsilon:.6g}.",
-            f"All certified radii hold together {header.failure_probability.certainty}. {header.arithmetic}",
-            f"PGD: {attack.steps} steps, {attack.restarts} random start(s), at {len(header.radii)} radii.",
-            "results.json counts all test images and, as the literature does, the exact network.",
-        )
 
     @property
     def extremes(self) -> dict[str, list[tuple[ImageRow, str]]]:

@@ -127,14 +127,14 @@ def test_certificates(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     written(folder)
     found = read_run(tmp_path / "run", "run").certificates
-    assert [(each.totals.epsilon, each.totals.num_images, each.failure_probability) for each in found] == [
-        (0.1, 3, 1.2e-8),
-        (0.25, 3, 1.2e-8),
-    ]
-    assert [each.totals.certified_accuracy for each in found] == [2 / 3, 1 / 3]
+    assert list(found) == ["certificates/last"]
+    record = found["certificates/last"]
+    assert record.contents.failure_probability.total == 1.2e-8
+    assert [(each.epsilon, each.num_images) for each in record.totals] == [(0.1, 3), (0.25, 3)]
+    assert [each.certified_accuracy for each in record.totals] == [2 / 3, 1 / 3]
     (folder / "certificates.csv").write_text("changed")
     run = read_run(tmp_path / "run", "run")
-    assert run.certificates == ()
+    assert run.certificates == {}
     assert "certificates.csv was changed" in run.problems[0]
 
 
