@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from tests.composed import share_the_store
+from tests.composed import keep_what_is_composed
 
 STARTERS = ("tests.running", "tests.train_each")
 """Modules whose functions start commands: files that use them take longest, and must not be left for the end."""
@@ -17,7 +17,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 def pytest_configure() -> None:
-    share_the_store()
+    keep_what_is_composed()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

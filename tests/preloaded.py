@@ -12,8 +12,8 @@ import lipcert.jobs.soundness
 import lipcert.recheck
 import lipcert.training.run
 import tests.train_each
-from tests.composed import share_the_store
+from tests.composed import keep_what_is_composed
 
-share_the_store()
+keep_what_is_composed()
 Plugins.instance()  # looks for launchers and sweepers, and imports them
 gc.freeze()  # the garbage collector need not look at it in every fork

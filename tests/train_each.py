@@ -12,13 +12,9 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator
 from typing import Any
-from unittest.mock import patch
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
 
 from lipcert.commands.train import main
 
@@ -30,29 +26,13 @@ def request(arguments: list[str], folder: object) -> str:
     return json.dumps({"folder": str(folder), "arguments": arguments}) + "\n"
 
 
-@contextlib.contextmanager
-def composing_jobs_once() -> Iterator[None]:
-    """Let jobs of a sweep run with the configurations that Hydra has composed to validate them, not with new ones."""
-    compose = ConfigLoaderImpl.load_sweep_config
-    validated: dict[tuple[str, ...], DictConfig] = {}
-
-    def composed(loader: ConfigLoaderImpl, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        job = tuple(sweep_overrides)
-        if job in validated:
-            return validated.pop(job)
-        return validated.setdefault(job, compose(loader, master_config, sweep_overrides))
-
-    with patch.object(ConfigLoaderImpl, "load_sweep_config", composed):
-        yield
-
-
 def run(arguments: list[str]) -> dict[str, Any]:
     """Return how the command line ends."""
     GlobalHydra.instance().clear()
     sys.argv = ["lipcert.train", *arguments]
     output, errors = io.StringIO(), io.StringIO()
     code: Any = 0
-    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(output), composing_jobs_once():
+    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(output):
         try:
             main()
         except SystemExit as stop:
