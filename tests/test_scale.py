@@ -21,15 +21,24 @@ SWEEPS = [path.stem for path in sorted((CONF / "sweep").glob("*.yaml"))]
 HEADINGS = ("Source:", "Command:", "Hardware:", "Hours:", "Expected:")
 SMOKE = ("scale=smoke", "callbacks=quiet")
 LEAST = ("data.limit_train=2", "batch_size=2", "schedule.epochs=1", "evaluation.lanczos_steps=1", "data.limit_test=1")
-JOBS = {"comparison": 25, "table4": 8, "table5": 5, "table6": 4, "table7": 8}
-"""How many a sweep has at this scale."""
+TYPED = {
+    "comparison": LEAST,
+    "table4": ("experiment=mnist_4c3f,cifar10_4c3f",),
+    "table5": (),
+    "table6": (*LEAST, "sparsity.weight=0,0.1"),
+    "table7": LEAST,
+}
+"""What is typed beside a sweep; jobs of tables 4 and 5 are the experiments that they name, the others run alone."""
+
+JOBS = {"comparison": 25, "table4": 4, "table5": 5, "table6": 2, "table7": 8}
+"""How many a sweep has then."""
 
 
 @pytest.fixture(scope="module", name="sweeps")
 def fixture_sweeps(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, Any]]]:
     """The folder of all sweeps, and how each ended."""
     folder = tmp_path_factory.mktemp("sweeps")
-    lines = [[f"sweep={name}", *SMOKE] for name in SWEEPS]
+    lines = [[f"sweep={name}", *SMOKE, *TYPED[name]] for name in SWEEPS]
     return folder / "sweeps", dict(zip(SWEEPS, train_each(lines, folder), strict=True))
 
 
