@@ -1,4 +1,4 @@
-.PHONY: help install demo test lint types imports hooks docs benchmark browser-check clean
+.PHONY: help install demo test lint types imports hooks docs benchmark fuzz browser-check clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -40,6 +40,9 @@ docs: install ## the documentation site, in site/; needs no network
 
 benchmark: install ## costs of training steps and certification, as ratios
 	$(BIN)/python -m lipcert.benchmark
+
+fuzz: install ## attack drawn networks for FUZZ_SECONDS (600), from FUZZ_SEED
+	$(BIN)/python -m tests.fuzz
 
 browser-check: install ## look at a report in headless Chromium, which must be installed
 	$(BIN)/python -m tests.browser.check

@@ -1,0 +1,1 @@
+"""Networks drawn over every supported layer, attacked where bounds are tightest: `make fuzz`."""
