@@ -61,8 +61,8 @@ class Genuine:
         return content, [dict(zip(COLUMNS, line, strict=True)) for line in lines]
 
 
-def certified(folder: Path) -> Genuine:
-    """Train the network for a moment and certify a few images."""
+def certified(folder: Path, *more: str) -> Genuine:
+    """Train the network for a moment and certify a few images, with `more` settings."""
     torch.manual_seed(0)
     model, train = make(), load_images("digits").train
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
@@ -73,7 +73,7 @@ def certified(folder: Path) -> Genuine:
         optimizer.step()
     torch.save(model.state_dict(), folder / "mine.pt")
     settings = [f"checkpoint={folder / 'mine.pt'}", f"builder={BUILDER}", "data=digits", f"output={folder}"]
-    settings += [f"epsilon={','.join(map(str, EPSILONS))}", f"limit={COUNT}", "clip_input=true"]
+    settings += [f"epsilon={','.join(map(str, EPSILONS))}", f"limit={COUNT}", "clip_input=true", *more]
     GlobalHydra.instance().clear()
     with mock.patch.object(sys, "argv", ["lipcert.certify", *settings]), contextlib.redirect_stdout(io.StringIO()):
         main()
