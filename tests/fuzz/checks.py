@@ -22,9 +22,6 @@ from lipcert.graph.errors import NonFiniteBoundError
 from tests.fuzz.networks import Case
 from tests.fuzz.subject import Subject, Tally, refute
 
-STEPS = 40
-"""Of Lanczos."""
-
 SLOPE_STEPS = 6
 """Of optimised slopes."""
 
@@ -72,7 +69,9 @@ def _check(subject: Subject) -> None:
     arithmetic = Arithmetic.of(subject.executed.dtype, case.images.dtype)
     for bound in subject.some(tuple(Bound), 2):
         with torch.no_grad():
-            analysis = subject.network.analyze(case.images, radii, bound, STEPS, 0.0, case.clip_input, arithmetic)
+            analysis = subject.network.analyze(
+                case.images, radii, bound, subject.steps, 0.0, case.clip_input, arithmetic
+            )
         _check_activations(analysis, subject, points)
         errors = _check_rounding(analysis, subject, points)
     _check_constants(subject, radii, points, errors)
@@ -84,10 +83,10 @@ def _certifiers(subject: Subject) -> Iterator[tuple[str, CertifyBatch]]:
     case = subject.case
     settings = case.clip_input, case.arithmetic
     for bound in subject.some(tuple(Bound), 3):
-        yield str(bound), Certifier(subject.network, bound, STEPS, *settings)
+        yield str(bound), Certifier(subject.network, bound, subject.steps, *settings)
     for stage in subject.some((*CROWN_STAGES, CROWN_STAGES[-1]), 1):
         steps = min(stage.slope_steps or 0, SLOPE_STEPS)
-        yield stage.name, Certifier(subject.network, stage.bound, stage.lanczos_steps, *settings, slope_steps=steps)
+        yield stage.name, Certifier(subject.network, stage.bound, subject.steps, *settings, slope_steps=steps)
     for name in subject.some(("cascade", "certify", "", "", "", ""), 1):
         if name == "cascade":
             yield name, Cascade(case.model, (*STAGES, *CROWN_STAGES), FAILURE_PROBABILITY, *settings)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.certificates.float64 import Float64Model
+from lipcert.norms import UpperNorms
 from tests.fuzz.attack import Region, stretching_points, worst_points
 from tests.fuzz.execution import ONE_THREAD, TWO_THREADS, Executed, smallest_margins
 from tests.fuzz.networks import Case
@@ -67,12 +68,22 @@ class Tally:
 
 
 class Subject:
-    """Attributes: `case`; `network`, bounded; `executed`; `reference`, in float64; `images`, in float64; `tally`."""
+    """A case at work.
+
+    Attributes:
+        case: as drawn.
+        tally: what was tried of it.
+        network: what bounds are computed of, with norms by so many `steps` of Lanczos.
+        executed: the network as executed.
+        reference: the network in float64, as `images` are.
+        share: of a bound on the network's rounding, what float64 loses.
+    """
 
     def __init__(self, case: Case, tally: Tally) -> None:
         self.case, self.tally = case, tally
         self.generator = torch.Generator().manual_seed(case.seed)
-        self.network = Float64Model(case.model)
+        self.steps = 10 if case.lanczos else 40
+        self.network = Float64Model(case.model, UpperNorms(self.steps))
         self.executed = Executed(case.model)
         self.reference = copy.deepcopy(case.model).double().requires_grad_(False)
         self.images = case.images.double()
