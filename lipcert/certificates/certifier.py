@@ -14,6 +14,7 @@ from lipcert.certificates.crown_margins import crown_margins
 from lipcert.certificates.float64 import LANCZOS_STEPS, SLACK, Float64Model
 from lipcert.certificates.radius import bisect
 from lipcert.crown import Ball
+from lipcert.nn.execution import refuse_interception
 
 RADIUS_ROUNDS = 6
 """Halvings of the interval in which the proved radius of an uncertified image is sought."""
@@ -187,7 +188,11 @@ def check_tensor(name: str, value: object) -> None:
 
 
 def check_images(images: Tensor) -> None:
-    """Raise TypeError or ValueError unless images are a non-empty float batch with pixels in [0, 1]."""
+    """Raise TypeError or ValueError unless images are a non-empty float batch with pixels in [0, 1].
+
+    ValueError, too, as in `refuse_interception`: what is seen of them would be another's word.
+    """
+    refuse_interception()
     check_tensor("images", images)
     if images.dim() < 2 or images.shape[0] == 0:
         raise ValueError(f"Expected a non-empty batch of images (B, ...), got shape {tuple(images.shape)}.")

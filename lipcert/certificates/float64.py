@@ -1,16 +1,15 @@
-"""The float64 copy of a model that bounds are computed with, its norms, and the execution that bounds cover."""
+"""The float64 copy of a model that bounds are computed with, and its norms."""
 
 from __future__ import annotations
 
 import copy
-import os
-from collections.abc import Collection, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from lipcert.bounds import Analysis, Arithmetic, Bound, analyze
 from lipcert.graph import Graph, compile_graph, supported_types
+from lipcert.nn.execution import refuse_execution, refuse_interception
 from lipcert.nn.integrity import refuse_altered, refuse_parametrized
 from lipcert.norms import UpperNorms
 from lipcert.norms.bracket import SMALLEST_NORM
@@ -24,12 +23,6 @@ SLACK = 1e-9
 LANCZOS_STEPS = 60
 """Within about half a percent of the exact norm on masked convolutions."""
 
-PRECISE = ("ieee", "none")
-"""Settings of `fp32_precision` under which products of float32 are rounded as float32."""
-
-FAST_MATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
-"""Variables of the environment by which oneDNN computes float32 convolutions in bfloat16 or TF32."""
-
 
 def executed_dtype(model: nn.Module) -> torch.dtype:
     """Return the coarsest floating point type among the weights and buffers of `model`, float32 where it has none."""
@@ -38,77 +31,16 @@ def executed_dtype(model: nn.Module) -> torch.dtype:
     return max(types, key=lambda dtype: torch.finfo(dtype).eps)
 
 
-def refuse_execution(kinds: Collection[type[nn.Module]], device: torch.device) -> None:
-    """Refuse switches of torch under which layers round more than any bound covers.
-
-    Args:
-        kinds: types of the network's layers; those of unknown origin may convolve and multiply.
-        device: that the network is executed on.
-
-    Raises:
-        ValueError: saying what was found, and what to do.
-    """
-    own = any(not kind.__module__.startswith(("torch.nn.", "lipcert.nn.")) for kind in kinds)
-    convolves = own or any(issubclass(kind, nn.Conv2d) for kind in kinds)
-    multiplies = own or any(issubclass(kind, nn.Linear) for kind in kinds)
-    for found, remedy in _uncovered(device.type, convolves, multiplies):
-        raise ValueError(
-            f"Nothing is certified of a network as executed while {found}: the rounding is in no bound; {remedy}, "
-            'or ask for arithmetic="exact".'
-        )
-
-
-def _uncovered(device: str, convolves: bool, multiplies: bool) -> Iterator[tuple[str, str]]:
-    """Yield each switch under which rounding is not covered, as it was found, and how to set it otherwise."""
-    backends = torch.backends
-    if torch.is_autocast_enabled(device):
-        yield f"torch.autocast is on for {device!r}", "leave its block"
-    switches = ("cudnn.conv", "cuda.matmul") if device == "cuda" else ("mkldnn.conv", "mkldnn.matmul")
-    for switch, used in zip(switches, (convolves, multiplies), strict=True):
-        precision = _float32_precision(*switch.split("."))
-        if used and precision not in PRECISE:
-            yield f"torch.backends.{switch}.fp32_precision is {precision!r}", 'set it to "ieee"'
-    if not convolves:
-        return
-    if device == "cuda" and backends.cudnn.enabled:
-        yield "cuDNN may choose Winograd or FFT convolutions", "set torch.backends.cudnn.enabled = False"
-    onednn = backends.mkldnn.is_available() and backends.mkldnn.enabled
-    if device == "cpu" and not onednn and backends.nnpack.is_available() and torch._C._get_nnpack_enabled():
-        yield "NNPACK may choose Winograd or FFT convolutions", "call torch.backends.nnpack.set_flags(False)"
-    for name in FAST_MATH if device != "cuda" else ():
-        if os.environ.get(name, "STRICT").upper() not in ("", "STRICT"):
-            yield f"{name}={os.environ[name]} is in the environment", "start anew without it"
-
-
-def _float32_precision(backend: str, operation: str) -> str:
-    """Return how a backend computes products of float32, `ieee` and `none` for float32 itself."""
-    switch = getattr(getattr(torch.backends, backend), operation, None)
-    precision = getattr(switch, "fp32_precision", None)
-    if precision is not None:
-        return str(precision)
-    if operation == "conv":  # torch before 2.9
-        return "tf32" if backend == "cudnn" and torch.backends.cudnn.allow_tf32 else "ieee"
-    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
-
-
-def cover_execution(device: torch.device) -> None:
-    """Set torch's switches so that bounds cover what is executed; for commands, whose process is their own."""
-    if device.type == "cuda":
-        torch.backends.cudnn.enabled = False
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
-    elif not torch.backends.mkldnn.is_available():
-        torch.backends.nnpack.set_flags(False)
-
-
 def double_copy(model: nn.Module) -> nn.Module:
     """Return a float64 copy of `model`, in the same mode; the original is untouched.
 
     Raises:
         UnsupportedLayerError: for a layer that may compute something else than its type says, or whose weights a
             parametrization computes at each use.
-        ValueError: for half precision, non-finite or vanishing weights, naming the parameter.
+        ValueError: for half precision, non-finite or vanishing weights, naming the parameter; as in
+            `refuse_interception`.
     """
+    refuse_interception()
     refuse_altered(model.named_modules(), supported_types())
     refuse_parametrized(model)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -177,8 +109,9 @@ class Float64Model:
             executed: what is proved is to hold as executed on the device of the images.
 
         Raises:
-            ValueError: as in `refuse_execution`.
+            ValueError: as in `refuse_interception` and, where `executed`, `refuse_execution`.
         """
+        refuse_interception()
         if executed:
             refuse_execution(self.kinds, images.device)
         norms = self.norms.with_steps(lanczos_steps, constant_share)

@@ -60,6 +60,9 @@ def check(options: argparse.Namespace, say: Callable[[str], object]) -> None:
         NotImplementedError: for a network that cannot be re-checked.
         ValueError: with the reason, for a record that is refused or contradicted.
     """
+    import torch
+
+    from lipcert.nn.execution import cover_execution
     from lipcert.recheck import (
         Rechecker,
         backward_stages,
@@ -71,6 +74,7 @@ def check(options: argparse.Namespace, say: Callable[[str], object]) -> None:
     from lipcert.records import read_record
 
     load_plugins(options.plugins)
+    cover_execution(torch.device("cpu"))
     record = read_record(options.certificate)
     images, labels = _data(options, record)
     beyond, contents = backward_stages(record), record.contents

@@ -91,6 +91,22 @@ def _refuse_inplace(layer: Residual, name: str) -> None:
         )
 
 
+def _refuse_misfit(layer: nn.Module, input_shape: Shape, output_shape: Shape) -> None:
+    """Refuse a layer that makes another shape of its input than its bounds do, as what broadcasts may.
+
+    Raises:
+        UnsupportedLayerError: saying both; other errors as of the layer.
+    """
+    tensors = (*layer.parameters(), *layer.buffers())
+    like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(()))
+    found = tuple(layer(like.new_zeros(1, *input_shape)).shape)
+    if found != (1, *output_shape):
+        raise UnsupportedLayerError(
+            f"a {type(layer).__name__} whose sizes are not those of its input makes {found} of {(1, *input_shape)}; "
+            f"its bounds are of {(1, *output_shape)}."
+        )
+
+
 def _held(layer: nn.Module) -> tuple[Tensor | None, ...]:
     """Return the parameters and buffers that a layer itself holds."""
     return (*layer._parameters.values(), *layer._buffers.values())
@@ -123,12 +139,17 @@ class _Compiler:
         try:
             if activation:
                 function = nonlinearity(layer, shape)
-                self.nodes.append(Activation(index, (source,), name, layer, shape, function, _held(layer)))
+                node: Node = Activation(index, (source,), name, layer, shape, function, _held(layer))
             else:
                 self.operators[index] = operator(layer, shape)
-                self.nodes.append(Affine(index, (source,), name, layer, shape, self.operators[index].output_shape))
+                node = Affine(index, (source,), name, layer, shape, self.operators[index].output_shape)
+            _refuse_misfit(layer, shape, node.shape)
         except UnsupportedLayerError as error:
             raise UnsupportedLayerError(f"Layer {name!r}: {error}") from None
+        except (RuntimeError, ValueError, TypeError, LookupError) as error:
+            kind, inputs = type(layer).__name__, ", ".join(map(str, ("B", *shape)))
+            raise UnsupportedLayerError(f"Layer {name!r} ({kind}) does not take inputs ({inputs}): {error}") from error
+        self.nodes.append(node)
         return index
 
     def _residual(self, layer: Residual, source: int, name: str) -> int:

@@ -18,6 +18,7 @@ from lipcert.certificates import CROWN_STAGES, STAGES, Cascade, Certificate, Sta
 from lipcert.data.progress import progress
 from lipcert.jobs.preparation import Subject, check_choice, check_numbers, make_folder, prepare
 from lipcert.jobs.tables import print_record
+from lipcert.nn.execution import present_execution
 from lipcert.records import (
     FORMAT,
     JSON_NAME,
@@ -180,6 +181,7 @@ def finish(subject: Subject, stages: Sequence[Stage], journal: Journal, folder: 
     contents = Contents(
         **fixed_contents(subject),
         checkpoint=str(subject.checkpoint),
+        execution=present_execution(subject.device),
         failure_probability=FailureProbability(per_norm, norms, min(1.0, norms * per_norm)),
         stages=tuple(
             StageTally(

@@ -43,6 +43,7 @@ def contradictions(record: Record) -> list[str]:
         *_stages(record, first),
         *_failure(record),
         *_arithmetic(record),
+        *_execution(record),
         *_remarks(record),
     ]
 
@@ -155,6 +156,19 @@ def _arithmetic(record: Record) -> list[str]:
         for key, value in asdict(expected).items()
         if asdict(said)[key] != value
     ]
+
+
+def _execution(record: Record) -> list[str]:
+    """The switches of torch are such that rounding bounds cover what is executed."""
+    said = record.contents.execution
+    if said is None:
+        return ["execution is not stated, as in records of older versions; certify the network anew"]
+    found = [f"execution.{field}, by which {what}" for field, what, _ in said.uncovered()]
+    if said.threads < 1:
+        found.append(f"execution.threads is {said.threads}")
+    if not all(map(math.isfinite, _numbers(said.torch)[:2])):
+        found.append(f"execution.torch {said.torch!r} is no version")
+    return found
 
 
 def _remarks(record: Record) -> list[str]:

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
+import torch
 from torch import Tensor, nn
 
 from lipcert.nn import folded
+from lipcert.nn.execution import refuse_execution
 from lipcert.recheck.attack import attack
 from lipcert.recheck.derivation import Derivation
 from lipcert.recheck.global_norms import GlobalNorms
@@ -50,7 +52,8 @@ class Rechecker:
     that may rest on them, which need not be as tight here, are left to attacks.
 
     Raises:
-        NotImplementedError, ValueError: of `compile_program`, for a network that cannot be re-checked.
+        NotImplementedError, ValueError: of `compile_program`, for a network that cannot be re-checked; as in
+            `refuse_execution`, as it is executed on the CPU.
     """
 
     model: nn.Module
@@ -59,6 +62,7 @@ class Rechecker:
     backward: bool = False
 
     def __post_init__(self) -> None:
+        refuse_execution(set(map(type, self.model.modules())), torch.device("cpu"))
         self.model = folded(self.model)
         self.program: Program = compile_program(self.model, self.image_shape)
         self.norms = Norms()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
+from lipcert.system.execution import Execution
+
 FORMAT = 1
 """Version of the files; readers refuse any other."""
 
@@ -154,6 +156,7 @@ class Contents:
         checkpoint: path of the network's file.
         epsilons: radii, in the order given.
         clip_input: the adversary only uses pixels in [0, 1].
+        execution: switches of torch in the process that finished the record; None in records from before these said so.
         norms: bracket of the norm of each linear map between activations, by the name of the activation behind it.
         seconds: spent in all.
     """
@@ -165,6 +168,7 @@ class Contents:
     epsilons: tuple[float, ...]
     clip_input: bool
     arithmetic: Arithmetic
+    execution: Execution | None
     failure_probability: FailureProbability
     stages: tuple[StageTally, ...]
     norms: dict[str, NormBracket]

@@ -1,6 +1,7 @@
 """Text of files to typed values and back: JSON to frozen dataclasses by their annotations, CSV with a kind a column.
 
-Whatever is missing, foreign or of another type is refused; every float comes back exactly.
+Whatever is missing, foreign or of another type is refused, but that a field which may be None need not be there; every
+float comes back exactly.
 """
 
 import csv
@@ -63,6 +64,8 @@ def decode(kind: type[T], value: object, place: str) -> T:
 def _decode(kind: Any, value: object, place: str) -> Any:
     if kind is Any:
         return value
+    if isinstance(kind, types.UnionType):  # something or None
+        return None if value is None else _decode(get_args(kind)[0], value, place)
     if is_dataclass(kind):
         return _object(kind, value, place)
     if get_origin(kind) is tuple:
@@ -85,8 +88,9 @@ def _typed(kind: type[Any] | types.GenericAlias, value: object, place: str) -> A
 
 
 def _object(kind: Any, value: object, place: str) -> Any:
-    content = _typed(dict, value, place)
     hints, names = get_type_hints(kind), [field.name for field in fields(kind)]
+    content = dict.fromkeys(name for name in names if isinstance(hints[name], types.UnionType))
+    content |= _typed(dict, value, place)
     missing = [name for name in names if name not in content]
     unknown = [name for name in content if name not in names]
     if missing or unknown:

@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from lipcert.certificates import certify
-from lipcert.certificates.float64 import refuse_execution
+from lipcert.nn.execution import refuse_execution
 from lipcert.soundness.arithmetic import PrecisionOutcome, RoundingOutcome, compare_precisions, compare_rounding
 from lipcert.soundness.attacked import AttackOutcome, Certified, Strength, attack_certified
 from lipcert.soundness.norms import NormsOutcome, compare_norms

@@ -8,8 +8,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import get_object
 from omegaconf import DictConfig
+from torch import nn
 
 from lipcert.bounds import check_epsilon
+from lipcert.nn.execution import cover_execution, refuse_execution
 from lipcert.system.configuration import refuse_unknown
 from lipcert.system.plugins import load_plugins
 from lipcert.training.evaluation import EvaluationSettings
@@ -32,6 +34,14 @@ def check(config: DictConfig) -> None:
     check_devices(config.trainer.devices, config.trainer.accelerator)
     check_processes(config, hydra.overrides.hydra, hydra.mode == RunMode.MULTIRUN)
     check_settings(config)
+    check_evaluation()
+
+
+def check_evaluation() -> None:
+    """Raise ValueError where an evaluation would refuse to execute a network, as in `refuse_execution`."""
+    device = torch.device("cpu")
+    with cover_execution(device):
+        refuse_execution({nn.Conv2d, nn.Linear}, device)
 
 
 def check_devices(devices: int, accelerator: str) -> None:

@@ -16,6 +16,7 @@ from lipcert.certificates.float64 import FAILURE_PROBABILITY
 from lipcert.data import Split
 from lipcert.data.progress import progress
 from lipcert.nn import folded
+from lipcert.nn.execution import cover_execution, refuse_execution
 from lipcert.norms import UpperNorms
 from lipcert.system.schema import EvaluationConfig
 from lipcert.training.processes import from_every_process, ranks
@@ -169,15 +170,22 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return the evaluated part of `results.json`, with one certified accuracy for each bound.
 
-    Every process of a run calls it, takes a part of the images and gets what all have found.
+    Every process of a run calls it, takes a part of the images and gets what all have found. Meanwhile torch's switches
+    are set so that bounds cover what is executed.
 
     `certified_accuracy` is that of `bound`, of the exact network as in the literature; `certified_accuracy_executed`
     that of the network in the precision of its weights. All hold together with probability 1 - `failure_probability`.
     A parametrized network is evaluated as `folded`, as commands load it from its checkpoint.
+
+    Raises:
+        ValueError: as in `refuse_execution`, for what is no switch: autocast, the environment, modes.
     """
     model = folded(model.eval())
     bounds = list(dict.fromkeys((str(bound), *settings.bounds)))
-    columns = joined(from_every_process(lambda: evaluated_columns(model, split, epsilon, bounds, settings)))
+    device = split.images.device
+    with cover_execution(device):
+        refuse_execution(set(map(type, model.modules())), device)
+        columns = joined(from_every_process(lambda: evaluated_columns(model, split, epsilon, bounds, settings)))
     means = {name: statistics.mean(column.tolist()) for name, column in columns.items()}
     return {
         "num_test": len(columns["clean"]),

@@ -8,10 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 import lipcert
-from lipcert.certificates.float64 import refuse_execution
+from lipcert.certificates import Certifier, Float64Model
+from lipcert.nn.execution import cover_execution, present_execution, refuse_execution
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -94,6 +100,22 @@ def test_fast_arithmetic_of_the_environment(variable: str, monkeypatch: pytest.M
     refuse_execution({nn.Conv2d}, CPU)
 
 
+@pytest.mark.parametrize("variable", ["NVIDIA_TF32_OVERRIDE", "CUBLAS_EMULATE_SINGLE_PRECISION"])
+def test_lower_precision_of_cublas_by_the_environment(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(ValueError, match=f"{variable}=1.*start anew"):
+        refuse_execution({nn.Linear}, CUDA)
+    refuse_execution({nn.Linear}, CPU)
+    monkeypatch.setenv(variable, "0")
+    refuse_execution({nn.Linear}, CUDA)
+
+
+@pytest.mark.parametrize("device", ["meta", "mps", "xpu"])
+def test_devices_that_no_bound_covers(device: str) -> None:
+    with pytest.raises(ValueError, match=f"{device}.*choose one of cpu, cuda"):
+        refuse_execution({nn.Linear}, torch.device(device))
+
+
 def test_what_cuda_starts_with() -> None:
     """TF32 convolutions, and algorithms that cuDNN chooses; products of matrices are those of float32."""
     with pytest.raises(ValueError, match=r"cudnn.conv.*tf32"):
@@ -109,6 +131,123 @@ def test_what_cuda_starts_with() -> None:
         with pytest.raises(ValueError, match=r"cuda.matmul.*tf32"):
             refuse_execution({nn.Linear}, CUDA)
         refuse_execution({nn.Linear}, CPU)
+
+
+class _Louder(TorchFunctionMode):
+    """Doubles what linear layers return."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        return 2 * result if function is F.linear else result
+
+
+class _Deeper(TorchDispatchMode):
+    """Doubles what products of matrices are."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        return 2 * result if function._opname in ("addmm", "mm") else result
+
+
+@contextmanager
+def _flushing() -> Iterator[None]:
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush denormal numbers")
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+INTERCEPTIONS: dict[str, tuple[Switch, str]] = {
+    "function mode": (_Louder, "_Louder is active.*leave its block"),
+    "dispatch mode": (_Deeper, "_Deeper is active.*leave its block"),
+    "a profiler": (lambda: FlopCounterMode(display=False), "FlopCounterMode is active"),
+    "shapes alone": (FakeTensorMode, "FakeTensorMode is active"),
+    "below a device": (lambda: _both(_Louder(), torch.device("cpu")), "_Louder is active"),
+    "flushing": (_flushing, r"flushed to zero.*set_flush_denormal\(False\)"),
+}
+
+
+@contextmanager
+def _both(outer: Any, inner: Any) -> Iterator[None]:
+    with outer, inner:
+        yield
+
+
+@pytest.mark.parametrize("arithmetic", ["executed", "exact"])
+@pytest.mark.parametrize("name", INTERCEPTIONS)
+def test_what_intercepts_every_operation_is_refused(name: str, arithmetic: str) -> None:
+    """What an analysis computes would be intercepted like the network."""
+    model, images = _network(convolves=True), torch.rand(2, 1, 4, 4)
+    labels = model(images).argmax(dim=1)
+    network = Float64Model(model)
+    certify = Certifier(network, arithmetic=arithmetic)
+    assert certify(images, labels, 1e-6).certified.all()
+    mode, words = INTERCEPTIONS[name]
+    asked: list[Callable[[], object]] = [
+        lambda: certify(images, labels, 1e-6),
+        lambda: lipcert.certify(model, images, labels, 1e-6, arithmetic=arithmetic),
+        lambda: lipcert.certified_radius(model, images, labels, "global"),
+        lambda: lipcert.local_lipschitz(model, images, 1e-3),
+        lambda: lipcert.global_lipschitz(model, (1, 4, 4)),
+        lambda: Float64Model(model),
+        lambda: refuse_execution({nn.ReLU}, CPU),
+    ]
+    for ask in asked:
+        with mode(), pytest.raises(ValueError, match=words):
+            ask()
+
+
+def test_transforms_of_functions_are_refused() -> None:
+    model, images = _network(convolves=False), torch.rand(2, 2, 1, 4, 4)
+
+    def certified(batch: Tensor) -> Tensor:
+        return lipcert.certify(model, batch, torch.tensor([0, 0]), 1e-6).margin
+
+    for transformed in (torch.func.vmap(certified), torch.func.jacrev(lambda each: certified(each[0]))):
+        with pytest.raises(ValueError, match=r"torch\.func"):
+            transformed(images)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_default_device_is_no_interception(device: str) -> None:
+    """It says where tensors are made; where that is elsewhere, nothing is certified."""
+    model, images = _network(convolves=True), torch.rand(2, 1, 4, 4)
+    labels = model(images).argmax(dim=1)
+    with torch.device(device):
+        refuse_execution({nn.Conv2d}, CPU)
+        if device == "cpu":
+            assert lipcert.certify(model, images, labels, 1e-6).certified.all()
+        else:
+            with pytest.raises((RuntimeError, NotImplementedError, ValueError)):
+                lipcert.certify(model, images, labels, 1e-6)
+
+
+def test_modes_that_compute_the_same_are_accepted() -> None:
+    model, images = _network(convolves=True), torch.rand(2, 1, 4, 4)
+    labels = model(images).argmax(dim=1)
+    for mode in (torch.inference_mode, torch.no_grad, torch.enable_grad):
+        with mode():
+            assert lipcert.certify(model, images, labels, 1e-6).certified.all()
+
+
+@pytest.mark.parametrize("name", [*ON_CPU, "flushing"])
+def test_what_is_covered_is_set_back(name: str) -> None:
+    """Of what jobs set themselves; autocast is refused there, as of everyone."""
+    kinds, before = {nn.Conv2d, nn.Linear}, present_execution(CPU)
+    switch = ON_CPU[name][0] if name in ON_CPU else _flushing
+    with switch():
+        found = present_execution(CPU)
+        assert found != before
+        with cover_execution(CPU):
+            if name in ("autocast", "nnpack"):
+                with pytest.raises(ValueError, match="Nothing is certified"):
+                    refuse_execution(kinds, CPU)
+            else:
+                refuse_execution(kinds, CPU)
+        assert present_execution(CPU) == found
+    assert present_execution(CPU) == before
 
 
 class _Own(nn.Module):

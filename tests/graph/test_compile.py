@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.graph import Activation, Add, Affine, Image, UnsupportedLayerError, compile_graph
-from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin, Residual
+from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin, Normalize, Residual
 from tests.networks import IMAGE, NETWORKS, images, network
 from tests.pairwise import pairwise
 
@@ -171,6 +171,73 @@ def test_what_cannot_be_followed_is_refused_by_name(layer: nn.Module, words: str
     with pytest.raises(UnsupportedLayerError, match=words) as error:
         compile_graph(model, (2,))
     assert "1.1" in str(error.value)
+
+
+def _with(layer: nn.Module, **tensors: Tensor) -> nn.Module:
+    """Return the layer with other tensors, behind the back of the numbers that say their sizes."""
+    for name, tensor in tensors.items():
+        held = layer._parameters if name in layer._parameters else layer._buffers
+        held[name] = nn.Parameter(tensor) if held is layer._parameters else tensor
+    return layer
+
+
+ONES = torch.ones
+
+MISFITS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "batch norm of fewer channels": (nn.BatchNorm2d(3), (4, 6, 6)),
+    "batch norm of one channel": (nn.BatchNorm2d(1), (4, 6, 6)),
+    "batch norm of more channels": (nn.BatchNorm2d(4), (1, 6, 6)),
+    "batch norm without weights": (nn.BatchNorm2d(3, affine=False), (4, 6, 6)),
+    "batch norm with other weights": (_with(nn.BatchNorm2d(4), weight=ONES(1)), (4, 6, 6)),
+    "batch norm with another bias": (_with(nn.BatchNorm2d(4), bias=ONES(2)), (4, 6, 6)),
+    "batch norm with another mean": (_with(nn.BatchNorm2d(4), running_mean=ONES(1)), (4, 6, 6)),
+    "batch norm with other variances": (_with(nn.BatchNorm1d(4), running_var=ONES(5)), (4,)),
+    "batch norm of features on images": (nn.BatchNorm1d(4), (4, 6, 6)),
+    "batch norm of images on features": (nn.BatchNorm2d(4), (4,)),
+    "batch norm of features": (nn.BatchNorm1d(3), (4,)),
+    "batch norm of one feature": (nn.BatchNorm1d(1), (4,)),
+    "normalisation of more channels": (Normalize([0.5] * 3, [0.5] * 3), (1, 6, 6)),
+    "normalisation of fewer channels": (Normalize([0.5] * 3, [0.5] * 3), (4, 6, 6)),
+    "normalisation with more means": (_with(Normalize([0.5], [0.5]), mean=ONES(4)), (1, 6, 6)),
+    "a dense layer": (nn.Linear(3, 2), (4,)),
+    "a dense layer with other weights": (_with(nn.Linear(4, 2), weight=ONES(2, 3)), (4,)),
+    "a dense layer with more outputs": (_with(nn.Linear(4, 2), weight=ONES(3, 4)), (4,)),
+    "a dense layer with fewer outputs": (_with(nn.Linear(4, 2), weight=ONES(1, 4), bias=ONES(1)), (4,)),
+    "a dense layer with another bias": (_with(nn.Linear(4, 1), bias=ONES(2)), (4,)),
+    "a convolution": (nn.Conv2d(3, 2, 1), (4, 6, 6)),
+    "a convolution with other weights": (_with(nn.Conv2d(4, 2, 1), weight=ONES(2, 3, 1, 1)), (4, 6, 6)),
+    "a convolution with more outputs": (_with(nn.Conv2d(4, 2, 1, bias=False), weight=ONES(3, 4, 1, 1)), (4, 6, 6)),
+    "a convolution with a larger kernel": (_with(nn.Conv2d(4, 2, 1), weight=ONES(2, 4, 3, 3)), (4, 6, 6)),
+    "a convolution with other groups": (_with(nn.Conv2d(4, 2, 1, groups=2), weight=ONES(2, 4, 1, 1)), (4, 6, 6)),
+    "a convolution with another bias": (_with(nn.Conv2d(4, 2, 1), bias=ONES(1)), (4, 6, 6)),
+    "a convolution larger than its input": (nn.Conv2d(4, 2, 9), (4, 6, 6)),
+    "a convolution of features": (nn.Conv2d(4, 2, 1), (4,)),
+    "pooling larger than its input": (nn.AvgPool2d(9), (4, 6, 6)),
+    "pooling of features": (nn.AvgPool2d(2), (4,)),
+    "thresholds of more channels": (ClippedReLU((4, 6, 6)), (1, 6, 6)),
+    "thresholds of fewer channels": (ClippedReLU((3, 6, 6)), (4, 6, 6)),
+    "thresholds of other images": (ClippedReLU((4, 5, 6)), (4, 6, 6)),
+    "thresholds of more dimensions": (ClippedReLU((1, 4, 6, 6)), (4, 6, 6)),
+    "thresholds of pairs": (ClippedMaxMin((4, 6, 6)), (8, 6, 6)),
+    "thresholds of one half": (_with(ClippedMaxMin((4, 6, 6)), max=ONES(1, 4, 6, 6)), (4, 6, 6)),
+    "an odd channel": (MaxMin(), (3, 6, 6)),
+    "a sum that broadcasts": (Residual(nn.Conv2d(4, 1, 1)), (4, 6, 6)),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_layers_of_other_sizes_than_their_input_are_refused_by_name(case: str) -> None:
+    layer, shape = MISFITS[case]
+    model = nn.Sequential(nn.Identity(), nn.Sequential(nn.Identity(), layer)).eval()
+    with pytest.raises(UnsupportedLayerError, match=r"Layer '1\.1"):
+        compile_graph(model, shape)
+
+
+def test_sizes_that_broadcast_as_they_are_executed_are_followed() -> None:
+    """One mean for all channels, one threshold for all pixels: bounds broadcast as the layers do."""
+    threshold = _with(ClippedReLU((3, 6, 6)), threshold=ONES(1, 3, 1, 1))
+    graph = compile_graph(nn.Sequential(Normalize([0.5], [0.5]), threshold), (3, 6, 6))
+    assert [node.shape for node in graph.nodes] == [(3, 6, 6)] * 3
 
 
 def test_subclasses_that_keep_forward_are_followed() -> None:

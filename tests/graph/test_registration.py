@@ -25,6 +25,7 @@ from lipcert.graph import (
     register_affine,
     scaling,
 )
+from lipcert.graph.operators import reshape
 from lipcert.losses import BCP, Setting, Sparsity
 from lipcert.nn import Residual
 from lipcert.norms import PowerNorms
@@ -206,3 +207,15 @@ def test_registered_layers_are_held_to_what_they_were(monkeypatch: pytest.Monkey
             with pytest.raises(UnsupportedLayerError, match=f"{name}.*was replaced"):
                 lipcert.certify(network(_Halved()), image, torch.tensor([0]), 0.01)
     lipcert.certify(network(_Halved()), image, torch.tensor([0]), 0.01)
+
+
+class _Squeezed(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.squeeze()
+
+
+def test_registered_layers_whose_bounds_are_of_another_shape() -> None:
+    """Written for inputs without dimensions of size 1, the batch among them."""
+    register_affine(_Squeezed, lambda layer, shape: reshape(shape, shape))
+    with pytest.raises(UnsupportedLayerError, match=r"'0'.*makes \(3, 6\) of \(1, 3, 6\)"):
+        compile_graph(nn.Sequential(_Squeezed()), (3, 6))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lipcert.certificates import STAGES, Cascade
 from lipcert.data import load_images
 from lipcert.jobs.certify import certify_batch
+from lipcert.nn.execution import present_execution
 from lipcert.records import (
     Arithmetic,
     Contents,
@@ -93,6 +94,7 @@ def write(
         epsilons=EPSILONS,
         clip_input=clip_input,
         arithmetic=Arithmetic.of("float32", 2.0**-24),
+        execution=present_execution(torch.device("cpu")),
         failure_probability=FailureProbability(1e-9, 2, 2e-9),
         stages=(StageTally("tight", "tight", 30, entered, len(certified), 1.0),),
         norms={"2": NormBracket(1 - 1e-9, 1 + 1e-9)},

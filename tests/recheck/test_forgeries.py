@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
+from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
@@ -227,6 +228,58 @@ FORGERIES: dict[str, list[Case]] = {
         Case(put("arithmetic/statement", lambda text: text + " On every device."), "arithmetic.statement"),
         Case(put("arithmetic/statement", ""), "arithmetic.statement"),
     ],
+    "execution": [
+        Case(put("execution", None), "execution is not stated"),
+        Case(lambda content, rows: content.pop("execution"), "certify the network anew"),
+        Case(put("execution", {}), "no 'torch'"),
+        Case(put("execution", "covered"), "expected an object in 'the record.execution'"),
+        Case(put("execution/winograd", False), "an unknown 'winograd'"),
+    ],
+    "execution.torch": [
+        Case(put("execution/torch", "mine"), "execution.torch 'mine'"),
+        Case(put("execution/torch", ""), "execution.torch ''"),
+        Case(put("execution/torch", 2.9), "execution.torch"),
+    ],
+    "execution.device": [
+        Case(put("execution/device", "meta"), "execution.device"),
+        Case(put("execution/device", ""), "execution.device"),
+        Case(put("execution/device", "cuda:0"), "execution.device"),
+    ],
+    "execution.threads": [
+        Case(put("execution/threads", 0), "execution.threads is 0"),
+        Case(put("execution/threads", True), "execution.threads"),
+    ],
+    "execution.autocast": [
+        Case(put("execution/autocast", True), "execution.autocast"),
+        Case(put("execution/autocast", 0), "execution.autocast"),
+    ],
+    "execution.convolution_precision": [
+        Case(put("execution/convolution_precision", "bf16"), "execution.convolution_precision"),
+        Case(put("execution/convolution_precision", "tf32"), "execution.convolution_precision"),
+        Case(put("execution/convolution_precision", ""), "execution.convolution_precision"),
+        Case(
+            all_of(put("execution/device", "cuda"), put("execution/convolution_precision", "tf32")),
+            "cudnn.conv.fp32_precision is 'tf32'",
+        ),
+    ],
+    "execution.matrix_precision": [
+        Case(put("execution/matrix_precision", "tf32"), "execution.matrix_precision"),
+        Case(put("execution/matrix_precision", "medium"), "execution.matrix_precision"),
+    ],
+    "execution.cudnn": [
+        Case(all_of(put("execution/device", "cuda"), put("execution/cudnn", True)), "execution.cudnn"),
+        Case(put("execution/cudnn", None), "execution.cudnn"),
+    ],
+    "execution.onednn": [Case(put("execution/onednn", False), "execution.nnpack")],
+    "execution.nnpack": [
+        Case(all_of(put("execution/onednn", False), put("execution/nnpack", True)), "execution.nnpack"),
+        Case(put("execution/nnpack", "off"), "execution.nnpack"),
+    ],
+    "execution.environment": [
+        Case(put("execution/environment", "ONEDNN_DEFAULT_FPMATH_MODE=BF16"), "execution.environment"),
+        Case(put("execution/environment", " "), "execution.environment"),
+    ],
+    "execution.flush_denormal": [Case(put("execution/flush_denormal", True), "execution.flush_denormal")],
     "failure_probability.per_norm": [
         Case(put("failure_probability", {"per_norm": 0.0, "norms": 0, "total": 0.0}), "failure_probability.per_norm"),
         Case(put("failure_probability", {"per_norm": 1e-300, "norms": 44, "total": 4.4e-299}), "per_norm"),
@@ -314,7 +367,7 @@ def _fields(kind: Any, place: str = "") -> Iterator[str]:
     for field in fields(kind):
         hint, name = get_type_hints(kind)[field.name], f"{place}{field.name}"
         inner = next((each for each in get_args(hint) if is_dataclass(each)), hint)
-        if get_origin(hint) is dict or not is_dataclass(inner):
+        if get_origin(hint) in (dict, UnionType) or not is_dataclass(inner):
             yield name
         if is_dataclass(inner):
             yield from _fields(inner, f"{name}.")

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from lipcert.recheck import Rechecker
 from lipcert.recheck.consistency import row_contradictions
@@ -114,3 +115,10 @@ def test_a_row_that_may_overflow_is_not_derived() -> None:
     assert reason is not None
     assert reason.startswith("not derived: ")
     assert "'3' may overflow" in reason
+
+
+def test_what_is_executed_with_more_rounding_confirms_nothing() -> None:
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match=r"torch\.autocast is on"):
+        _rechecker()
+    with FlopCounterMode(display=False), pytest.raises(ValueError, match="FlopCounterMode is active"):
+        _rechecker()

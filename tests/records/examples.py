@@ -19,6 +19,7 @@ from lipcert.records import (
     StageWork,
     write_record,
 )
+from lipcert.system.execution import Execution
 
 EPSILONS = (0.1, 0.25)
 
@@ -50,6 +51,20 @@ ROWS = (
     row(2, 0.25, **REFUSED),
 )
 
+EXECUTION = Execution(
+    "2.14.1+cpu",
+    "cpu",
+    2,
+    False,
+    "none",
+    "ieee",
+    cudnn=True,
+    onednn=True,
+    nnpack=True,
+    environment="",
+    flush_denormal=False,
+)
+
 CONTENTS = Contents(
     lipcert_version="0.1.0",
     checkpoint="run/best.ckpt",
@@ -58,6 +73,7 @@ CONTENTS = Contents(
     epsilons=EPSILONS,
     clip_input=False,
     arithmetic=Arithmetic("float32", 2.0**-24, "Rounding is taken off."),
+    execution=EXECUTION,
     failure_probability=FailureProbability(1e-9, 12, 1.2e-8),
     stages=(StageTally("fast", "global", 60, 4, 1, 0.5), StageTally("slow", "tight", 80, 3, 2, 1.5)),
     norms={"0": NormBracket(0.99, 1.01), "3": NormBracket(2.0, 2.0)},

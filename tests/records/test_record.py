@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from lipcert.records import Record, Row, read_record, write_record
 from lipcert.records.format import COLUMNS
-from tests.records.examples import CONTENTS, ROWS, row, written
+from tests.records.examples import CONTENTS, EXECUTION, ROWS, row, written
 from tests.running import contents
 
 Content = dict[str, Any]
@@ -51,7 +52,17 @@ def test_the_summary(tmp_path: Path) -> None:
     written(tmp_path)
     content = json.loads((tmp_path / "certificate.json").read_text())
     assert list(content) == [
-        *("format", "lipcert_version", "checkpoint", "model", "data", "epsilons", "clip_input", "arithmetic"),
+        *(
+            "format",
+            "lipcert_version",
+            "checkpoint",
+            "model",
+            "data",
+            "epsilons",
+            "clip_input",
+            "arithmetic",
+            "execution",
+        ),
         *("failure_probability", "stages", "norms", "totals", "rows", "seconds"),
     ]
     assert content["format"] == 1
@@ -79,6 +90,14 @@ def test_the_summary(tmp_path: Path) -> None:
         "sha256": hashlib.sha256(rows).hexdigest(),
         "count": 6,
     }
+
+
+def test_records_from_before_they_stated_the_execution_are_read(tmp_path: Path) -> None:
+    record, path = written(tmp_path), tmp_path / "certificate.json"
+    content = json.loads(path.read_text())
+    assert content.pop("execution") == asdict(EXECUTION)
+    path.write_text(json.dumps(content))
+    assert read_record(path) == replace(record, contents=replace(record.contents, execution=None))
 
 
 def test_a_record_replaces_another(tmp_path: Path) -> None:

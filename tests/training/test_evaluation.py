@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from lipcert.bounds import Bound
 from lipcert.certificates import certify
 from lipcert.data import Split, load_images
 from lipcert.nn import build
+from lipcert.nn.execution import present_execution
+from lipcert.system.execution import Execution
+from lipcert.training.checks import check_evaluation
 from lipcert.training.evaluation import EvaluationSettings, evaluate
 from tests.oracles import scale_weights
 
@@ -74,3 +80,46 @@ def test_auto_attack_is_spared_what_is_decided(monkeypatch: pytest.MonkeyPatch) 
     assert torch.equal(torch.cat(attacked), split.images[first & correct & ~certified])
     assert results["autoattack_images"] == 130
     assert results["autoattack_accuracy"] == (first & certified).sum().item() / 130
+
+
+class _Mode(TorchFunctionMode):
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return function(*args, **(kwargs or {}))
+
+
+def test_what_is_attacked_is_executed_as_bounds_cover_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under switches that were set for training, too; they are as before when it is over."""
+    torch.manual_seed(0)
+    model, device = build("small", (1, 8, 8), 10), torch.device("cpu")
+    found: list[Execution] = []
+
+    def attacked(model: nn.Module, images: torch.Tensor, *_: Any) -> torch.Tensor:
+        found.append(present_execution(device))
+        return torch.ones(len(images), dtype=torch.bool)
+
+    monkeypatch.setattr("lipcert.training.evaluation.pgd_robust", attacked)
+    before = present_execution(device)
+    with torch.backends.flags(fp32_precision="bf16"):
+        fast = present_execution(device)
+        _evaluate(model)
+        assert present_execution(device) == fast
+    assert present_execution(device) == before
+    assert len(list(fast.uncovered())) == 2
+    assert [list(each.uncovered()) for each in found] == [[]]
+
+
+@pytest.mark.parametrize(
+    ("context", "words"),
+    [
+        (lambda: torch.autocast("cpu", torch.bfloat16), "torch.autocast is on"),
+        (_Mode, "_Mode is active"),
+        (lambda: mock.patch.dict(os.environ, ONEDNN_DEFAULT_FPMATH_MODE="BF16"), "FPMATH_MODE=BF16"),
+    ],
+)
+def test_what_no_switch_undoes_is_refused(context: Any, words: str) -> None:
+    """Before a run starts, too."""
+    model = build("small", (1, 8, 8), 10)
+    for refused in (check_evaluation, lambda: _evaluate(model)):
+        with context(), pytest.raises(ValueError, match=words):
+            refused()
+    check_evaluation()
