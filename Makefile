@@ -19,6 +19,7 @@ install: $(INSTALLED) ## make .venv with everything that tests and extras need
 demo: install ## train and certify the embedded default (digits, small net)
 	$(BIN)/python -m lipcert.train
 
+test: export PYTHONDONTWRITEBYTECODE := # the suite's many processes share what one has compiled
 test: install lint types imports ## lint, types, import contract, the whole test suite
 	$(BIN)/python -m pytest $(PARALLEL)
 

@@ -8,6 +8,7 @@ import os
 import pytest
 
 from tests.composed import keep_what_is_composed
+from tests.forks import SERVER, server_address
 
 STARTERS = ("tests.running", "tests.train_each")
 """Modules whose functions start commands: files that use them take longest, and must not be left for the end."""
@@ -16,8 +17,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     keep_what_is_composed()
+    if getattr(config.option, "numprocesses", None):
+        os.environ[SERVER] = server_address()  # all processes of the suite fork from one
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

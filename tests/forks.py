@@ -14,17 +14,22 @@ import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from multiprocessing import Pipe, forkserver, get_context
+from multiprocessing import Pipe, forkserver, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-
-from lightning_fabric.utilities.rank_zero import _get_rank, rank_zero_only
+from typing import Any
 
 PATIENCE = 900
 """Seconds after which a process that hangs is ended."""
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+SERVER = "TESTS_FORK_FROM"
+"""Environment variable: the address of the process to be forked, where another one has started it."""
+
+STAND_IN = "TESTS_STAND_IN"
+"""Environment variable: what a fork takes for the interpreter, see `tests.stand_in`."""
 
 
 class Fork:
@@ -37,7 +42,7 @@ class Fork:
         self._arguments = arguments
         receivers, senders = zip(*(Pipe(duplex=False) for _ in ("output", "errors")), strict=True)
         given = (arguments, str(cwd), environment, stdin, senders)
-        self._process = _context().Process(target=_execute, args=given)
+        self._process = fork_context().Process(target=_execute, args=given)
         self._process.start()
         for sender in senders:
             sender.close()
@@ -81,10 +86,26 @@ def _read(receiver: Connection) -> str:
         return stream.read()
 
 
+def server_address() -> str:
+    """Return the address of the process to be forked, started if need be."""
+    fork_context()
+    return str(vars(forkserver._forkserver)["_forkserver_address"])  # type: ignore[attr-defined]
+
+
+def stand_in() -> dict[str, str]:
+    """Return the environment in which the interpreters that a fork starts are forks, too."""
+    script = REPOSITORY / "tests" / "forked_python"
+    return {STAND_IN: str(script), "TESTS_INTERPRETER": sys.executable, SERVER: server_address()}
+
+
 @cache
-def _context() -> ForkServerContext:
+def fork_context() -> ForkServerContext:
     """Start the process to be forked; it reads `PYTHONPATH` when it starts, and imports with a thread."""
     context = get_context("forkserver")
+    if SERVER in os.environ:
+        started = {"_forkserver_address": os.environ[SERVER], "_forkserver_alive_fd": os.pipe()[1]}
+        vars(forkserver._forkserver).update(started, ensure_running=lambda: None)  # type: ignore[attr-defined]
+        return context
     context.set_forkserver_preload(["tests.preloaded"])
     before = dict(os.environ)
     os.environ.update(PYTHONPATH=str(REPOSITORY), PYTHONWARNINGS="ignore", OMP_NUM_THREADS="1")
@@ -96,10 +117,25 @@ def _context() -> ForkServerContext:
     return context
 
 
+def execute_for_parent(*given: Any) -> None:
+    """Do so as long as the process that has asked for it lives."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _execute(*given)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 def _execute(
     arguments: tuple[str, ...], cwd: str, environment: dict[str, str], stdin: str, streams: tuple[Connection, ...]
 ) -> None:
     """Do in this process what a new interpreter would do."""
+    from lightning_fabric.utilities.rank_zero import _get_rank, rank_zero_only
+
     importlib.import_module("tests.preloaded")  # an error of the import before the fork is raised here
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, stream in enumerate(streams, start=1):
@@ -112,7 +148,8 @@ def _execute(
     os.chdir(cwd)
     warnings.simplefilter("ignore")
     sys.path[:0] = [cwd, *environment.get("PYTHONPATH", "").split(os.pathsep)]
-    option, subject, *rest = arguments
+    sys.executable = environment.get(STAND_IN, sys.executable)
+    option, subject, *rest = arguments[arguments[0] == "-u" :]
     sys.argv = [option, *rest]
     try:
         if option == "-m":

@@ -1,7 +1,4 @@
-"""What the process imports that `tests.forks` forks: all that the commands import, and nothing that they may lack.
-
-It has composed a configuration, too: what grammars learn from their first words takes half a second.
-"""
+"""What the process imports that `tests.forks` forks: all that the commands import, and nothing that they may lack."""
 
 # ruff: noqa: F401
 import gc
@@ -15,9 +12,8 @@ import lipcert.jobs.soundness
 import lipcert.recheck
 import lipcert.training.run
 import tests.train_each
-from tests.composed import composed, keep_what_is_composed
+from tests.composed import keep_what_is_composed
 
 keep_what_is_composed()
 Plugins.instance()  # looks for launchers and sweepers, and imports them
-composed("experiment=tinyimagenet_8c2f", "scale=smoke", "callbacks=quiet")
 gc.freeze()  # the garbage collector need not look at it in every fork

@@ -16,6 +16,7 @@ from lipcert.data import load_images
 from lipcert.nn import build
 from lipcert.system.configuration import register
 from lipcert.training.evaluation import EvaluationSettings, evaluate
+from tests.forks import stand_in
 from tests.running import QUICK, contents, forked, train
 
 TINY = (
@@ -48,7 +49,7 @@ def _epochs(folder: Path) -> list[int]:
 def fixture_finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that Lightning started on two processes; its name holds the time."""
     folder = tmp_path_factory.mktemp("run")
-    done = train(*TWO, cwd=folder, OMP_NUM_THREADS="1")
+    done = train(*TWO, cwd=folder, OMP_NUM_THREADS="1", **stand_in())
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Everything of this run") == 1
     (run,) = (folder / "runs" / "digits_small").iterdir()
@@ -77,7 +78,7 @@ def test_results_are_those_of_one_process(finished: Path) -> None:
 
 def test_torchrun(tmp_path: Path) -> None:
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "lipcert.train")
-    done = forked(*torchrun, *TWO, "hydra.run.dir='a run'", cwd=tmp_path, OMP_NUM_THREADS="1")
+    done = forked(*torchrun, *TWO, "hydra.run.dir='a run'", cwd=tmp_path, OMP_NUM_THREADS="1", **stand_in())
     assert done.returncode == 0, done.stderr
     assert set(contents(tmp_path)) == {f"a run/{name}" for name in FILES}
     assert _results(tmp_path / "a run")["num_test"] == 40
@@ -88,7 +89,7 @@ def test_sweep_with_a_job_of_two_processes(tmp_path: Path) -> None:
     """The job after it has one, and inherits nothing."""
     devices = "trainer.devices='${when:${seed},0,2,1}'"
     arguments = ("-m", *TINY, "seed=0,1", devices, "evaluation.pgd_steps=0", "hydra.sweep.dir='a sweep'")
-    done = train(*arguments, cwd=tmp_path, OMP_NUM_THREADS="1")
+    done = train(*arguments, cwd=tmp_path, OMP_NUM_THREADS="1", **stand_in())
     assert done.returncode == 0, done.stderr
     sweep = tmp_path / "a sweep"
     jobs = [sweep / job["folder"] for job in json.loads((sweep / "sweep.json").read_text())["jobs"]]
