@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lipcert.recheck.activations import Activation, masks
-from lipcert.recheck.ball_box import Clamp
+from lipcert.recheck.bends import ROOT, Bends, Box, Slopes, bends_of
 from lipcert.recheck.derivation import Derivation
 from lipcert.recheck.linear import single_map
 from lipcert.recheck.maximum import maximum_over
@@ -18,13 +16,9 @@ from lipcert.recheck.reach import SLACK
 from lipcert.recheck.rounding import ARITHMETIC, gamma
 
 FLOAT64 = ARITHMETIC[torch.float64]
-ROOT = 2**0.5
 
 LARGEST_CHUNK = 2**21
 """Entries of the largest value, over all rows that are worked on at a time."""
-
-LARGEST_REFINED = 4096
-"""Entries of a layer whose intervals are refined, at most."""
 
 LEARNING_RATE = 0.1
 """Of Adam on slopes; it falls linearly to a tenth."""
@@ -35,38 +29,6 @@ RANGE = (-0.5, 1.5)
 STOP_ROUNDS = 24
 """Halvings for the multiplier where rows end in a ball cut by a box."""
 
-Slopes = Mapping[Clamp, Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Bends:
-    """An activation as clamps over what is known of its inputs.
-
-    Of a pair (a, b) with t = (a - b)/√2 the larger is b + √2 max(t, 0), the smaller a - √2 max(t, 0): `inner` clamps t,
-    `outer` what comes out. Unpaired inputs have one clamp, `inner`. `size`: the largest moduli of inputs, (N,).
-    """
-
-    paired: bool
-    size: Tensor
-    inner: Clamp
-    outer: Clamp | None = None
-
-    def relax(self, rows: Tensor, slopes: Slopes) -> tuple[Tensor, Tensor, Tensor]:
-        """Return rows of the inputs for those of the outputs, (R, *shape), constants and their size, (R,)."""
-        flat, constant, size = rows.flatten(1), rows.new_zeros(len(rows)), rows.new_zeros(len(rows))
-        if self.outer is not None:
-            relaxed = self.outer.relax(flat, slopes.get(self.outer, self.outer.hull))
-            flat, constant, size = relaxed.rows, relaxed.constant, relaxed.size
-        larger, smaller = flat.chunk(2, dim=1)
-        relaxed = self.inner.relax(
-            (larger - smaller) * ROOT if self.paired else flat, slopes.get(self.inner, self.inner.hull)
-        )
-        flat, size = relaxed.rows, size + relaxed.size
-        if self.paired:
-            size = size + 4 * (larger.detach().abs() + smaller.detach().abs()) @ torch.maximum(*self.size.chunk(2))
-            flat = torch.cat((smaller + flat / ROOT, larger - flat / ROOT), dim=1)
-        return flat.view_as(rows), constant + relaxed.constant, size
-
 
 class Backward:
     """Backward bounds over the ball of a derivation, from whose balls and boxes they start."""
@@ -74,10 +36,11 @@ class Backward:
     def __init__(self, derived: Derivation) -> None:
         self.derived, self.program = derived, derived.program
         self.boxes = [(reach.lower, reach.upper) for reach in derived.reaches]
-        self.differences: dict[int, tuple[Tensor, Tensor]] = {}
+        self.differences: dict[int, Box] = {}
         self.sizes = [reach.magnitude + reach.center.abs() + reach.own.entries for reach in derived.reaches]
         self.shifts: dict[int, Tensor] = {}
-        operations = 64 + 4 * max(size.numel() for size in self.sizes)
+        largest = max(size.numel() for size in self.sizes)
+        self.chunk, operations = max(1, LARGEST_CHUNK // largest), 64 + 4 * largest
         for step in self.program.steps:
             if isinstance(step, AffineStep):
                 before = self.sizes[step.source]
@@ -98,17 +61,12 @@ class Backward:
             steps: of ascents of slopes, from those of convex hulls on.
             goal: (R,), what is enough.
         """
-        largest = max(size.numel() for size in self.sizes)
         goal = rows.new_full((len(rows),), torch.inf) if goal is None else goal
-        found = [
-            self._ascended(value, chunk, steps, enough)
-            for chunk, enough in zip(
-                *(each.split(max(1, LARGEST_CHUNK // largest)) for each in (rows, goal)), strict=True
-            )
-        ]
+        chunks = zip(rows.split(self.chunk), goal.split(self.chunk), strict=True)
+        found = [self._ascended(value, chunk, steps, enough) for chunk, enough in chunks]
         return torch.cat(found) if found else goal
 
-    def refine(self, steps: int = 0, most: int = LARGEST_REFINED) -> None:
+    def refine(self, steps: int, most: int) -> None:
         """Shrink the intervals of all that bends, activation after activation, by backward bounds.
 
         Args:
@@ -128,52 +86,28 @@ class Backward:
                 self.boxes[value] = self._refined(value, self.boxes[value], bends.inner.bends, None, steps, most)
             self.bends[step.target] = self._bends(step)
 
-    def _refined(
-        self, value: int, box: tuple[Tensor, Tensor], places: Tensor, others: Tensor | None, steps: int, most: int
-    ) -> tuple[Tensor, Tensor]:
+    def _refined(self, value: int, box: Box, places: Tensor, others: Tensor | None, steps: int, most: int) -> Box:
         """Return a box, cut at `places`, flat, to what entries, or (entry - other)/√2, can be."""
-        if not 0 < len(places) <= most:
+        if len(places) > most:
             return box
-        rows = torch.zeros(len(places), self.boxes[value][0].numel(), dtype=torch.float64)
-        rows.scatter_(1, places[:, None], 1.0)
-        if others is not None:
-            rows = rows.scatter(1, others[:, None], -1.0) / ROOT
-        rows = rows.view(-1, *self.program.shapes[value])
-        lower, upper = (each.flatten() for each in box)
-        lower = lower.index_copy(0, places, torch.maximum(lower[places], self.bound(value, rows, steps)))
-        upper = upper.index_copy(0, places, torch.minimum(upper[places], -self.bound(value, -rows, steps)))
+        lower, upper = (each.flatten().clone() for each in box)
+        for index in torch.arange(len(places)).split(self.chunk):
+            rows = torch.zeros(len(index), self.sizes[value].numel(), dtype=torch.float64)
+            rows.scatter_(1, places[index, None], 1.0)
+            if others is not None:
+                rows = rows.scatter_(1, others[index, None], -1.0) / ROOT
+            rows, here = rows.view(-1, *self.program.shapes[value]), places[index]
+            lower[here] = torch.maximum(lower[here], self.bound(value, rows, steps))
+            upper[here] = torch.minimum(upper[here], -self.bound(value, -rows, steps))
         return lower.view_as(box[0]), upper.view_as(box[1])
 
     def _bends(self, step: ActivationStep) -> Bends:
-        """Return an activation's clamps; what varies of its inputs moves as little as its outputs, a source."""
-        activation, reach = step.activation, self.derived.reaches[step.source]
-        center, (lower, upper) = reach.center, self.boxes[step.source]
-        radius = self.derived.sources[step.target].tight * self.derived.epsilon * (1 + SLACK)
-        radius += reach.own.norm + 8 * FLOAT64.unit * float(center.norm())
-        mask, size = masks(activation, lower, upper), self.sizes[step.source].flatten()
-
-        def clamp(lower: Tensor, upper: Tensor, low: Tensor, high: Tensor, center: Tensor, near: Tensor) -> Clamp:
-            lower, upper, low, high = (each.expand_as(center).flatten() for each in (lower, upper, low, high))
-            return Clamp(lower, upper, low, high, center.flatten(), near.flatten() > 0, radius)
-
-        zero, infinity = center.new_zeros(()), center.new_full((), torch.inf)
-        if not activation.paired:
-            return Bends(False, size, clamp(lower, upper, zero, activation.high, center, mask.needed))
-        (a, b), (a_lower, b_lower), (a_upper, b_upper) = (each.chunk(2, dim=1) for each in (center, lower, upper))
-        least = (a_lower - b_upper) / ROOT - SLACK * (a_lower.abs() + b_upper.abs())
-        most = (a_upper - b_lower) / ROOT + SLACK * (a_upper.abs() + b_lower.abs())
-        least = torch.where(a_lower >= b_upper, least.clamp(min=0), least)
-        most = torch.where(b_lower >= a_upper, most.clamp(max=0), most)
-        if step.source in self.differences:
-            known = [each.view_as(a) for each in self.differences[step.source]]
-            least, most = torch.maximum(least, known[0]), torch.minimum(most, known[1])
-        inner = clamp(least, most, zero, infinity, (a - b) / ROOT, torch.minimum(*mask.needed.chunk(2, dim=1)))
-        if bool(activation.high.isinf().all() and activation.low.isinf().all()):
-            return Bends(True, size, inner)
-        sort = Activation(activation.name, True, infinity, -infinity)
-        low = torch.cat((torch.full_like(a, -torch.inf), activation.low.expand_as(a)), dim=1)
-        high = torch.cat((activation.high.expand_as(a), torch.full_like(a, torch.inf)), dim=1)
-        return Bends(True, size, inner, clamp(sort(lower), sort(upper), low, high, sort(center), mask.varying))
+        """Return an activation's clamps; inputs that matter move as little as its outputs, a source."""
+        reach, source = self.derived.reaches[step.source], self.derived.sources[step.target]
+        radius = source.tight * self.derived.epsilon * (1 + SLACK)
+        radius += reach.own.norm + 8 * FLOAT64.unit * float(reach.center.norm())
+        box, difference = self.boxes[step.source], self.differences.get(step.source)
+        return bends_of(step.activation, box, reach.center, radius, difference)
 
     def _ascended(self, value: int, rows: Tensor, steps: int, goal: Tensor) -> Tensor:
         """Return the best bounds met on an ascent of slopes, (R,); -infinity for what is not a number."""

@@ -9,7 +9,7 @@ and each minimum is found exactly: on a linear piece of σ_i, p t + m/2 (t - c)�
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,6 +21,9 @@ ROUNDS = 14
 
 DEPTH = 12.0
 """Length of that interval; where the best multiplier lies below it the box alone is as good."""
+
+LEAST_RADIUS = 1e-100
+"""Balls with radii below it, or above its inverse, are left to the box: nothing overflows in between."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +79,12 @@ class Clamp:
         first, second = (torch.minimum(torch.maximum(kink, lower), upper) for kink in self._kinks)
         return lower, first, second, upper
 
+    @cached_property
+    def _pieces(self) -> list[tuple[bool, Tensor, Tensor]]:
+        """Whether σ is inclined, and both ends, (n,), of pieces that are not empty for all entries."""
+        pieces = list(zip((False, True, False), self._points, self._points[1:], strict=False))
+        return [piece for piece in pieces if bool((piece[1] < piece[2]).any())] or pieces[1:2]
+
     def _near(self, values: Tensor) -> Tensor:
         """Return σ of the entries `near`, (..., n)."""
         low, high = self._kinks
@@ -111,13 +120,13 @@ class Clamp:
 
     @property
     def _square(self) -> float:
-        return self.radius**2 if self.radius < math.inf else 0.0
+        return min(self.radius, 1 / LEAST_RADIUS) ** 2
 
     def _attained(self, rows: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
         """Return good multipliers (R,), 0 where the box alone gives no less, and where minima are attained, (R, n)."""
         none = torch.zeros(len(rows), dtype=rows.dtype)
         flat = self._least(rows, slopes, none, self._points)
-        if not 0 < self.radius < math.inf:
+        if not LEAST_RADIUS < self.radius < 1 / LEAST_RADIUS:
             return none, flat
         steepest = torch.maximum(slopes.abs(), (rows - slopes).abs()).norm(dim=1)
         high = (steepest / self.radius).clamp(min=1e-200).log()
@@ -135,17 +144,14 @@ class Clamp:
 
     def _curved(self, rows: Tensor, slopes: Tensor, multiplier: Tensor) -> Tensor:
         """Return where a σ(t) - g t + m/2 (t - c)² is least in the box, (R, n), for m > 0, (R,)."""
-        lower, first, second, upper = self._points
         level = self._center + slopes / multiplier[:, None]
         inclined = level - rows / multiplier[:, None]
-        places = (
-            torch.minimum(torch.maximum(level, lower), first),
-            torch.minimum(torch.maximum(inclined, first), second),
-            torch.minimum(torch.maximum(level, second), upper),
-        )
+        places = [
+            torch.minimum(torch.maximum(inclined if rises else level, start), end) for rises, start, end in self._pieces
+        ]
         return self._least(rows, slopes, multiplier, places)
 
-    def _least(self, rows: Tensor, slopes: Tensor, multiplier: Tensor, places: tuple[Tensor, ...]) -> Tensor:
+    def _least(self, rows: Tensor, slopes: Tensor, multiplier: Tensor, places: Sequence[Tensor]) -> Tensor:
         """Return the one of some places, each (n,) or (R, n), where the function is least, (R, n)."""
         best = places[0].expand_as(rows)
         least = self._values(rows, slopes, multiplier, best)
@@ -160,9 +166,8 @@ class Clamp:
 
     def _size(self, rows: Tensor, slopes: Tensor, multiplier: Tensor) -> Tensor:
         """Return the sum of moduli in a bound; a misplaced minimum costs less than rounding of m/2 (2 max |t|)²."""
-        largest = (
-            torch.stack((self.lower, self.upper, self.center, self.center.clamp(self.low, self.high))).abs().amax(0)
-        )
+        kink = torch.minimum(torch.maximum(self.center, self.low), self.high)
+        largest = torch.stack((self.lower, self.upper, self.center, kink)).abs().amax(dim=0)
         near = largest[self.index]
         linear = rows.abs() @ largest + slopes.abs() @ near
         return linear + multiplier * (2 * near.square().sum() + self._square)

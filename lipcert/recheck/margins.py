@@ -16,7 +16,7 @@ from lipcert.recheck.program import AffineStep
 from lipcert.recheck.reach import SLACK
 from lipcert.recheck.rounding import of_differences
 
-BACKWARD_EFFORTS = ((None, 0), (None, 20), ((0, 4096), 0), ((5, 512), 40))
+BACKWARD_EFFORTS = ((None, 0), (None, 20), ((0, 4096), 0), ((5, 128), 40))
 """(ascents for intervals and most entries that have them refined, ascents of slopes for margins), tried in turn."""
 
 
