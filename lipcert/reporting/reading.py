@@ -5,7 +5,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +108,7 @@ def _failed(path: Path, problems: list[str]) -> bool:
 
 def _results(path: Path, problems: list[str]) -> dict[str, Any]:
     """Return `results.json`, empty where it is missing or damaged; numbers that are not finite are told, and None."""
-    if not path.exists():
-        return {}
-    with _telling(problems, f"{RESULTS} is damaged ({{}}); the run is in no table."):
+    with _telling(problems, f"{RESULTS} is damaged ({{}}); the run is in no table."), suppress(FileNotFoundError):
         text = path.read_text(encoding="utf-8")
         results = json.loads(text)
         if not isinstance(results, dict):
@@ -127,9 +125,8 @@ def _results(path: Path, problems: list[str]) -> dict[str, Any]:
 
 def _configuration(path: Path, problems: list[str]) -> dict[str, Any]:
     """Return the leaves of the configuration by dotted key, empty where it is missing or damaged."""
-    if not path.exists():
-        return {}
-    with _telling(problems, f"{path.name} is damaged ({{}}); runs are grouped by {RESULTS} alone."):
+    told = f"{path.name} is damaged ({{}}); runs are grouped by {RESULTS} alone."
+    with _telling(problems, told), suppress(FileNotFoundError):
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError("expected keys and values")
