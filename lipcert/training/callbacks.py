@@ -6,8 +6,8 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lipcert.bounds import Plan
 from lipcert.nn.architectures import project_thresholds
@@ -15,12 +15,10 @@ from lipcert.system.memory import restart_host_peak
 from lipcert.training.module import RobustClassifier
 
 
-class ScheduleCallback(pl.Callback):
+class ScheduleCallback(Callback):
     """Sets epsilon, lambda and the learning rate before every step (eqs 27-29), and logs them."""
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         module = _robust(pl_module)
         progress = trainer.current_epoch + batch_idx / max(1, int(trainer.num_training_batches))  # in epochs
         module.current_epsilon = module.schedule.epsilon(progress)
@@ -30,23 +28,23 @@ class ScheduleCallback(pl.Callback):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = _robust(pl_module)
         module.log("schedule/epsilon", module.current_epsilon, prog_bar=True)
         module.log("schedule/lambda", module.current_mixing)
         module.log("schedule/learning_rate", trainer.optimizers[0].param_groups[0]["lr"])
 
 
-class ProjectThresholds(pl.Callback):
+class ProjectThresholds(Callback):
     """Projects the thresholds of clipped activations onto >= 0 after every optimizer step."""
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         project_thresholds(_robust(pl_module).model)
 
 
-class SkipPlan(pl.Callback):
+class SkipPlan(Callback):
     """Measures which boxes and masked norms gain next to nothing, and lets the module skip them until the next time.
 
     The first plan is made at the first step with epsilon > 0. All processes measure, and agree on the mean of their
@@ -66,9 +64,7 @@ class SkipPlan(pl.Callback):
         self.plan = Plan()
         self._steps_left = 0
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         module = _robust(pl_module)
         if self.every == 0 or module.current_epsilon <= 0:
             return
@@ -86,7 +82,7 @@ class SkipPlan(pl.Callback):
         self._steps_left = int(state_dict["steps_left"])
 
 
-class Costs(pl.Callback):
+class Costs(Callback):
     """Counts the seconds, the epochs and the peak memory of training; kept in checkpoints.
 
     Epochs that an interruption cut off are not counted, nor is their time.
@@ -96,13 +92,13 @@ class Costs(pl.Callback):
         self.epochs = 0
         self.seconds = self.peak_memory_mb = self._started = 0.0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         restart_host_peak()  # what an earlier job of a sweep has held does not count
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         self._started = time.perf_counter()
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         now = time.perf_counter()
         self.epochs, self.seconds, self._started = self.epochs + 1, self.seconds + now - self._started, now
         self.peak_memory_mb = max(self.peak_memory_mb, peak_memory_mb())
@@ -123,7 +119,7 @@ def peak_memory_mb() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def _robust(module: pl.LightningModule) -> RobustClassifier:
+def _robust(module: LightningModule) -> RobustClassifier:
     if not isinstance(module, RobustClassifier):
         raise TypeError(f"This callback works with RobustClassifier, got {type(module).__name__}.")
     return module

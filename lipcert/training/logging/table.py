@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers.logger import Logger
 
 from lipcert.system.files import write_text
@@ -79,12 +79,10 @@ class MetricsTable(Logger):
             write_rows(self._path, [*read_rows(self._path), row])
 
 
-class EpochRow(pl.Callback):
+class EpochRow(Callback):
     """Puts the row of an epoch into its checkpoint: Lightning logs it only after the checkpoint is written."""
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         logged = trainer._logger_connector.metrics["log"]  # what Lightning is about to hand to the loggers
         row = {key: float(value) for key, value in logged.items()}
         checkpoint["metrics"] = {"epoch": trainer.current_epoch, "step": trainer.global_step - 1, **row}
