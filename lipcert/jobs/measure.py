@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -102,8 +101,7 @@ def certify_by_each_bound(
         certifier = Certifier(network, bound, config.lanczos_steps)
         known = certified[-1].radius if certified else torch.zeros(len(labels), dtype=torch.float64)
         search = (subject.epsilon, known, farthest, config.rounds, batch_size)
-        with progress(f"certified radii, {bound}", 1 + config.rounds) as advance:
-            certified.append(certified_radii(certifier, images, labels, *search, advance))
+        certified.append(certified_radii(certifier, images, labels, *search))
     failure = FailureProbability(norms.failure_probability, norms.bounded, norms.union_failure_probability)
     return certified, failure
 
@@ -117,7 +115,6 @@ def certified_radii(
     farthest: float,
     rounds: int,
     batch_size: int,
-    advance: Callable[[], object] = lambda: None,
 ) -> Certificate:
     """Return the certificate of images (N, C, H, W) at epsilon, its radii larger: each proved itself in a bisection.
 
@@ -127,21 +124,21 @@ def certified_radii(
     Args:
         known: radii that a looser bound proved, (N,) float64.
         farthest: > epsilon; tried second where epsilon is certified, then its multiples by 2.
-        rounds: further trials an image at most; `advance` is called after each trial of all images.
+        rounds: further trials an image at most.
     """
+    with progress(f"certified radii, {certifier.bound}", 1 + rounds) as advance:
 
-    def attempt(rows: Tensor, radii: Tensor) -> Tensor:
-        proved = certify_batches(certifier, images[rows], labels[rows], radii, batch_size).radius
+        def attempt(rows: Tensor, radii: Tensor) -> Tensor:
+            proved = certify_batches(certifier, images[rows], labels[rows], radii, batch_size).radius
+            advance()
+            return proved
+
+        found = certify_batches(certifier, images, labels, epsilon, batch_size)
         advance()
-        return proved
-
-    certificate = certify_batches(certifier, images, labels, epsilon, batch_size)
-    advance()
-    correct = certificate.correct(labels)
-    proved = torch.where(correct, torch.maximum(known, certificate.radius), 0)
-    refused = torch.full_like(proved, epsilon).masked_fill(certificate.certified, torch.inf).masked_fill(~correct, 0)
-    radius = bisect(attempt, proved, refused, rounds, RESOLUTION * epsilon, farthest)
-    return replace(certificate, radius=radius)
+        correct = found.correct(labels)
+        proved = torch.where(correct, torch.maximum(known, found.radius), 0)
+        refused = torch.full_like(proved, epsilon).masked_fill(found.certified, torch.inf).masked_fill(~correct, 0)
+        return replace(found, radius=bisect(attempt, proved, refused, rounds, RESOLUTION * epsilon, farthest))
 
 
 def count_iterations(subject: Subject, images: Tensor, batch_size: int) -> list[ConvergenceRow]:
@@ -149,9 +146,8 @@ def count_iterations(subject: Subject, images: Tensor, batch_size: int) -> list[
     if not len(images):
         return []
     config = subject.config
-    with progress("power iterations", math.ceil(len(images) / batch_size)) as advance:
-        limits = (config.tolerance, config.iterations)
-        counts = convergence_counts(subject.model, images, subject.epsilon, *limits, batch_size, config.seed, advance)
+    limits = (config.tolerance, config.iterations)
+    counts = convergence_counts(subject.model, images, subject.epsilon, *limits, batch_size, config.seed)
     return [ConvergenceRow(layer, *each) for layer, taken in counts.items() for each in sorted(taken.items())]
 
 

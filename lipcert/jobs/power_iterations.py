@@ -4,13 +4,13 @@ Source: Figure 5 of the paper: from a random start, until ||u(t+1) - u(t)|| <= 1
 """
 
 from collections import Counter
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from lipcert.bounds import Bound, analyze
 from lipcert.certificates.float64 import double_copy
+from lipcert.data.progress import progress
 from lipcert.graph import LinearMap, compile_graph
 from lipcert.norms import MapKey, UpperNorms
 from lipcert.norms.krylov import inverse, lengths_of
@@ -76,17 +76,17 @@ def convergence_counts(
     largest: int,
     batch_size: int,
     seed: int,
-    advance: Callable[[], object] = lambda: None,
 ) -> dict[str, Counter[int]]:
     """Return how many images take so many iterations, by layer in order, with the masks of the paper's local bound.
 
     `images`: (N, C, H, W), pixels in [0, 1]; `epsilon`: l2 radius that the masks hold for; `seed`: of start vectors;
-    `advance` is called after each batch; the others as for `iterations_to_converge`.
+    the others as for `iterations_to_converge`.
     """
     graph = compile_graph(double_copy(model), images.shape[1:]).frozen()
     norms = CountingNorms(tolerance, largest, seed)
-    for batch in images.double().split(batch_size):
-        norms.images = len(batch)
-        analyze(graph, batch, epsilon, Bound.LOCAL, norms)
-        advance()
+    with progress("power iterations", len(images)) as advance:
+        for batch in images.double().split(batch_size):
+            norms.images = len(batch)
+            analyze(graph, batch, epsilon, Bound.LOCAL, norms)
+            advance(len(batch))
     return norms.counts
