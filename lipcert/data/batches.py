@@ -8,31 +8,6 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 
-@dataclass(frozen=True)
-class Share:
-    """How much of a global batch one rank holds.
-
-    Attributes:
-        images: of the batch that are this rank's; 0 when there are fewer images than ranks.
-        batch: images of the global batch.
-        ranks: processes that split it.
-    """
-
-    images: int
-    batch: int
-    ranks: int
-
-    @property
-    def weight(self) -> float:
-        """Factor on a rank's mean loss that makes the mean of gradients over ranks the mean over the global batch."""
-        return self.ranks * self.images / self.batch
-
-    @property
-    def log_weight(self) -> int:
-        """Weight of a rank's mean in logs: a multiple of `ranks`, as Lightning divides it by them in integers."""
-        return self.ranks * self.images
-
-
 @dataclass(eq=False)
 class GlobalBatches(Sampler[list[int]]):
     """Yields one rank's indices of every global batch, in order: rank r holds images r, r + R, r + 2R, ... of it.
@@ -72,10 +47,14 @@ class GlobalBatches(Sampler[list[int]]):
         """Return this rank's indices of a global batch."""
         return batch[self.rank :: self.ranks]
 
-    def share(self, batch_index: int) -> Share:
-        """Return this rank's share of a batch."""
+    def share(self, batch_index: int) -> tuple[int, int]:
+        """Return `ranks` times the number of this rank's images of a batch, and the number of all its images.
+
+        Their quotient is the factor on a rank's mean loss that makes the mean of gradients over ranks the mean over the
+        global batch.
+        """
         batch = min(self.batch_size, self.count - batch_index * self.batch_size)
-        return Share(len(range(self.rank, batch, self.ranks)), batch, self.ranks)
+        return self.ranks * len(range(self.rank, batch, self.ranks)), batch
 
 
 @dataclass(eq=False)

@@ -13,7 +13,7 @@ from lipcert.bounds import Analysis, Bound, Plan, analyze, measure_plan
 from lipcert.certificates import Certifier, Float64Model
 from lipcert.certificates.certificate import EXACT
 from lipcert.certificates.float64 import FAILURE_PROBABILITY
-from lipcert.data.batches import GlobalBatches, Share
+from lipcert.data.batches import GlobalBatches
 from lipcert.graph import compile_graph
 from lipcert.losses import Objective, Setting, Sparsity
 from lipcert.losses.objective import Method
@@ -152,30 +152,33 @@ class RobustClassifier(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         """Return this process's part of the loss: averaged over processes, it is the mean over the global batch."""
         images, labels = batch
-        share = self.share(batch_index)
+        held, everyones = self.share(batch_index)
         measured = batch_index % self.statistics_every == 0
         objective = self.objective(images, labels, measured)
         loss = objective.loss
-        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=share.log_weight, sync_dist=True)
+        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=held, sync_dist=True)
         if measured:
-            self._log_bounds(objective.analysis, images, share)
-        return loss if share.ranks == 1 else loss * share.weight
+            self._log_bounds(objective.analysis, images, held)
+        return loss if held == everyones else loss * (held / everyones)
 
-    def share(self, batch_index: int) -> Share:
-        """Return how much of a training batch this process holds, as the data module splits it."""
+    def share(self, batch_index: int) -> tuple[int, int]:
+        """Return how much of a training batch this process holds, see `GlobalBatches.share`."""
         batches = getattr(self.trainer.train_dataloader, "sampler", None)
         if not isinstance(batches, GlobalBatches):
             raise TypeError(f"Expected batches split by GlobalBatches, got {type(batches).__name__}.")
         return batches.share(batch_index)
 
     @torch.no_grad()
-    def _log_bounds(self, analysis: Analysis | None, images: Tensor, share: Share) -> None:
-        """Log what the bound sees; methods that need none are measured at the target epsilon."""
+    def _log_bounds(self, analysis: Analysis | None, images: Tensor, weight: int) -> None:
+        """Log what the bound sees; methods that need none are measured at the target epsilon.
+
+        Lightning divides the `weight` in means over processes by their number in integers: it is a multiple of it.
+        """
         if analysis is None:
             epsilon = self.schedule.epsilon_train
             analysis = analyze(self.graph, images, epsilon, Bound.LOCAL, self.norms, self.bound.clip_input)
         statistics = bound_statistics(analysis)
-        self.log_dict(statistics, on_step=False, on_epoch=True, batch_size=share.log_weight, sync_dist=True)
+        self.log_dict(statistics, on_step=False, on_epoch=True, batch_size=weight, sync_dist=True)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         images, labels = batch

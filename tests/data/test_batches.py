@@ -32,11 +32,11 @@ def test_ranks_split_the_batches_of_one_process(count: int, ranks: int, images_a
     assert {len(part) for part in parts} == {len(whole)} == {len(sampler) for sampler in samplers}
     for index, batch in enumerate(whole):
         shares = [sampler.share(index) for sampler in samplers]
-        own = [part[index][: share.images] for part, share in zip(parts, shares, strict=True)]
+        own = [part[index][: held // ranks] for part, (held, _) in zip(parts, shares, strict=True)]
         assert sorted(chain(*own)) == sorted(batch)
-        assert [len(images) for images in own] == [share.images for share in shares]
+        assert [ranks * len(images) for images in own] == [held for held, _ in shares]
         assert all(part[index] for part in parts), "every rank takes part in every step"
-        assert {share.batch for share in shares} == {len(batch)}
+        assert {everyones for _, everyones in shares} == {len(batch)}
 
 
 @given(COUNTS, RANKS, IMAGES_A_RANK)
@@ -48,9 +48,9 @@ def test_weights_turn_means_of_shares_into_the_mean_of_the_batch(count: int, ran
     total = 0.0
     for rank in range(ranks):
         sampler = ShuffledBatches(count, size, ranks, rank, seed=1)
-        share, images = sampler.share(last), list(sampler)[last]
-        total += share.weight * sum(images) / len(images) / ranks
-        assert share.log_weight == ranks * share.images
+        (held, everyones), images = sampler.share(last), list(sampler)[last]
+        total += held / everyones * sum(images) / len(images) / ranks
+        assert held % ranks == 0, "Lightning divides it by the ranks in integers"
     assert total == pytest.approx(sum(batch) / len(batch))
 
 
