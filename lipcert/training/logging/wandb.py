@@ -33,20 +33,16 @@ MODE = "WANDB_MODE"
 LONGEST_GROUP = 128
 """Most characters that W&B keeps of a group."""
 
-COLUMNS: list[str | int] = ["run", "quantity", "of", "value"]
-"""Of the table `results`: whole figures, certified accuracy by bound, varying fraction by layer."""
-
 QUANTITIES = {
     "clean_accuracy": "clean accuracy",
     "pgd_accuracy": "accuracy under PGD",
     "autoattack_accuracy": "accuracy under PGD and AutoAttack",
     "global_lipschitz": "global Lipschitz bound",
     "local_lipschitz_mean": "mean local Lipschitz bound",
-}
-PARTS = {
     "certified_accuracy_by_bound": "certified accuracy",
     "varying_fraction": "varying fraction",
 }
+"""Of the table `results`: whole figures, then those by bound and by layer."""
 
 
 class RunLogger(WandbLogger):
@@ -127,13 +123,12 @@ class RunLogger(WandbLogger):
 
         run = self.experiment
         run.summary.update(results)
-        table = wandb.Table(columns=COLUMNS)
+        table = wandb.Table(columns=["run", "quantity", "of", "value"])
         for key, label in QUANTITIES.items():
-            if results[key] is not None:
-                table.add_data(run.name, label, "", results[key])
-        for key, label in PARTS.items():
-            for part, value in results[key].items():
-                table.add_data(run.name, label, part, value)
+            parts = results[key] if isinstance(results[key], dict) else {"": results[key]}
+            for part, value in parts.items():
+                if value is not None:
+                    table.add_data(run.name, label, part, value)
         run.log({"results": table})
 
 
