@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,9 +21,11 @@ def _case(kind: str = "relu") -> tuple[nn.Module, Tensor, Tensor]:
     return model, IMAGES, model(IMAGES).argmax(dim=1)
 
 
-def _epsilon(model: nn.Module, labels: Tensor) -> float:
+@cache
+def _epsilon(kind: str = "relu") -> float:
     """Return a radius at which `liplt` certifies some images and `global` none."""
-    return float(lipcert.certified_radius(model, IMAGES, labels, largest=1.0, rounds=8).quantile(0.3))
+    model, inputs, labels = _case(kind)
+    return float(lipcert.certified_radius(model, inputs, labels, largest=1.0, rounds=8).quantile(0.3))
 
 
 def test_stages_enter_what_the_ones_before_left() -> None:
@@ -29,7 +33,7 @@ def test_stages_enter_what_the_ones_before_left() -> None:
     labels = labels.clone()
     labels[0] = (labels[0] + 1) % 5  # no stage certifies a wrong prediction
     cascade = Cascade(model)
-    certificate = cascade(inputs, labels, _epsilon(model, labels))
+    certificate = cascade(inputs, labels, _epsilon())
     assert cascade.tallies[0].entered == 12
     assert [tally.certified for tally in cascade.tallies] == [
         int((certificate.stage == index).sum()) for index in range(len(cascade.stages))
@@ -46,7 +50,7 @@ def test_stages_enter_what_the_ones_before_left() -> None:
 @pytest.mark.parametrize("kind", ["relu", "clipped_relu", "maxmin", "clipped_maxmin"])
 def test_it_certifies_what_its_last_stage_alone_does(kind: str) -> None:
     model, inputs, labels = _case(kind)
-    epsilon = _epsilon(model, labels)
+    epsilon = _epsilon(kind)
     cascade = Cascade(model, [Stage("global", Bound.GLOBAL, 20), Stage("all", Bound.LIPLT, 60)])(
         inputs, labels, epsilon
     )
