@@ -86,3 +86,14 @@ def composed(*overrides: str) -> DictConfig:
         config = compose("train", overrides=list(overrides))
     OmegaConf.set_readonly(config, True)
     return config
+
+
+def learn_to_compose() -> None:
+    """Compose once: files are read then, and grammars know words. What was registered for it is forgotten again."""
+    store = ConfigStore.instance()
+    before = deepcopy(store.repo)
+    composed()
+    store.repo = before
+    OmegaConf.clear_resolvers()
+    register.cache_clear()
+    composed.cache_clear()

@@ -12,8 +12,9 @@ import lipcert.jobs.soundness
 import lipcert.recheck
 import lipcert.training.run
 import tests.train_each
-from tests.composed import keep_what_is_composed
+from tests.composed import keep_what_is_composed, learn_to_compose
 
 keep_what_is_composed()
 Plugins.instance()  # looks for launchers and sweepers, and imports them
+learn_to_compose()
 gc.freeze()  # the garbage collector need not look at it in every fork
