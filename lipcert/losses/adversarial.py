@@ -71,9 +71,7 @@ class Adversarial:
     @after_warm_up
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
         points = self.ascent.mislead(model, images, labels, setting.epsilon)
-        with torch.no_grad(), evaluating(model):
-            clean = model(images)
-        return Objective(F.cross_entropy(model(points), labels), clean)
+        return Objective(F.cross_entropy(model(points), labels))
 
 
 def divergence(logits: Tensor, moved: Tensor) -> Tensor:
@@ -119,8 +117,7 @@ class TRADES:
     @after_warm_up
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
         moved = self.moved_images(model, images, setting.epsilon)
-        logits = model(images)
-        return Objective(trades_loss(logits, model(moved), labels, self.beta), logits)
+        return Objective(trades_loss(model(images), model(moved), labels, self.beta))
 
 
 def instability(lower: Tensor, upper: Tensor, kink: Tensor | float = 0.0) -> Tensor:
@@ -184,4 +181,4 @@ class ReLUStability(Adversarial):
         points = self.ascent.mislead(model, images, labels, setting.epsilon)
         analysis = setting.analyze(model, images, activation_boxes=True)
         loss = F.cross_entropy(model(points), labels) + self.weight * relu_stability_loss(analysis)
-        return Objective(loss + setting.sparsity(analysis), analysis.logits, analysis)
+        return Objective(loss + setting.sparsity(analysis), analysis)

@@ -89,7 +89,7 @@ class EMMA:
         analysis = setting.analyze(model, images, self.box)
         increase = worst_increase(analysis, labels, self.box, MARGIN_ROUNDS)
         loss = F.cross_entropy(emma_logits(analysis.logits, increase, labels, self.floor), labels)
-        return Objective(loss + setting.sparsity(analysis), analysis.logits, analysis)
+        return Objective(loss + setting.sparsity(analysis), analysis)
 
 
 def crm_penalty(radii: Tensor, labels: Tensor, temperature: float, threshold: float) -> Tensor:
@@ -144,7 +144,7 @@ class CRM:
         radii = pair_radii(margins(analysis.logits, labels), pair_slopes(analysis, labels, self.box))
         penalty = crm_penalty(radii, labels, self.temperature, self.threshold)
         loss = F.cross_entropy(analysis.logits, labels) + self.weight * penalty
-        return Objective(loss + setting.sparsity(analysis), analysis.logits, analysis)
+        return Objective(loss + setting.sparsity(analysis), analysis)
 
 
 def calibrated_width(epsilon: float, slack: float) -> float:
@@ -211,4 +211,4 @@ class CLL:
         radii = pair_radii(margins(analysis.logits, labels), slopes.detach() if self.detach else slopes)
         logits = cll_logits(radii, labels, self.offset * setting.epsilon, self.width)
         loss = F.cross_entropy(logits, labels) + self.decay * slopes.amax(dim=1).square().mean()
-        return Objective(loss + setting.sparsity(analysis), analysis.logits, analysis)
+        return Objective(loss + setting.sparsity(analysis), analysis)

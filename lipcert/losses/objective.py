@@ -73,12 +73,10 @@ class Objective:
 
     Attributes:
         loss: to minimise, ().
-        logits: clean ones, (B, K).
         analysis: of the bound; None where the method needs none.
     """
 
     loss: Tensor
-    logits: Tensor
     analysis: Analysis | None = None
 
 
@@ -96,8 +94,7 @@ class Standard:
     name = "standard"
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
-        logits = model(images)
-        return Objective(F.cross_entropy(logits, labels), logits)
+        return Objective(F.cross_entropy(model(images), labels))
 
 
 M = TypeVar("M")

@@ -34,7 +34,7 @@ class BCP:
         analysis = setting.analyze(model, images)
         worst = worst_logits(analysis, labels, rounds=MARGIN_ROUNDS)
         loss = bcp_loss(analysis.logits, worst, labels, setting.mixing)
-        return Objective(loss + setting.sparsity(analysis), analysis.logits, analysis)
+        return Objective(loss + setting.sparsity(analysis), analysis)
 
 
 def gloro_logits(logits: Tensor, worst: Tensor, excluded: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class GloRo:
         excluded = labels if self.exclude == "label" else analysis.logits.argmax(dim=1)
         worst = worst_logits(analysis, excluded, self.box, MARGIN_ROUNDS)
         loss = gloro_loss(gloro_logits(analysis.logits, worst, excluded), labels, self.weight)
-        return Objective(loss + setting.sparsity(analysis), analysis.logits, analysis)
+        return Objective(loss + setting.sparsity(analysis), analysis)
 
 
 def cap_logits(
@@ -100,7 +100,6 @@ def cap_logits(
     images: Tensor,
     labels: Tensor,
     epsilon: float,
-    num_classes: int,
     projections: int = 0,
     clip_input: bool = False,
 ) -> Tensor:
@@ -113,7 +112,6 @@ def cap_logits(
         images: (B, ...), pixels in [0, 1].
         labels: (B,).
         epsilon: l2 radius in pixels.
-        num_classes: K.
         projections: random ones; where they are fewer than a layer's neurons, and not 0, bounds become estimates.
         clip_input: intersect the ball's box with [0, 1].
 
@@ -127,6 +125,7 @@ def cap_logits(
                 f"Layer {node.name!r}: the dual network is that of ReLUs without thresholds, "
                 f"not of {type(node.layer).__name__}."
             )
+    (num_classes,) = graph.nodes[-1].shape
     graph = split_activations(graph)
     ball = Ball(images, torch.full((len(images),), epsilon, dtype=images.dtype, device=images.device), clip_input)
     state = State(dual_boxes(graph, ball, projections), otherwise=Interval.parallel)
@@ -156,7 +155,7 @@ class CAP:
 
     @after_warm_up
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
-        logits = model(images)
-        graph, classes = setting.graph or model, logits.shape[1]
-        worst = cap_logits(graph, images, labels, setting.epsilon, classes, self.projections, setting.clip_input)
-        return Objective(F.cross_entropy(worst, labels), logits)
+        worst = cap_logits(
+            setting.graph or model, images, labels, setting.epsilon, self.projections, setting.clip_input
+        )
+        return Objective(F.cross_entropy(worst, labels))

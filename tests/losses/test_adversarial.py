@@ -55,14 +55,13 @@ class TestEveryMethod:
         torch.testing.assert_close(objective.loss, F.cross_entropy(model(inputs), LABELS))
 
     @pytest.mark.parametrize("name", METHODS)
-    def test_the_loss_grows_with_epsilon_and_logits_are_clean(self, name: str) -> None:
+    def test_the_loss_grows_with_epsilon(self, name: str) -> None:
         model, inputs = network("plain", "clipped_relu", scale=1.5), images(6)
         losses = []
         for epsilon in (1e-6, 0.2, 0.8):
             torch.manual_seed(0)
             objective = METHODS[name](model, inputs, LABELS, _setting(epsilon))
             losses.append(objective.loss.item())
-            torch.testing.assert_close(objective.logits, model(inputs))
         assert losses == sorted(losses)
         assert losses[-1] > losses[0] + 0.001
 

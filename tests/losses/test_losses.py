@@ -115,7 +115,6 @@ class TestMethods:
     def test_warm_up_is_the_clean_loss(self, method) -> None:  # type: ignore[no-untyped-def]
         objective = method(self.model, self.images, self.labels, self.setting(0.0))
         torch.testing.assert_close(objective.loss, self.clean_loss())
-        torch.testing.assert_close(objective.logits, self.model(self.images))
 
     @pytest.mark.parametrize("method", [BCP(), GloRo(), GloRo(box=False)])
     def test_loss_grows_with_epsilon(self, method) -> None:  # type: ignore[no-untyped-def]

@@ -52,7 +52,6 @@ def test_every_bound_and_activation_gives_gradients(method_name: str, kind: str,
     inputs = images().float()
     labels = model(inputs).argmax(dim=1)
     objective = method(model, inputs, labels, state)
-    torch.testing.assert_close(objective.logits, model(inputs))
     objective.loss.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
