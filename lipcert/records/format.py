@@ -177,12 +177,11 @@ class Contents:
 
 @dataclass(frozen=True)
 class Record:
-    """A record that was read: `certificate.json` as `contents`, `totals` and `rows_file`, and the rows.
+    """A record: what `certificate.json` says as `contents` and `totals`, and the rows.
 
     `rows` are sorted by epsilon as in `contents.epsilons`, then by index: one an image and epsilon.
     """
 
     contents: Contents
     totals: tuple[Totals, ...]
-    rows_file: RowsFile
     rows: tuple[Row, ...]

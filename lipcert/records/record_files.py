@@ -52,7 +52,7 @@ def write_record(folder: Path, contents: Contents, rows: Sequence[Row]) -> Recor
     (folder / JSON_NAME).unlink(missing_ok=True)  # never one record's summary beside another's rows
     write_text(folder / ROWS_NAME, text)
     write_json(folder / JSON_NAME, {**content, "seconds": seconds})
-    return Record(contents, summed, rows_file, ordered)
+    return Record(contents, summed, ordered)
 
 
 def read_record(path: str | Path) -> Record:
@@ -83,7 +83,7 @@ def read_record(path: str | Path) -> Record:
         _check_rows(rows, contents, rows_file.count)
     except ValueError as error:
         raise ValueError(f"{rows_path} does not fit {path.name}: {error}") from error
-    return Record(contents, summed, rows_file, rows)
+    return Record(contents, summed, rows)
 
 
 def _read_json(path: Path) -> tuple[Contents, tuple[Totals, ...], RowsFile]:
