@@ -20,6 +20,9 @@ from tests.fuzz.networks import Case
 from tests.fuzz.rounds import run_round
 from tests.fuzz.subject import Tally
 
+PAUSE = 60
+"""Seconds between reports."""
+
 
 def _path(number: int) -> Path:
     return Path(os.environ.get("FUZZ_FOLDER", "."), f"fuzz-{number}.pt")
@@ -35,7 +38,7 @@ def main(arguments: list[str]) -> int:
     seconds = float(os.environ.get("FUZZ_SECONDS", "600"))
     seed = int(os.environ.get("FUZZ_SEED") or secrets.randbelow(10**6))
     print(f"FUZZ_SEED={seed} FUZZ_SECONDS={seconds:g}", flush=True)
-    started, total = time.monotonic(), Tally()
+    started, told, total = time.monotonic(), time.monotonic(), Tally()
 
     def examine(case: Case) -> None:
         try:
@@ -52,7 +55,10 @@ def main(arguments: list[str]) -> int:
             print(f"{total}\nFAULT in round {number}: {error}\nagain: python -m tests.fuzz {_path(number)}")
             return 1
         number += 1
-    print(f"{total}; no fault in {time.monotonic() - started:.0f} s")
+        if time.monotonic() - told > PAUSE:
+            told = time.monotonic()
+            print(total, flush=True)
+    print(f"{total}; no fault in {time.monotonic() - started:.0f} s ({time.process_time():.0f} s of processors)")
     return 0
 
 

@@ -97,12 +97,12 @@ def _certifiers(subject: Subject) -> Iterator[tuple[str, CertifyBatch]]:
 def _check_margins(name: str, certificate: Certificate, exact: Tensor, executed: Tensor, share: float) -> None:
     """Check margins that are stated against the least ones met, `exact` and `executed`, (N,)."""
     margin, rounding = certificate.margin, certificate.rounding
+    refute(f"{name}: certified", certificate.certified & ~(margin > 0), certificate.certified, margin)
     if certificate.arithmetic == "exact":
         refute(f"{name}: exact margin", margin - share * rounding > exact, margin, exact)
         return
     refute(f"{name}: exact margin", margin + rounding - share * rounding > exact, margin + rounding, exact)
     refute(f"{name}: executed margin", margin > executed, margin, executed)
-    refute(f"{name}: certified", certificate.certified & ~(executed > 0), certificate.radius, executed)
 
 
 def _check_activations(analysis: Analysis, subject: Subject, points: Tensor) -> None:

@@ -141,7 +141,9 @@ def cases(draw: Draw) -> Case:
     images = torch.stack([*around, torch.rand(shape, generator=generator, dtype=torch.float64)])[:count]
     images = images.clamp(0, 1).to(one_of(draw, (torch.float32, torch.float64)))
     with torch.no_grad():
-        labels = executed(images.to(dtype)).argmax(dim=1)
+        logits = executed(images.to(dtype))
+    mistaken = torch.tensor([draw(st.integers(0, 11)) == 11 for _ in range(count)])
+    labels = (logits.argmax(dim=1) + mistaken) % logits.shape[1]
     return Case(
         model=executed,
         images=images,
