@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from tests.fuzz.networks import Case, cases
 
 CASES = 10
 """Of a round; the first is the simplest there is."""
+
+PHASES = [Phase.generate]
 
 PROFILE = settings(
     max_examples=CASES,
@@ -20,15 +22,15 @@ PROFILE = settings(
 )
 
 
-def run_round(number: int, examine: Callable[[Case], object]) -> None:
-    """Draw the cases of a round and examine each; where that fails, look for a simpler case that fails too.
+def run_round(number: int, examine: Callable[[Case], object], simplify: bool = True) -> None:
+    """Draw the cases of a round and examine each; where that fails, look for a simpler case that fails, too, if asked.
 
     Raises:
-        AssertionError: what `examine` raised for the simplest case that was found.
+        AssertionError: what `examine` raised, of the simplest case that was found.
     """
 
     @seed(number)
-    @PROFILE
+    @settings(PROFILE, phases=[*PHASES, Phase.shrink] if simplify else PHASES)
     @given(cases())
     def examined(case: Case) -> None:
         examine(case)
