@@ -39,8 +39,8 @@ class Backward:
         self.differences: dict[int, Box] = {}
         self.sizes = [reach.magnitude + reach.center.abs() + reach.own.entries for reach in derived.reaches]
         self.shifts: dict[int, Tensor] = {}
-        largest = max(size.numel() for size in self.sizes)
-        self.chunk, operations = max(1, LARGEST_CHUNK // largest), 64 + 4 * largest
+        self.largest = max(size.numel() for size in self.sizes)
+        self.chunk, operations = max(1, LARGEST_CHUNK // self.largest), 64 + 4 * self.largest
         for step in self.program.steps:
             if isinstance(step, AffineStep):
                 before = self.sizes[step.source]
@@ -71,7 +71,7 @@ class Backward:
 
         Args:
             steps: of ascents of slopes.
-            most: activations where more entries bend keep their intervals.
+            most: activations keep their intervals where those that bend times entries of the largest value are more.
         """
         for step in self.activations:
             bends, value = self.bends[step.target], step.source
@@ -88,7 +88,7 @@ class Backward:
 
     def _refined(self, value: int, box: Box, places: Tensor, others: Tensor | None, steps: int, most: int) -> Box:
         """Return a box, cut at `places`, flat, to what entries, or (entry - other)/√2, can be."""
-        if len(places) > most:
+        if len(places) * self.largest > most:
             return box
         lower, upper = (each.flatten().clone() for each in box)
         for index in torch.arange(len(places)).split(self.chunk):

@@ -16,8 +16,8 @@ from lipcert.recheck.program import AffineStep
 from lipcert.recheck.reach import SLACK
 from lipcert.recheck.rounding import of_differences
 
-BACKWARD_EFFORTS = ((None, 0), (None, 20), ((0, 4096), 0), ((5, 128), 40))
-"""(ascents for intervals and most entries that have them refined, ascents of slopes for margins), tried in turn."""
+BACKWARD_EFFORTS = ((None, 0), (None, 20), ((0, 2**25), 0), ((5, 2**20), 40))
+"""(what intervals are refined with, see `Backward.refine`, and ascents of slopes for margins), tried in turn."""
 
 
 @dataclass(frozen=True)

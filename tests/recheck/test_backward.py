@@ -113,7 +113,7 @@ def test_bounds_are_below_what_descents_find_and_intervals_hold(
     rows = torch.randn(6, classes, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     low, backward = _low(model, images()[0], epsilon, rows, clip), Backward(derived)
     first = backward.bound(derived.program.output, rows)
-    backward.refine(2, 4096)
+    backward.refine(2, 2**20)
     ascended = backward.bound(derived.program.output, rows, 5)
     for found in (first, ascended):
         assert bool((found <= low + 1e-12).all())
