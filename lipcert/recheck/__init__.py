@@ -1,6 +1,7 @@
 """An independent re-check of certificates: its own bounds, norms, rounding and attack, in float64.
 
-It shares no code with `lipcert.bounds` or `lipcert.certificates`, so that an error there is not repeated here.
+It shares no code with `lipcert.bounds`, `lipcert.crown` or `lipcert.certificates`, so that an error there is not
+repeated here.
 """
 
 from lipcert.recheck.consistency import contradictions, place

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from lipcert.certificates import CROWN_STAGES, Cascade
 from lipcert.recheck import Rechecker
+from lipcert.recheck.activations import Activation
 from lipcert.recheck.attack import attack
 from lipcert.recheck.backward import Backward
 from lipcert.recheck.ball_box import Clamp
+from lipcert.recheck.bends import bends_of
 from lipcert.recheck.derivation import Derivation
 from lipcert.recheck.margins import backward_margins, margins
 from lipcert.recheck.norms import Norms
@@ -79,6 +81,18 @@ def test_ball_and_box_say_more_together_than_either_alone() -> None:
     ball = replace(clamp, lower=clamp.lower - far, upper=clamp.upper + far).relax(rows, clamp.hull).constant
     assert bool((both >= torch.maximum(box, ball) - 1e-3).all())
     assert float((both - torch.maximum(box, ball)).max()) > 0.02
+
+
+def test_pairs_are_in_a_ball_where_both_of_them_matter() -> None:
+    """Of the first pair the larger is clipped everywhere, so that nothing bounds how far it moves."""
+    activation = Activation("pairs", True, torch.tensor([0.2, 0.2]).double(), torch.tensor([-9.0, -9.0]).double())
+    lower = torch.tensor([[0.5, -1.0, -0.5, -1.0]]).double()
+    bends = bends_of(activation, (lower, lower + 1), lower + 0.5, 0.1, None)
+    assert bends.inner.near.tolist() == [False, True]
+    assert bends.inner.bends.tolist() == [1]
+    assert bends.inner.lower.tolist() == pytest.approx([0.0, -(2**-0.5)])
+    assert bends.outer is not None
+    assert bends.outer.near.tolist() == [False, True, True, True]
 
 
 def _derive(model: nn.Module, epsilon: float, clip: bool = False) -> Derivation:
