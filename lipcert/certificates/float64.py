@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from lipcert.bounds import Analysis, Arithmetic, Bound, analyze
 from lipcert.graph import Graph, compile_graph, supported_types
 from lipcert.nn.execution import refuse_execution, refuse_interception
-from lipcert.nn.integrity import refuse_altered, refuse_parametrized
+from lipcert.nn.integrity import (
+    UnsupportedLayerError,
+    constants,
+    refuse_altered,
+    refuse_parametrized,
+    refuse_unreadable,
+)
 from lipcert.norms import UpperNorms
 from lipcert.norms.bracket import SMALLEST_NORM
 
@@ -36,21 +42,51 @@ def double_copy(model: nn.Module) -> nn.Module:
 
     Raises:
         UnsupportedLayerError: for a layer that may compute something else than its type says, or whose weights a
-            parametrization computes at each use.
+            parametrization computes at each use, or are no real numbers in memory; for a copy that is another layer.
         ValueError: for half precision, non-finite or vanishing weights, naming the parameter; as in
             `refuse_interception`.
     """
     refuse_interception()
-    refuse_altered(model.named_modules(), supported_types())
+    kinds = supported_types()
+    refuse_altered(model.named_modules(), kinds)
     refuse_parametrized(model)
+    refuse_unreadable(model)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.dtype in (torch.float16, torch.bfloat16):
-            raise ValueError(f"`{name}` is in half precision ({tensor.dtype}), which certificates do not cover.")
+        if tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"`{name}` is in half precision or less ({tensor.dtype}), which certificates do not cover."
+            )
         if not bool(tensor.isfinite().all()):
             raise ValueError(f"`{name}` has NaN or infinite entries; nothing can be certified with it.")
         if tensor.is_floating_point() and bool(((tensor != 0) & (tensor.abs() < SMALLEST_NORM)).any()):
             raise ValueError(f"`{name}` has entries below {SMALLEST_NORM}, whose squares vanish; set them to 0.")
-    return copy.deepcopy(model).double().requires_grad_(False)
+    twin = copy.deepcopy(model).double().requires_grad_(False)
+    copies, known = dict(twin.named_modules()), tuple(kinds)
+    for name, layer in model.named_modules():
+        if isinstance(layer, known) and not _same(layer, copies.get(name)):
+            raise UnsupportedLayerError(
+                f"Layer {name or 'model'!r}: its copy is another layer, as copying was altered; undo that."
+            )
+    return twin
+
+
+def _same(layer: nn.Module, other: nn.Module | None) -> bool:
+    """Return whether a layer's own tensors, in float64, and attributes are those of another layer of its type."""
+    if other is None or type(layer) is not type(other):
+        return False
+    held, theirs = ({**each._parameters, **each._buffers} for each in (layer, other))
+    return (
+        constants(layer) == constants(other)
+        and layer._modules.keys() == other._modules.keys()
+        and held.keys() == theirs.keys()
+        and all(_equal(tensor, theirs[key]) for key, tensor in held.items())
+    )
+
+
+def _equal(tensor: Tensor | None, other: Tensor | None) -> bool:
+    if tensor is None or other is None:
+        return tensor is other
+    return torch.equal(tensor.double() if tensor.is_floating_point() else tensor, other)
 
 
 class Float64Model:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import sys
 from abc import ABC
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cache
 from types import BuiltinFunctionType, CodeType
 from typing import Generic
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
@@ -59,6 +60,25 @@ PLAIN = frozenset(vars(nn.Module()))
 NUMBERS = (Tensor, nn.Parameter, FakeTensor)
 """Types of weights; the last has shapes alone, with which a step can be traced and nothing is certified."""
 
+HOLDERS = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
+"""Dicts that a layer is read from and run by."""
+
+SIMPLE = ("builtins", "numpy", "torch")
+"""Modules of types whose values cannot change their mind."""
+
+UNREADABLE: dict[str, Callable[[Tensor], bool]] = {
+    "a wrapper of a transform of torch.func": lambda tensor: (
+        torch._C._functorch.is_functorch_wrapped_tensor(tensor) or torch._is_functional_tensor(tensor)
+    ),
+    "on the meta device, without numbers": lambda tensor: tensor.is_meta,
+    "nested": lambda tensor: tensor.is_nested,
+    "sparse, or in another layout of its own": lambda tensor: tensor.layout is not torch.strided,
+    "quantized": lambda tensor: tensor.is_quantized,
+    "complex": lambda tensor: tensor.is_complex(),
+    "a zero without memory": lambda tensor: tensor._is_zerotensor(),
+}
+"""Tensors that are no real numbers in memory."""
+
 METHODS = (
     *("__call__", "_wrapped_call_impl", "_call_impl", "forward", "_conv_forward", "_check_input_dim", "__iter__"),
     *("__getattr__", "__getattribute__", "__deepcopy__", "__copy__", "__reduce__", "__reduce_ex__", "__getstate__"),
@@ -68,6 +88,9 @@ METHODS = (
 
 ALIASES = {"Module.__call__": "Module._wrapped_call_impl", "Module.forward": "_forward_unimplemented"}
 """Where `nn.Module` takes what it assigns to names without a definition from."""
+
+COUNTING, COUNTED = "torch._dynamo.mutation_guard", "install_generation_tagging_init.<locals>.patched_setstate"
+"""Where torch.compile replaces `nn.Module.__setstate__`, for all modules, and by which function."""
 
 KERNELS = ("avg_pool2d", "conv2d", "linear")
 """Functions of `torch.nn.functional` that are not written in Python."""
@@ -95,6 +118,8 @@ def refuse_altered(layers: Iterable[tuple[str, nn.Module]], kinds: Collection[ty
 def _refuse_altered(layer: nn.Module, name: str, kinds: Collection[type[nn.Module]], sound: set[type]) -> None:
     kind = type(layer)
     place = f"Layer {name or 'model'!r} ({kind.__name__})"
+    if isinstance(layer, torch.jit.ScriptModule):
+        raise UnsupportedLayerError(f"{place} was compiled by torch.jit; certify the module that it was made of.")
     if layer._forward_hooks or layer._forward_pre_hooks:
         raise UnsupportedLayerError(f"{place} has a forward hook, which a bound cannot follow; remove it.")
     if layer._compiled_call_impl is not None:
@@ -130,12 +155,17 @@ def _refuse_class(cls: type, owner: type, place: str) -> None:
 def _refuse_instance(layer: nn.Module, place: str) -> None:
     """Refuse attributes that hide methods or weights, and weights that are no plain tensors."""
     held, kind = {**layer._parameters, **layer._buffers}, type(layer)
-    for holder in ("_parameters", "_buffers", "_modules"):
-        if type(vars(layer)[holder]) not in (dict, OrderedDict):
+    for holder in HOLDERS:
+        found = vars(layer)[holder]
+        if type(found) not in (dict, OrderedDict) or getattr(found, "__dict__", None):
             raise UnsupportedLayerError(f"{place} keeps its `{holder}` in no plain dict, so its rule need not hold.")
     for key in vars(layer).keys() - PLAIN:
         if key.startswith("__") or key in held or key in layer._modules or callable(getattr(kind, key, None)):
             raise UnsupportedLayerError(f"{place} has a `{key}` of its own, so its rule need not hold.")
+    for key, value in constants(layer).items():
+        parts = (value, *value) if isinstance(value, tuple | list) else (value,)
+        if not all(type(part).__module__ in SIMPLE for part in parts):
+            raise UnsupportedLayerError(f"{place} has a `{key}` that is no plain value, so its rule need not hold.")
     for key, tensor in held.items():
         if hasattr(kind, key):
             raise UnsupportedLayerError(f"{place}: its class has a `{key}`, which hides that of the layer.")
@@ -144,12 +174,41 @@ def _refuse_instance(layer: nn.Module, place: str) -> None:
                 f"{place} has a `{key}` of type {type(tensor).__name__}, which may compute otherwise than numbers do; "
                 f"make it a plain tensor, for example by layer.{key}.detach().as_subclass(torch.Tensor)."
             )
+        own = (
+            next((each for each in vars(tensor) if hasattr(Tensor, each)), None)
+            if type(tensor) in NUMBERS[:2]
+            else None
+        )
+        if own is not None:
+            raise UnsupportedLayerError(f"{place} has a `{key}` with a `{own}` of its own; delete that.")
+
+
+def constants(layer: nn.Module) -> dict[str, object]:
+    """Return the attributes by which a layer of torch computes, its mode among them, by name."""
+    return {key: vars(layer).get(key) for key in ("training", *getattr(type(layer), "__constants__", ()))}
+
+
+def refuse_unreadable(model: nn.Module) -> None:
+    """Refuse weights that are no real numbers, one a place in memory.
+
+    Raises:
+        UnsupportedLayerError: naming the parameter or buffer.
+    """
+    for name, layer in model.named_modules():
+        for key, tensor in {**layer._parameters, **layer._buffers}.items():
+            unlike = (
+                None if tensor is None else next((word for word, holds in UNREADABLE.items() if holds(tensor)), None)
+            )
+            if unlike is not None:
+                full = f"{name}.{key}" if name else key
+                raise UnsupportedLayerError(f"`{full}` is {unlike}; make it a plain tensor of real numbers.")
 
 
 def parametrized(layer: nn.Module) -> list[str]:
     """Return the names of the tensors that parametrizations compute, none for a class that torch did not make."""
-    registered = layer._modules.get("parametrizations")
-    if registered is None or not isinstance(registered, nn.ModuleDict):
+    held: object = layer._modules
+    registered = held.get("parametrizations") if isinstance(held, dict) else None
+    if not isinstance(registered, nn.ModuleDict):
         return []
     names, made = list(registered), vars(type(layer))
     plain = INERT | {"__getstate__", "__deepcopy__", "__slotnames__"}
@@ -218,9 +277,14 @@ def _expected(function: object, name: str, codes: dict[str, object]) -> bool:
     found = _code(function)
     if found is not codes[name]:
         if found != codes[name]:
-            return False
+            return name == "__setstate__" and _counts_modules(found)
         codes[name] = found
     return True
+
+
+def _counts_modules(code: object) -> bool:
+    """Return whether the code is that of the `nn.Module.__setstate__` which torch.compile puts around torch's own."""
+    return COUNTING in sys.modules and code == _written(COUNTING).get(COUNTED)
 
 
 def _code(function: object) -> object:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.nn import Residual
-from lipcert.nn.integrity import refuse_altered
+from lipcert.nn.integrity import refuse_altered, refuse_unreadable
 from lipcert.recheck.activations import Activation, describe_activation
 from lipcert.recheck.affine import Affine, describe
 
@@ -84,6 +84,7 @@ def compile_program(model: nn.Module, image_shape: Sequence[int]) -> Program:
     for name, module in model.named_modules():
         _require_supported(module, name, kinds)
     refuse_altered(model.named_modules(), kinds)
+    refuse_unreadable(model)
     dtype = _dtype(model)
     steps: list[Step] = []
     with torch.no_grad():
