@@ -13,7 +13,7 @@ from abc import ABC
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cache
-from types import BuiltinFunctionType, CodeType
+from types import BuiltinFunctionType, CodeType, NoneType
 from typing import Generic
 
 import torch
@@ -63,8 +63,9 @@ NUMBERS = (Tensor, nn.Parameter, FakeTensor)
 HOLDERS = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 """Dicts that a layer is read from and run by."""
 
+FIXED = frozenset({bool, int, float, str, tuple, NoneType})
 SIMPLE = ("builtins", "numpy", "torch")
-"""Modules of types whose values cannot change their mind."""
+"""Types whose values cannot change their mind, where parts of tuples cannot, and modules of further ones."""
 
 UNREADABLE: dict[str, Callable[[Tensor], bool]] = {
     "a wrapper of a transform of torch.func": lambda tensor: (
@@ -155,16 +156,17 @@ def _refuse_class(cls: type, owner: type, place: str) -> None:
 def _refuse_instance(layer: nn.Module, place: str) -> None:
     """Refuse attributes that hide methods or weights, and weights that are no plain tensors."""
     held, kind = {**layer._parameters, **layer._buffers}, type(layer)
+    attributes = vars(layer)
     for holder in HOLDERS:
-        found = vars(layer)[holder]
-        if type(found) not in (dict, OrderedDict) or getattr(found, "__dict__", None):
+        found = attributes[holder]
+        if type(found) is not dict and (type(found) is not OrderedDict or vars(found)):
             raise UnsupportedLayerError(f"{place} keeps its `{holder}` in no plain dict, so its rule need not hold.")
-    for key in vars(layer).keys() - PLAIN:
+    for key in attributes.keys() - PLAIN:
         if key.startswith("__") or key in held or key in layer._modules or callable(getattr(kind, key, None)):
             raise UnsupportedLayerError(f"{place} has a `{key}` of its own, so its rule need not hold.")
-    for key, value in constants(layer).items():
-        parts = (value, *value) if isinstance(value, tuple | list) else (value,)
-        if not all(type(part).__module__ in SIMPLE for part in parts):
+    for key in ("training", *getattr(kind, "__constants__", ())):
+        value = attributes.get(key)
+        if (type(value) is tuple or type(value) not in FIXED) and not _fixed(value):
             raise UnsupportedLayerError(f"{place} has a `{key}` that is no plain value, so its rule need not hold.")
     for key, tensor in held.items():
         if hasattr(kind, key):
@@ -181,6 +183,12 @@ def _refuse_instance(layer: nn.Module, place: str) -> None:
         )
         if own is not None:
             raise UnsupportedLayerError(f"{place} has a `{key}` with a `{own}` of its own; delete that.")
+
+
+def _fixed(value: object) -> bool:
+    """Return whether a value, or a tuple with all its parts, is one that cannot change its mind."""
+    kinds = {type(value), *map(type, value if isinstance(value, tuple | list) else ())}
+    return kinds <= FIXED or all(kind.__module__ in SIMPLE for kind in kinds)
 
 
 def constants(layer: nn.Module) -> dict[str, object]:
