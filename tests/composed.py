@@ -7,6 +7,7 @@ interpolation; a command composes twice, to see whether it sweeps and to run, an
 from __future__ import annotations
 
 import io
+import pickle
 from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
@@ -15,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 import omegaconf
 from hydra import compose, initialize_config_dir
+from hydra._internal import defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -31,11 +33,12 @@ MODES = ("hydra.mode=RUN", "hydra.mode=MULTIRUN")
 @cache
 def keep_what_is_composed() -> None:
     """Let Hydra keep, in this process, what it would copy, read, parse or compose again."""
-    patched: list[Any] = [ConfigStore, OmegaConf, ConfigLoaderImpl, omegaconf._utils, omegaconf.base]
-    store, configurations, loader, *grammars = patched
+    patched: list[Any] = [ConfigStore, OmegaConf, ConfigLoaderImpl, defaults_list, omegaconf._utils, omegaconf.base]
+    store, configurations, loader, defaults, *grammars = patched
     store.__deepcopy__ = lambda self, memo: self
     configurations.load = staticmethod(_reading_once(OmegaConf.load))
     loader._load_configuration_impl = _composing_once(ConfigLoaderImpl._load_configuration_impl)
+    defaults._create_interpolation_map = _mapping_if_needed(defaults_list._create_interpolation_map)
     parse = cache(grammar_parser.parse)
     for each in grammars:
         each.parse = parse
@@ -43,8 +46,17 @@ def keep_what_is_composed() -> None:
 
 def _reading_once(load: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return copies of what an open file's text has led to before."""
-    load_text = cache(lambda text: load(io.StringIO(text)))
-    return lambda file: deepcopy(load_text(file.read())) if isinstance(file, io.TextIOWrapper) else load(file)
+    pickled = cache(lambda text: pickle.dumps(load(io.StringIO(text))))  # several times as fast as deepcopy
+    return lambda file: pickle.loads(pickled(file.read())) if isinstance(file, io.TextIOWrapper) else load(file)
+
+
+def _mapping_if_needed(map_choices: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
+    """Map what is chosen only for lists of defaults that have an interpolation to look it up."""
+    return lambda overrides, listed, self_added: (
+        map_choices(overrides, listed, self_added)
+        if any(each.is_interpolation() for each in listed)
+        else OmegaConf.create()
+    )
 
 
 def _composing_once(compose_anew: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
