@@ -1,6 +1,6 @@
 """Bounds: reachable regions, Lipschitz constants and worst margins, by one loop over the nodes of a graph."""
 
-from lipcert.bounds.activation import ActivationBounds, Bound, Plan
+from lipcert.bounds.activation import ActivationBounds, Bound, Near, Plan
 from lipcert.bounds.analysis import RULES, Analysis, analyze, check_epsilon
 from lipcert.bounds.logits import lipschitz_to_logits, logit_rounding, robust_margin, worst_increase, worst_logits
 from lipcert.bounds.plan import measure_plan
@@ -14,6 +14,7 @@ __all__ = [
     "Analysis",
     "Arithmetic",
     "Bound",
+    "Near",
     "NonFiniteBoundError",
     "Plan",
     "Region",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from lipcert.bounds.region import Region, Source, Terms, map_keys
+from lipcert.bounds.region import Region, Source, Term, Terms, map_keys
 from lipcert.graph import Activation, Box, Graph
 from lipcert.norms.protocol import MapKey, Norms
 
@@ -50,8 +51,28 @@ class Plan:
     rows: frozenset[str] = frozenset()
 
     def skips_varying(self, node: Activation, graph: Graph) -> bool:
-        """Return whether no norm, neither before nor behind an activation, asks which of its outputs vary."""
+        """Return whether no norm, neither before nor behind the activation `node` of `graph`, asks what of it varies."""
         return self.masks.issuperset((node.name, *graph.followers[node.index]))
+
+
+class Near(NamedTuple):
+    """Where those inputs of an activation are that any varying output depends on.
+
+    `center`: values at the image, (B, *shape); `radius`: (B,), how far from these in l2. `term`: the one linear map
+    that leads here, with what it starts from; `norm`: (B,), its norm on what varies there; `error`: (B,), what rounding
+    of the analysis adds to the distance; None where several maps lead here.
+    """
+
+    center: Tensor
+    radius: Tensor
+    term: Term | None = None
+    norm: Tensor | None = None
+    error: Tensor | None = None
+
+    def of_images(self, kept: Tensor) -> Near:
+        """Return what is known of the images `kept`, (k,), of a batch."""
+        norm, error = (None if each is None else each[kept] for each in (self.norm, self.error))
+        return Near(self.center[kept], self.radius[kept], self.term, norm, error)
 
 
 @dataclass(frozen=True)
@@ -64,8 +85,7 @@ class ActivationBounds:
         whole_norm: (1,), global norm of the linear map before it.
         masked_norm: (B,) or (1,), the norm that the bound used.
         mask: 1 for outputs that vary, 0 for constant ones, where the bound made it.
-        ball: the value before it at the image, (B, *shape), and how far in l2 the inputs that any varying output
-            depends on may be from it, (B,), rounding of the analysis included; None without an arithmetic.
+        ball: where its inputs are, rounding of the analysis included; None without an arithmetic.
     """
 
     node: Activation
@@ -73,7 +93,7 @@ class ActivationBounds:
     whole_norm: Tensor
     masked_norm: Tensor
     mask: Tensor | None = None
-    ball: tuple[Tensor, Tensor] | None = None
+    ball: Near | None = None
 
     @property
     def name(self) -> str:
@@ -119,7 +139,7 @@ class ActivationBounds:
     def of_images(self, kept: Tensor) -> ActivationBounds:
         """Return what is known of the images `kept`, (k,), of a batch: the box and the ball alone."""
         lower, upper = self._box()
-        ball = None if self.ball is None else (self.ball[0][kept], self.ball[1][kept])
+        ball = None if self.ball is None else self.ball.of_images(kept)
         return replace(self, box=(lower[kept], upper[kept]), ball=ball, mask=None)
 
     def _box(self) -> Box:

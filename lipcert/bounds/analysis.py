@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds.activation import ActivationBounds, Bound, Close, Closed, Entry, Plan
+from lipcert.bounds.activation import ActivationBounds, Bound, Close, Closed, Entry, Near, Plan
 from lipcert.bounds.linear_split import close_linear_split
 from lipcert.bounds.liplt import close_global_liplt, close_liplt
 from lipcert.bounds.product import close_local, close_tight
@@ -243,10 +243,7 @@ class Propagation:
         if rule.close is not None:
             closed = rule.close(Entry(node, region, box, source, keys, norms, self.norms, self.plan, self.graph))
         whole, masked = reduce(torch.add, norms), reduce(torch.add, closed.local_norms)
-        rounding, ball = region.rounding, None
-        if rounding is not None and self.arithmetic is not None and closed.own:
-            radius = region.epsilon * closed.source.lipschitz + self.arithmetic.analysis * rounding.length
-            ball = region.center, radius.expand(len(region.center))
+        rounding, ball = region.rounding, self._near(region, closed)
         bounds = ActivationBounds(node, box if self.activation_boxes else None, whole, masked, closed.mask, ball)
         if rounding is not None and box is not None:
             rounding = self._rounding(node, rounding, box, terms, closed, norms)
@@ -264,6 +261,18 @@ class Propagation:
             layers = sum(not operator.moves for operator in term.map.operators)
             masked = (closed.local_norms[0], norms[0]) if layers == 1 else None
         return after_activation(rounding, entries, closed.source.varying, masked, closed.mask)
+
+    def _near(self, region: Region, closed: Closed) -> Near | None:
+        """Return where the inputs of an activation are that any varying output depends on, None where unknown."""
+        rounding, images = region.rounding, len(region.center)
+        if rounding is None or self.arithmetic is None or not closed.own:
+            return None
+        error = (self.arithmetic.analysis * rounding.length).expand(images)
+        radius = (region.epsilon * closed.source.lipschitz).expand(images) + error
+        if len(region.terms) > 1:
+            return Near(region.center, radius)
+        (term,), (norm,) = region.terms.values(), closed.local_norms
+        return Near(region.center, radius, term, norm.expand(images), error)
 
     def _asks_box(self, node: Activation, box_behind: bool) -> bool:
         """Return whether anyone asks for the box before an activation."""

@@ -30,16 +30,18 @@ def crown_margins(
         steps: of the optimisation of slopes; 0 for the closest lines.
     """
     kept = pairs.any(dim=1).nonzero()[:, 0]
-    near = replace(ball, images=ball.images[kept], epsilon=ball.epsilon[kept])
     graph = split_activations(analysis.graph)
     activations = [each.of_images(kept) for each in analysis.activations]
-    state = refined(graph, proved_state(graph, activations, near), near, LARGEST_REFINED)
+    near = replace(ball, images=ball.images[kept], epsilon=ball.epsilon[kept])
+    state, near = proved_state(graph, activations, near)
+    state = refined(graph, state, near, LARGEST_REFINED)
     within, other = pairs[kept].nonzero(as_tuple=True)
     image = kept[within]
     classes = torch.eye(pairs.shape[1], dtype=required.dtype, device=required.device)
     rows = Rows.of(classes[labels[image]] - classes[other], within)
     rows = bounded(graph, rows, state, near, steps, required[image, other])
-    margins = torch.full_like(required, -torch.inf).index_put((image, other), near.certain(rows))
-    radii = ball.epsilon.unsqueeze(1).repeat(1, pairs.shape[1])
-    radii = radii.index_put((image, other), near.radius(rows, required[image, other]))
+    least, needed = near.certain(rows), required[image, other]
+    margins = torch.full_like(required, -torch.inf).index_put((image, other), least)
+    reach = torch.where(least > needed, near.epsilon[within], near.radius(rows, needed))
+    radii = ball.epsilon.unsqueeze(1).repeat(1, pairs.shape[1]).index_put((image, other), reach)
     return margins, radii.amin(dim=1)

@@ -22,96 +22,146 @@ ROUNDS = 12
 """Multipliers tried for each row; the bound holds at every one."""
 
 
+ROOM = 1e-3
+"""Curvatures of sorts exceed those that arrive by this share."""
+
+
 class Remainder(NamedTuple):
-    """Lower bounds (R,) over ball and box, the multipliers (R,) they hold at, 0 where none is better than the box, and
-    Σ (t - c)² at the points t where the minima are attained."""
+    """What a ball and a box leave: Σ a_i σ_i(t) - g_i t + (d / 2)(t - c)² - (k / 2)(b_i(t) - b_i(c))² >= `value`, (R,).
+
+    d = `curvature` follows from `multiplier`. `squares`: Σ (t - c)² + (b_i(t) - b_i(c))² where the minima are.
+    """
 
     value: Tensor
     multiplier: Tensor
-    spread: Tensor
+    curvature: Tensor
+    squares: Tensor
 
 
 class Pieces(NamedTuple):
-    """What bends, flattened to (R, n): coefficients a, slopes g, centers c, and the clamp over its interval."""
+    """What bends, flattened to (R, n): coefficients a, slopes g, centers c, and the clamp over its interval.
+
+    `arriving`: k, (R,), curvature of what follows, in b, the clamp itself, or |t| where `sorts`.
+    """
 
     coefficients: Tensor
     slopes: Tensor
     center: Tensor
     interval: Interval
+    arriving: Tensor
+    sorts: bool
+
+    def curvature(self, multiplier: Tensor) -> Tensor:
+        """Return d, (R,): above k for sorts, since a + b has no box."""
+        return self.arriving * (1 + ROOM) + multiplier if self.sorts else multiplier
 
     def minimisers(self, multiplier: Tensor) -> Tensor:
-        """Return where a_i σ_i(t) - g_i t + (m / 2)(t - c_i)² is least in the interval, (R, n), m (R,) > 0."""
+        """Return the points of `Remainder` in the interval, (R, n)."""
         lower, upper, low, high = self.interval.points
-        m = multiplier.unsqueeze(1)
-        flat = self.center + self.slopes / m
-        inclined = self.center + (self.slopes - self.coefficients) / m
-        best = _brought(inclined, low, high)
-        least = self._values(best, m)
+        d, k = self.curvature(multiplier).unsqueeze(1), self.arriving.unsqueeze(1)
+        pull = d * self.center + self.slopes
+        bent = k * self.bent(self.center)
+        best = _stationary(pull - self.coefficients - bent, d - k, low, high)
+        least = self._terms(best, d, k)
+        inclined = pull + bent if self.sorts else pull
         for start, end, bends in ((lower, low, self.interval.bends_up), (high, upper, self.interval.bends_down)):
             if not bool(bends.any()):
                 continue
-            other = _brought(flat, start, end)
-            value = self._values(other, m)
-            best, least = torch.where(value < least, other, best), torch.minimum(value, least)
+            other = _stationary(inclined, d - k if self.sorts else d, start, end)
+            terms = self._terms(other, d, k)
+            best, least = torch.where(terms < least, other, best), torch.minimum(terms, least)
         return best
 
-    def _values(self, points: Tensor, m: Tensor) -> Tensor:
-        deviation = points - self.center
-        return self.linear(points) + m / 2 * deviation * deviation
+    def bent(self, points: Tensor) -> Tensor:
+        """Return b(t), (R, n)."""
+        return points.abs() if self.sorts else self._clamped(points)
 
-    def linear(self, points: Tensor) -> Tensor:
-        """Return a_i σ_i(t) - g_i t, (R, n)."""
+    def remainder(self, points: Tensor, multiplier: Tensor) -> Remainder:
+        """Return the sums at points of the interval."""
+        d, k = self.curvature(multiplier), self.arriving
+        value = self._terms(points, d.unsqueeze(1), k.unsqueeze(1)).sum(dim=1)
+        with torch.no_grad():
+            squares = (points - self.center).square() + (self.bent(points) - self.bent(self.center)).square()
+        return Remainder(value, multiplier, d, squares.sum(dim=1))
+
+    def _terms(self, points: Tensor, d: Tensor, k: Tensor) -> Tensor:
+        deviation, bent = points - self.center, self.bent(points) - self.bent(self.center)
+        linear = self.coefficients * self._clamped(points) - self.slopes * points
+        return linear + d / 2 * deviation * deviation - k / 2 * bent * bent
+
+    def _clamped(self, points: Tensor) -> Tensor:
         _, _, low, high = self.interval.points
-        clamped = self.interval.values[2] + (_brought(points, low, high) - low)
-        return self.coefficients * clamped - self.slopes * points
+        return self.interval.values[2] + (_brought(points, low, high) - low)
+
+
+def _stationary(linear: Tensor, curvature: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """Return where (curvature / 2) t² - linear t is least between two ends, (R, n)."""
+    down = curvature * (start + end) / 2 < linear  # of concave and linear ones, at their middle
+    convex = curvature > 0
+    vertex = linear / torch.where(convex, curvature, 1)
+    return _brought(torch.where(convex, vertex, torch.where(down, end, start)), start, end)
 
 
 def _brought(points: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     return torch.minimum(torch.maximum(points, lower), upper)
 
 
-def least_remainder(pieces: Pieces, radius: Tensor, box: Tensor) -> Remainder:
-    """Return lower bounds of a·σ(z) - g·z over ball ∩ box, never below those over the box.
-
-    The bound is concave in m with slope (Σ (t - c)² - r²) / 2. Multipliers tried are, in turn, where the tangents on
-    both sides of the maximum meet, and m √Σ(t - c)² / r, which is the best one where no end of the box binds.
+def least_remainder(pieces: Pieces, radius: Tensor, box: Tensor, multiplier: Tensor | None = None) -> Remainder:
+    """Return what is left over ball ∩ box, for a multiplier m that makes the bound over both large.
 
     Args:
         pieces: of R rows.
         radius: of the balls around the centers, (R,).
-        box: what the box alone gives, (R,).
+        box: what the box alone gives where nothing arrives, (R,).
+        multiplier: m, (R,), > 0; None to look for it.
     """
+    if multiplier is not None:
+        return pieces.remainder(pieces.minimisers(multiplier).detach(), multiplier)
     with torch.no_grad():
-        best = _best(pieces, radius, box)
-        points = pieces.minimisers(best)
-        spread = (points - pieces.center).square().sum(dim=1)
-    value = pieces.linear(points).sum(dim=1) + best / 2 * (spread - radius.square())
-    better = value > box  # NaN is not
-    return Remainder(torch.where(better, value, box), best * better, torch.where(better, spread, 0))
+        found = _best(pieces, radius, box)
+        points = pieces.minimisers(found)
+    rest = pieces.remainder(points, found)
+    linear = (pieces.arriving > 0) | (rest.value - found / 2 * radius.square() > box)  # NaN is not
+    zero = torch.zeros_like(box)
+    alone = (box, zero, zero, zero)
+    return Remainder(*(torch.where(linear, each, other) for each, other in zip(rest, alone, strict=True)))
 
 
 def _best(pieces: Pieces, radius: Tensor, box: Tensor) -> Tensor:
-    """Return the best multiplier tried for each row, (R,)."""
+    """Return the best multiplier tried for each row, (R,), 0 among them where something arrives.
+
+    The bound is concave in m with slope (Σ (t - c)² - r²) / 2. Multipliers tried are, in turn, where the tangents on
+    both sides of the maximum meet, and m √Σ(t - c)² / r, which is the best one where no end of the box binds.
+    """
     square = radius.square()
     steepest = torch.maximum(pieces.slopes.abs(), (pieces.coefficients - pieces.slopes).abs())
     multiplier = 2 * torch.linalg.vector_norm(steepest, dim=1) / radius  # Σ (t - c)² is below r² from here on
     multiplier = torch.where((multiplier > 0) & multiplier.isfinite(), multiplier, 1)
-    lower, upper, *_ = pieces.interval.points
-    widest = torch.maximum(upper - pieces.center, pieces.center - lower).square().sum(dim=1)
-    low, high = Tangent(torch.zeros_like(box), box, (widest - square) / 2), None
-    best, highest = multiplier, torch.full_like(box, -torch.inf)
-    for number in range(ROUNDS):
+
+    def at(multiplier: Tensor) -> Tangent:
         points = pieces.minimisers(multiplier)
         spread = (points - pieces.center).square().sum(dim=1)
-        value = pieces.linear(points).sum(dim=1) + multiplier / 2 * (spread - square)
-        best = torch.where(value > highest, multiplier, best)
-        highest = torch.maximum(value, highest)
-        here = Tangent(multiplier, value, (spread - square) / 2)
+        value = pieces.remainder(points, multiplier).value - multiplier / 2 * square
+        return Tangent(multiplier, value, (spread - square) / 2)
+
+    lower, upper, *_ = pieces.interval.points
+    widest = torch.maximum(upper - pieces.center, pieces.center - lower).square().sum(dim=1)
+    zero = torch.zeros_like(box)
+    low, high = Tangent(zero, box, (widest - square) / 2), None
+    best, highest = multiplier, torch.full_like(box, -torch.inf)
+    arrives = pieces.arriving > 0
+    if bool(arrives.any()):
+        low = at(zero).where(arrives, low)
+        best, highest = torch.where(arrives, zero, best), torch.where(arrives, low.value, highest)
+    for number in range(ROUNDS):
+        here = at(multiplier)
+        best = torch.where(here.value > highest, multiplier, best)
+        highest = torch.maximum(here.value, highest)
         low = here.where(here.slope > 0, low)
         high = here if high is None else here.where(here.slope <= 0, high)
         proposals = [low.meets(high), (low.multiplier + high.multiplier) / 2]
         if number % 2 == 0:
-            proposals.insert(0, multiplier * spread.sqrt() / radius)
+            proposals.insert(0, multiplier * (2 * here.slope + square).clamp_min(0).sqrt() / radius)
         for proposed in reversed(proposals):
             inside = (proposed > low.multiplier) & (proposed < high.multiplier)
             multiplier = torch.where(inside, proposed, multiplier)

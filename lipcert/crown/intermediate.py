@@ -8,30 +8,67 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lipcert.bounds import ActivationBounds
-from lipcert.crown.ball import Ball
-from lipcert.crown.state import Held, Near, State, balls_of_steps, boxes_of_steps, sizes_of
+from lipcert.bounds import ActivationBounds, Near
+from lipcert.crown.ball import QUICK, Ball
+from lipcert.crown.state import Held, Link, State, Step, balls_of_steps, boxes_of_steps, sizes_of
 from lipcert.crown.substitution import Rows, rows_at_a_time, substitute
+from lipcert.crown.trust_region import Quadratic
 from lipcert.graph import Activation, Graph, PairSort
 
 
-def proved_state(graph: Graph, activations: Sequence[ActivationBounds], ball: Ball) -> State:
-    """Return what an analysis of the graph before its activations were split knows, with sizes."""
+def proved_state(graph: Graph, activations: Sequence[ActivationBounds], ball: Ball) -> tuple[State, Ball]:
+    """Return what an analysis of the graph before its activations were split knows, with sizes.
+
+    The ball then knows what quadratic parts of rows are about: the activation that the image reaches through one linear
+    map, where no other does.
+    """
     boxes = boxes_of_steps(graph, {bounds.name: (bounds.lower, bounds.upper) for bounds in activations})
-    near = {bounds.name: Near(*bounds.ball) for bounds in activations if bounds.ball is not None}
-    balls = balls_of_steps(graph, near) if len(near) == len(activations) else {}
-    return State(boxes, sizes_of(graph, ball.size, boxes), balls=balls, held=_held(graph, activations, near))
+    held = {bounds.name: _held(bounds) for bounds in activations}
+    last = {bounds.node.index: _indices(graph, bounds.name)[-1] for bounds in activations}
+    first = [each for each in activations if each.ball is not None and _follows_image(each.ball)]
+    if len(first) == 1:
+        last[0] = 0
+        ball = replace(ball, quadratic=_quadratic(first[0].ball, held[first[0].name]))
+    known = {bounds.name: bounds.ball for bounds in activations if bounds.ball is not None}
+    steps = {name: Step(near.center, near.radius, _link(near, last)) for name, near in known.items()}
+    state = State(
+        boxes,
+        sizes_of(graph, ball.size, boxes),
+        balls=balls_of_steps(graph, steps) if len(steps) == len(activations) else {},
+        held={_indices(graph, name)[0]: each for name, each in held.items() if each is not None},
+    )
+    return state, ball
 
 
-def _held(graph: Graph, activations: Sequence[ActivationBounds], near: Mapping[str, Near]) -> dict[int, Held]:
-    """Return what may be held, by the index of each activation's first step."""
-    first = {node.name: node.index for node in reversed(list(graph.activations))}
-    held = dict[int, Held]()
-    for bounds in activations:
-        needed = bounds.node.function.needed(bounds.lower, bounds.upper)
-        if needed is not None and bounds.name in near:
-            held[first[bounds.name]] = Held(needed, near[bounds.name].center)
-    return held
+def _follows_image(near: Near) -> bool:
+    return near.term is not None and near.term.source.index == 0
+
+
+def _quadratic(near: Near | None, held: Held | None) -> Quadratic:
+    assert near is not None
+    assert near.term is not None
+    assert near.norm is not None
+    return Quadratic.of(near.term.map, None if held is None else held.needed, near.norm)
+
+
+def _indices(graph: Graph, name: str) -> list[int]:
+    """Return the steps of an activation."""
+    return [node.index for node in graph.activations if node.name == name]
+
+
+def _link(near: Near, last: Mapping[int, int]) -> Link | None:
+    """Return the link to a node of which `last` knows the index after the split, None for others."""
+    if near.term is None or near.norm is None or near.error is None or near.term.source.index not in last:
+        return None
+    origin = near.term.source.index
+    norm = near.norm if origin else torch.ones_like(near.norm)  # the image's is left to `Quadratic`
+    return Link(last[origin], norm, near.error)
+
+
+def _held(bounds: ActivationBounds) -> Held | None:
+    """Return what may be held."""
+    needed = bounds.node.function.needed(bounds.lower, bounds.upper)
+    return None if needed is None or bounds.ball is None else Held(needed, bounds.ball.center)
 
 
 @torch.no_grad()
@@ -74,7 +111,7 @@ def _raise_bounds(
     if isinstance(node.function, PairSort):
         coefficients = torch.cat((coefficients, -coefficients), dim=1)
     rows = substitute(graph, Rows.of(coefficients, torch.cat((image, image))), state, node.sources[0])
-    least, greatest = ball.certain(rows).chunk(2)
+    least, greatest = ball.certain(rows, QUICK).chunk(2)
     for ends, found, sign in ((lower, least, 1), (upper, -greatest, -1)):
         flat = ends.view(len(ends), -1)
         before = flat[image, neuron]

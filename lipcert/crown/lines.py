@@ -92,6 +92,12 @@ class Interval:
         below, above = (torch.where(self.varies, slope, chord) for slope in slopes)
         return Lines(below, self._intercept(below, 2, 1), above, self._intercept(above, 3, -1))
 
+    def least(self, coefficients: Tensor, slopes: Tensor) -> Tensor:
+        """Return the least value of coefficient times clamp minus slope times input, entry by entry."""
+        pairs = zip(self.points, self.values, strict=True)
+        gaps = [coefficients * value - slopes * point for point, value in pairs]
+        return torch.stack(gaps).amin(dim=0)
+
     def _intercept(self, slope: Tensor, first: int, sign: int) -> Tensor:
         """Return the least (`sign` 1) or largest (-1) value minus slope times point; ties go to point `first`."""
         gaps = [sign * (value - slope * point) for point, value in zip(self.points, self.values, strict=True)]

@@ -17,9 +17,6 @@ from lipcert.crown.lines import Interval, Slopes
 from lipcert.graph import Activation, Add, Affine, Box, Clamp, Graph, Image, Node, PairSort
 from lipcert.nn.activations import split_pairs
 
-ROUNDING = 1e-12
-"""Relative room for the arithmetic of radii."""
-
 
 def split_activations(graph: Graph) -> Graph:
     """Return the graph with a node, named like the activation, for each of its steps: a clamp or a sort of pairs.
@@ -42,11 +39,26 @@ def split_activations(graph: Graph) -> Graph:
     return split if graph.key is None else split.frozen()
 
 
-class Near(NamedTuple):
-    """A ball around the input of a clamp, around a - b of a sort: `center`, (B, *shape), and `radius`, (B,)."""
+class Link(NamedTuple):
+    """How far the input of a step, z, may be from its center: at most `norm` |h - h0| + `error`, (B,) both.
+
+    h is the value at node `origin`, the image or an activation, at entries that vary, h0 that at the image.
+    """
+
+    origin: int
+    norm: Tensor
+    error: Tensor
+
+
+class Step(NamedTuple):
+    """A ball around the input of a clamp or sort: `center`, (B, *shape), and `radius`, (B,).
+
+    `link`: to the value that the radius follows from; None where there are several.
+    """
 
     center: Tensor
     radius: Tensor
+    link: Link | None = None
 
 
 class Held(NamedTuple):
@@ -65,18 +77,20 @@ class State:
     Attributes:
         boxes: of the input of every clamp, of a - b for every pair of a sort, (B, *shape), by the node's index.
         sizes: of all values, which rounding errors are relative to, see `sizes_of`; None to leave these out.
-        slopes: slopes of rows, (R, *shape), by the node's index.
-        otherwise: slopes of images, for nodes without `slopes`: the closest lines.
+        slopes: what rows have before clamps in place of what they have behind, (R, *shape), by the node's index.
+        otherwise: slopes of lines of images, for nodes without `slopes`: the closest ones.
         balls: around the inputs of clamps and sorts, by the node's index; where there is none, the box says all.
         held: inputs of activations, by the node's index.
+        multipliers: of rows, (R,), for nodes with balls; where there is none, a good one is looked for.
     """
 
     boxes: Mapping[int, Box]
     sizes: Mapping[int, Tensor] | None = None
-    slopes: Mapping[int, Slopes] = field(default_factory=dict)
+    slopes: Mapping[int, Tensor] = field(default_factory=dict)
     otherwise: Callable[[Interval], Slopes] = Interval.closest
-    balls: Mapping[int, Near] = field(default_factory=dict)
+    balls: Mapping[int, Step] = field(default_factory=dict)
     held: Mapping[int, Held] = field(default_factory=dict)
+    multipliers: Mapping[int, Tensor] = field(default_factory=dict)
 
     def interval(self, node: Activation, image: Tensor | None = None) -> Interval:
         """Return the clamp of a node over the boxes of all images, or of those that rows are about, `image`, (R,)."""
@@ -101,21 +115,18 @@ def boxes_of_steps(graph: Graph, known: Mapping[str, Box]) -> dict[int, Box]:
     return boxes
 
 
-def balls_of_steps(graph: Graph, known: Mapping[str, Near]) -> dict[int, Near]:
+def balls_of_steps(graph: Graph, known: Mapping[str, Step]) -> dict[int, Step]:
     """Return the balls of a `State` from those around activations' inputs, by name: steps enlarge none."""
-    inputs, balls = dict[int, Near](), dict[int, Near]()
+    balls = dict[int, Step]()
     for node in graph.activations:
         before = graph.nodes[node.sources[0]]
         if isinstance(before, Activation) and before.name == node.name:
-            center, radius = inputs[before.index]
-            near = Near(before.function.apply(center), radius)
+            center, radius, _ = balls[before.index]
+            link = Link(before.index, torch.ones_like(radius), torch.zeros_like(radius))
+            step = Step(before.function.apply(center), radius, link)
         else:
-            near = known[node.name]
-        inputs[node.index] = near
-        if isinstance(node.function, PairSort):  # (a - b)² <= 2 (a² + b²)
-            first, second = split_pairs(near.center)
-            near = Near(first - second, near.radius * (1 + ROUNDING) * math.sqrt(2))
-        balls[node.index] = near
+            step = known[node.name]
+        balls[node.index] = step
     return balls
 
 

@@ -8,14 +8,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lipcert.bounds.margins import support
 from lipcert.crown.ball_box import Pieces, least_remainder
 from lipcert.crown.lines import Interval, Lines
-from lipcert.crown.state import State
+from lipcert.crown.state import Link, State
 from lipcert.graph import Activation, Add, Affine, Graph, Operator, PairSort
 from lipcert.nn.activations import split_pairs
 
 SAFETY = 2
 """Factor on bounds of rounding errors, for those that the bounds themselves take and for products of two."""
+
+ERROR_SHARE, ERRORS = 1e-9, 4
+"""(u + e)² <= (1 + share) u² + (1 + 1 / share) e², e the errors of centers, which no more than so many take in turn."""
+
+NORM_SLACK = 1e-9
+"""Relative room for the arithmetic of norms and of maxima over ball and box."""
+
+ROOT = math.sqrt(2) * (1 + 1e-12)
+"""How much longer a - b may be than (a, b), with room for its arithmetic."""
 
 UNDERFLOW = 1e-200
 """Added to coefficients where rounding is bounded: more than products of coefficients and weights lose to underflow."""
@@ -25,22 +35,25 @@ LARGEST_CHUNK = 2**20
 
 
 class Rows(NamedTuple):
-    """Linear lower bounds `coefficients`·h + `constant` of quantities at the output, h the value at some node.
+    """Lower bounds `coefficients`·h + `constant` of quantities at the output, h the value at some node.
 
     `coefficients`: (R, *shape); `constant`: (R,); `image`: (R,), which image of the batch a row is about.
-    `slack`: (R,), how much rounding may have raised the bounds in all.
+    `slack`: (R,), how much rounding may have raised the bounds in all. `curvature`: d, (R,), of rows at the image: the
+    bound is (d / 2) |A (h - x)|² lower, see `Ball.quadratic`. `stops`: (R,), lower bounds by balls on the way.
     """
 
     coefficients: Tensor
     constant: Tensor
     slack: Tensor
+    curvature: Tensor
+    stops: Tensor
     image: Tensor
 
     @classmethod
     def of(cls, coefficients: Tensor, image: Tensor) -> Rows:
         """Return rows without a constant."""
         zeros = coefficients.new_zeros(len(image))
-        return cls(coefficients, zeros, zeros, image)
+        return cls(coefficients, zeros, zeros, zeros, torch.full_like(zeros, -torch.inf), image)
 
 
 def rows_at_a_time(graph: Graph) -> int:
@@ -48,20 +61,23 @@ def rows_at_a_time(graph: Graph) -> int:
     return max(1, LARGEST_CHUNK // max(math.prod(node.shape) for node in graph.nodes))
 
 
-def substitute(graph: Graph, rows: Rows, state: State, at: int | None = None) -> Rows:
-    """Return linear lower bounds at the image, given those at node `at`, the output when None.
+def substitute(
+    graph: Graph, rows: Rows, state: State, at: int | None = None, found: dict[int, Found] | None = None
+) -> Rows:
+    """Return lower bounds at the image, given linear ones at node `at`, the output when None.
 
     Args:
         graph: whose activations are split, see `split_activations`.
         rows: at the node.
         state: of the graph.
         at: index of the node.
+        found: takes coefficients and slopes of rows, (R, *shape), and multipliers, (R,), by the node's index.
 
     Raises:
         UnsupportedLayerError: for a layer that is not affine in its present mode.
     """
     at = len(graph.nodes) - 1 if at is None else at
-    operators, backward = graph.operators(), _Backward(state, rows, at)
+    operators, backward = graph.operators(), _Backward(state, rows, at, found)
     for node in reversed(graph.nodes[1 : at + 1]):
         coefficients = backward.coefficients.pop(node.index, None)
         if coefficients is None:
@@ -75,7 +91,10 @@ def substitute(graph: Graph, rows: Rows, state: State, at: int | None = None) ->
                 for source in node.sources:
                     backward.arrive(source, coefficients)
     nothing = rows.constant.new_zeros(len(rows.constant), *graph.image_shape)
-    return Rows(backward.coefficients.get(0, nothing), backward.constant, backward.slack, rows.image)
+    curvature = backward.curvatures.get(0, torch.zeros_like(rows.constant))
+    return Rows(
+        backward.coefficients.get(0, nothing), backward.constant, backward.slack, curvature, backward.stops, rows.image
+    )
 
 
 def inner(coefficients: Tensor, values: Tensor) -> Tensor:
@@ -92,11 +111,21 @@ def rounding(operations: int, coefficients: Tensor, sizes: Tensor, constant: Ten
     return share * (inner(coefficients.abs() + UNDERFLOW, sizes) + constant.abs())
 
 
-class _Backward:
-    """Rows on their way: coefficients of the nodes still to be followed, by index, and the constant so far."""
+class Found(NamedTuple):
+    """What a row had at a clamp: `coefficients` behind it, `slopes` before it, and the ball's `multiplier`, if any."""
 
-    def __init__(self, state: State, rows: Rows, at: int) -> None:
-        self.state, self.image = state, rows.image
+    coefficients: Tensor
+    slopes: Tensor
+    multiplier: Tensor | None = None
+
+
+class _Backward:
+    """Rows on their way: coefficients and curvatures of the nodes still to be followed, by index, and the constant."""
+
+    def __init__(self, state: State, rows: Rows, at: int, found: dict[int, Found] | None) -> None:
+        self.state, self.image, self.found = state, rows.image, found
+        self.curvatures: dict[int, Tensor] = {}
+        self.stops = torch.full_like(rows.constant, -torch.inf)
         self.coefficients = {at: rows.coefficients}
         self.constant, self.slack = rows.constant, rows.slack
 
@@ -124,6 +153,8 @@ class _Backward:
 
     def activation(self, node: Activation, coefficients: Tensor) -> None:
         source, sorts = node.sources[0], isinstance(node.function, PairSort)
+        if node.index in self.state.balls:
+            self.stop(node, coefficients)
         passed = None
         if sorts:  # x max(a, b) + y min(a, b) = y a + x b + (x - y) relu(a - b)
             larger, smaller = split_pairs(coefficients)
@@ -143,29 +174,44 @@ class _Backward:
 
     def _bent(self, node: Activation, coefficients: Tensor) -> Tensor:
         """Return the slopes that stand in for a row's clamps, (R, *shape); what they leave goes to the constant."""
-        lines, sizes = self._lines(node)
-        if sizes is not None:
-            self._round(math.prod(node.shape) + 8, coefficients, sizes)
-        below = coefficients >= 0
-        slopes = coefficients * torch.where(below, lines.lower_slope, lines.upper_slope)
-        gaps = coefficients * torch.where(below, lines.lower_intercept, lines.upper_intercept)
-        if node.index not in self.state.balls:
+        state, image, slopes = self.state, self.image, self.state.slopes.get(node.index)
+        interval = state.interval(node)
+        if slopes is None:
+            lines = Lines(*(each[image] for each in interval.lines(state.otherwise(interval))))
+            below = coefficients >= 0
+            slopes = coefficients * torch.where(below, lines.lower_slope, lines.upper_slope)
+            gaps = coefficients * torch.where(below, lines.lower_intercept, lines.upper_intercept)
+        else:
+            slopes = slopes * interval.varies[image]
+            gaps = state.interval(node, image).least(coefficients, slopes)
+        if state.sizes is not None:
+            self._round(math.prod(node.shape) + 8, 4 * (coefficients.abs() + slopes.abs()), interval.size[image])
+        multiplier = None
+        if node.index not in state.balls:
             self.constant = self.constant + gaps.flatten(1).sum(dim=1)
         else:
-            self._over_ball(node, coefficients, slopes, gaps)
+            multiplier = self._over_ball(node, coefficients, slopes, gaps)
+        if self.found is not None:
+            self.found[node.index] = Found(coefficients, slopes, multiplier)
         return slopes
 
-    def _over_ball(self, node: Activation, coefficients: Tensor, slopes: Tensor, gaps: Tensor) -> None:
-        """Add the least value of what `slopes` leave of the clamps; `gaps`: that over the box, entry by entry."""
-        interval, near, image = self.state.interval(node), self.state.balls[node.index], self.image
+    def _over_ball(self, node: Activation, coefficients: Tensor, slopes: Tensor, gaps: Tensor) -> Tensor:
+        """Add the least value of what `slopes` leave of the clamps; return the multiplier.
+
+        `gaps`: that over the box, entry by entry.
+        """
+        interval, image = self.state.interval(node), self.image
+        center, radius, link = self.state.balls[node.index]
+        sorts, arriving = isinstance(node.function, PairSort), self.curvatures.pop(node.index, 0 * self.constant)
+        if sorts:  # |max - min| = |a - b|, and half its square; (a - b)² <= 2 (a² + b²)
+            first, second = split_pairs(center)
+            center, radius, arriving = first - second, radius * ROOT, arriving / 2
         varies = interval.varies.flatten(1)
         self.constant = self.constant + torch.where(varies[image], 0, gaps.flatten(1)).sum(dim=1)
-        most = int(varies.sum(dim=1).amax())
-        if most == 0:
-            return
+        most = max(1, int(varies.sum(dim=1).amax()))
         order = varies.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
         valid = varies.gather(1, order)
-        center = near.center.flatten(1).gather(1, order)
+        center = center.flatten(1).gather(1, order)
 
         def chosen(values: Tensor) -> Tensor:
             """Return the entries of images that vary; others stand still at their centers."""
@@ -180,22 +226,40 @@ class _Backward:
             interval.bends_up,
             interval.bends_down,
         )
-        pieces = Pieces(of_rows(coefficients), of_rows(slopes), center[image], clamp)
-        radius = near.radius[image]
-        found = least_remainder(pieces, radius, of_rows(gaps).sum(dim=1))
-        self.constant = self.constant + found.value
+        pieces = Pieces(of_rows(coefficients), of_rows(slopes), center[image], clamp, arriving, sorts)
+        box = of_rows(gaps).sum(dim=1)
+        rest = least_remainder(pieces, radius[image], box, self.state.multipliers.get(node.index))
+        self.constant = self.constant + rest.value
+        if link is None:
+            self.constant = self.constant - rest.curvature / 2 * radius[image].square()
+        else:
+            self._pass_on(link, rest.curvature * (ROOT**2 if sorts else 1), arriving)
         if self.state.sizes is not None:
-            ends = clamp.size.square().sum(dim=1) * torch.finfo(found.value.dtype).eps
-            squares = found.spread + radius.square() + ends
-            self._round(most + 8, found.multiplier.unsqueeze(1), squares.unsqueeze(1))
+            ends = clamp.size.square().sum(dim=1) * torch.finfo(rest.value.dtype).eps
+            squares = rest.squares + radius[image].square() + ends
+            self._round(most + 8, rest.curvature.unsqueeze(1), squares.unsqueeze(1))
+        return rest.multiplier
 
-    def _lines(self, node: Activation) -> tuple[Lines, Tensor | None]:
-        """Return the lines of each row, and what their rounding is relative to where it counts, (R, *shape)."""
-        state, slopes = self.state, self.state.slopes.get(node.index)
-        interval = state.interval(node, None if slopes is None else self.image)
-        lines = interval.lines(state.otherwise(interval) if slopes is None else slopes)
-        sizes = None if state.sizes is None else lines.magnitude(interval.size)
-        if slopes is None:  # lines of images, of which there are fewer than rows
-            lines = Lines(*(each[self.image] for each in lines))
-            sizes = None if sizes is None else sizes[self.image]
-        return lines, sizes
+    def _pass_on(self, link: Link, curvature: Tensor, arriving: Tensor) -> None:
+        """Take (d / 2) |z - c|² on to the node that a link leads to."""
+        origin, norm, error = link
+        passed = curvature * norm[self.image].square() * (1 + ERROR_SHARE)
+        self.curvatures[origin] = self.curvatures[origin] + passed if origin in self.curvatures else passed
+        errors = (1 + 1 / ERROR_SHARE) * (ERRORS * error[self.image]).square()
+        self.constant = self.constant - (curvature + 2 * arriving) / 2 * errors
+
+    def stop(self, node: Activation, coefficients: Tensor) -> None:
+        """Bound rows at the output of a step by the ball around its input alone: steps are 1-Lipschitz."""
+        if self.state.sizes is None or self.coefficients or len(self.curvatures.keys() - {node.index}):
+            return
+        near, interval, image = self.state.balls[node.index], self.state.interval(node), self.image
+        values = node.function.apply(near.center)[image]
+        directions, radius, lower, upper = coefficients.flatten(1), near.radius[image], None, None
+        if not isinstance(node.function, PairSort):
+            directions = directions * interval.varies[image].flatten(1)
+            lower, upper = ((end[image] - values).flatten(1) for end in interval.values[:2])
+        fall = support(-directions.unsqueeze(1), radius, lower, upper)[:, 0] * (1 + NORM_SLACK)
+        bend = self.curvatures.get(node.index, 0) / 2 * radius.square()
+        slack = rounding(math.prod(node.shape) + SAFETY, coefficients, values.abs(), self.constant)
+        value = self.constant + inner(coefficients, values) - fall - bend * (1 + NORM_SLACK) - self.slack - slack
+        self.stops = torch.where(value > self.stops, value, self.stops)

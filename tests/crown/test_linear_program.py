@@ -36,7 +36,7 @@ def test_over_a_box(kind: str, seed: int) -> None:
     logits, boxes = relax(network, program, program.variables(3, 0, 1), (np.zeros(3), np.ones(3)))
     exact = [program.least(logits[0] - logits[j])[0] for j in (1, 2)]
     ball = Ball(CENTER, torch.tensor([2.0], dtype=torch.float64), clip_input=True)
-    closest, best = (_bounds(network, boxes, ball, steps) for steps in (0, 120))
+    closest, best = (_bounds(network, boxes, ball, steps) for steps in (0, 250))
     for value, first, second in zip(exact, closest.tolist(), best.tolist(), strict=True):
         assert first <= value + 1e-6
         assert first <= second <= value + 1e-6
@@ -54,7 +54,7 @@ def test_over_a_ball(kind: str) -> None:
         program.cuts.clear()
         exact.append(least_in_ball(program, logits[0] - logits[j], center, epsilon))
     ball = Ball(CENTER, torch.tensor([epsilon], dtype=torch.float64))
-    closest, best = (_bounds(network, boxes, ball, steps) for steps in (0, 80))
+    closest, best = (_bounds(network, boxes, ball, steps) for steps in (0, 120))
     for value, first, second in zip(exact, closest.tolist(), best.tolist(), strict=True):
         assert first <= second <= value + 1e-4 * (1 + abs(value))
         assert second >= value - 0.01 * (1 + abs(value))

@@ -97,9 +97,10 @@ def test_rows_with_chosen_slopes_allow_for_their_rounding(high: float) -> None:
     network = split_activations(compile_graph(model, (50,)))
     (bend,) = network.activations
     lower, upper = -torch.rand(1, 50), torch.rand(1, 50)
-    shares = {bend.index: Slopes(torch.rand(200, 50), torch.rand(200, 50))}
-    boxes, rows = {bend.index: (lower, upper)}, Rows.of(torch.randn(200, 50), torch.zeros(200, dtype=torch.int64))
-    state = State(boxes, sizes_of(network, torch.maximum(-lower, upper), boxes), shares)
+    coefficients = torch.randn(200, 50)
+    chosen = {bend.index: coefficients * torch.rand(200, 50)}
+    boxes, rows = {bend.index: (lower, upper)}, Rows.of(coefficients, torch.zeros(200, dtype=torch.int64))
+    state = State(boxes, sizes_of(network, torch.maximum(-lower, upper), boxes), chosen)
     found = substitute(network, rows, state, bend.index)
     points = [
         each.double().clamp(lower.double(), upper.double()) for each in (lower, upper, 0 * upper, 0 * upper + high)
@@ -109,4 +110,4 @@ def test_rows_with_chosen_slopes_allow_for_their_rounding(high: float) -> None:
     assert (found.constant.double() - found.slack.double() <= largest).all()
     assert (found.constant.double() > largest).any()
     assert (found.slack > 0).all()
-    assert (substitute(network, rows, State(boxes, None, shares), bend.index).slack == 0).all()
+    assert (substitute(network, rows, State(boxes, None, chosen), bend.index).slack == 0).all()

@@ -47,7 +47,7 @@ def _network(model: nn.Module, inputs: Tensor) -> tuple[Graph, Analysis]:
 def test_no_point_of_the_ball_goes_below(name: str, kind: str) -> None:
     model, inputs = networks.network(name, kind, scale=1.2).requires_grad_(False), images(2)
     ball, (network, analysis) = _ball(inputs), _network(model, inputs)
-    known = proved_state(network, analysis.activations, ball)
+    known, ball = proved_state(network, analysis.activations, ball)
     state = refined(network, known, ball, 10**6)
     image, other, rows = _all_pairs(model(inputs))
     coarse = ball.certain(bounded(network, rows, known, ball))
@@ -64,6 +64,9 @@ def test_no_point_of_the_ball_goes_below(name: str, kind: str) -> None:
             logits = model(point)
             reached = torch.minimum(reached, (logits[image, 0] - logits[image, other]))
             linear = (best.coefficients * point[image]).flatten(1).sum(dim=1) + best.constant
+            if ball.quadratic is not None:
+                seen = ball.quadratic.apply((point - inputs)[image], image).flatten(1)
+                linear = linear - best.curvature / 2 * seen.square().sum(dim=1)
             assert (linear <= logits[image, 0] - logits[image, other] + 1e-9).all()
     assert (ball.certain(best) <= reached).all()
 
@@ -87,7 +90,7 @@ def _descended(model: nn.Module, inputs: Tensor, image: Tensor, other: Tensor) -
 def test_refined_boxes_hold_what_the_network_computes(name: str, kind: str) -> None:
     model, inputs = networks.network(name, kind, scale=1.2).requires_grad_(False), images(2)
     ball, (network, analysis) = _ball(inputs), _network(model, inputs)
-    known = proved_state(network, analysis.activations, ball)
+    known, ball = proved_state(network, analysis.activations, ball)
     state = refined(network, known, ball, 10**6)
     met: dict[str, list[Tensor]] = {}
     for layer_name, layer in model.named_modules():
@@ -115,7 +118,7 @@ def test_refined_boxes_hold_what_the_network_computes(name: str, kind: str) -> N
 def test_layers_with_too_many_open_neurons_keep_their_boxes() -> None:
     model, inputs = networks.network("plain", "relu").requires_grad_(False), images(2)
     ball, (network, analysis) = _ball(inputs), _network(model, inputs)
-    known = proved_state(network, analysis.activations, ball)
+    known, ball = proved_state(network, analysis.activations, ball)
     state = refined(network, known, ball, 0)
     assert all(torch.equal(state.boxes[bend.index][0], known.boxes[bend.index][0]) for bend in network.activations)
 
@@ -124,7 +127,7 @@ def test_pixels_in_0_1_only_help() -> None:
     model, inputs = networks.network("plain", "relu", scale=1.2).requires_grad_(False), images(2)
     inputs[0] = inputs[0].round()
     network, analysis = _network(model, inputs)
-    state = proved_state(network, analysis.activations, _ball(inputs))
+    state, _ = proved_state(network, analysis.activations, _ball(inputs))
     _, _, rows = _all_pairs(model(inputs))
     free, clipped = _ball(inputs), _ball(inputs, clip_input=True)
     first, second = (ball.certain(bounded(network, rows, state, ball)) for ball in (free, clipped))
@@ -135,9 +138,9 @@ def test_pixels_in_0_1_only_help() -> None:
 def test_within_the_radius_of_a_row_its_bound_holds_and_not_much_further() -> None:
     model, inputs = networks.network("plain", "relu", scale=1.2).requires_grad_(False), images(2)
     ball, (network, analysis) = _ball(inputs), _network(model, inputs)
-    state = proved_state(network, analysis.activations, ball)
+    state, ball = proved_state(network, analysis.activations, ball)
     image, _, rows = _all_pairs(model(inputs))
-    found = bounded(network, rows, state, ball)
+    found = bounded(network, rows, replace(state, balls={}), ball)
     at_images = (found.coefficients * inputs[image]).flatten(1).sum(dim=1) + found.constant
     middle = (ball.certain(found) + at_images) / 2
     radius = ball.radius(found, middle)
@@ -152,7 +155,7 @@ def test_within_the_radius_of_a_row_its_bound_holds_and_not_much_further() -> No
 def test_nan_raises_no_bound(place: str) -> None:
     model, inputs = networks.network("plain", "relu").requires_grad_(False), images(1)
     ball, (network, analysis) = _ball(inputs), _network(model, inputs)
-    state = proved_state(network, analysis.activations, ball)
+    state, ball = proved_state(network, analysis.activations, ball)
     _, _, rows = _all_pairs(model(inputs))
     if place == "box":
         next(iter(state.boxes.values()))[1][0, 0, 0, 0] = torch.nan
@@ -175,7 +178,7 @@ def test_slack_covers_what_single_precision_loses() -> None:
     activations = [replace(each, box=(each.lower.float(), each.upper.float())) for each in analysis.activations]
     ball = Ball(inputs.float(), torch.full((8,), 1e-5))
     network = split_activations(compile_graph(single, inputs.shape[1:]))
-    state = proved_state(network, activations, ball)
+    state, ball = proved_state(network, activations, ball)
     image, other, rows = _all_pairs(single(ball.images))
     found = bounded(network, rows, state, ball)
     logits = model(inputs)

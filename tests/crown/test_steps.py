@@ -71,7 +71,7 @@ def test_no_point_of_the_ball_falls_below_the_bound(name: str) -> None:
         graph = compile_graph(model, (4,))
         ball = Ball(images, torch.full((3,), epsilon, dtype=torch.float64))
         network = split_activations(graph)
-        state = proved_state(network, analyze(graph, images, epsilon, "tight", ExactNorms()).activations, ball)
+        state, ball = proved_state(network, analyze(graph, images, epsilon, "tight", ExactNorms()).activations, ball)
         units = torch.eye(3, dtype=torch.float64).repeat(3, 1)
         image = torch.arange(3).repeat_interleave(3)
         least = ball.certain(bounded(network, Rows.of(units, image), state, ball)).view(3, 3)
