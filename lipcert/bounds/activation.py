@@ -51,16 +51,19 @@ class Plan:
     rows: frozenset[str] = frozenset()
 
     def skips_varying(self, node: Activation, graph: Graph) -> bool:
-        """Return whether no norm, neither before nor behind the activation `node` of `graph`, asks what of it varies."""
+        """Return whether no norm before or behind the activation `node` of `graph` asks what varies."""
         return self.masks.issuperset((node.name, *graph.followers[node.index]))
 
 
 class Near(NamedTuple):
     """Where those inputs of an activation are that any varying output depends on.
 
-    `center`: values at the image, (B, *shape); `radius`: (B,), how far from these in l2. `term`: the one linear map
-    that leads here, with what it starts from; `norm`: (B,), its norm on what varies there; `error`: (B,), what rounding
-    of the analysis adds to the distance; None where several maps lead here.
+    Attributes:
+        center: values at the image, (B, *shape).
+        radius: (B,), how far from these in l2.
+        term: the one linear map that leads here, with what it starts from; None where several do.
+        norm: (B,), its norm on what varies there.
+        error: (B,), what rounding of the analysis adds to the distance.
     """
 
     center: Tensor
