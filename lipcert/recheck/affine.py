@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 
@@ -23,6 +23,7 @@ class Affine:
     `whole`: v -> W v + b; `linear`: v -> W v; `absolute`: v -> |W| v; `squared`: v -> W² v, entrywise.
     `magnitude`: m -> |W| m + offset, what relative rounding errors multiply when |v| <= m.
     `operations`: the count of roundings on the way to one output (0: exact); `terms`: the fan-in of one output.
+    `growth`, `shift`: what is computed on the way, and the factors it meets, stay below growth (1 + shift + max |v|).
     `counted`: v -> [W ≠ 0] v, for layers that add up products and a bias, in any order; None for others.
     `monomial`: one entry at most in every row and column; `disjoint`: no input feeds two outputs.
     """
@@ -35,6 +36,8 @@ class Affine:
     magnitude: Function
     operations: int
     terms: int
+    growth: float = 1.0
+    shift: float = 0.0
     counted: Function | None = None
     monomial: bool = False
     disjoint: bool = False
@@ -104,7 +107,7 @@ def _(module: nn.AvgPool2d, name: str) -> Affine:
         return module(values) * (module(ones) / sums(ones))
 
     disjoint = kernel[0] <= stride[0] and kernel[1] <= stride[1]
-    return Affine(name, module, module, module, squared, module, terms + 1, terms, disjoint=disjoint)
+    return Affine(name, module, module, module, squared, module, terms + 1, terms, terms, disjoint=disjoint)
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -115,8 +118,13 @@ def _per_channel(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *(1 for _ in range(like.dim() - 2)))
 
 
-def _scaling(name: str, scale: Tensor, shift: Tensor, offset: Tensor, operations: int) -> Affine:
-    """Return v -> scale v + shift, all three vectors of one entry a channel; `offset` goes into `magnitude`."""
+def _scaling(
+    name: str, scale: Tensor, shift: Tensor, offset: Tensor, operations: int, mean: Tensor, factors: Sequence[Tensor]
+) -> Affine:
+    """Return v -> scale v + shift, vectors of one entry a channel, executed as (v - mean) times all `factors`.
+
+    `offset` goes into `magnitude`.
+    """
     return Affine(
         name=name,
         whole=lambda values: _per_channel(scale, values) * values + _per_channel(shift, values),
@@ -126,6 +134,8 @@ def _scaling(name: str, scale: Tensor, shift: Tensor, offset: Tensor, operations
         magnitude=lambda values: _per_channel(scale.abs(), values) * values + _per_channel(offset, values),
         operations=operations,
         terms=1,
+        growth=math.prod(float(factor.abs().clamp_min(1).max()) for factor in factors),
+        shift=float(mean.abs().max()),
         monomial=True,
         disjoint=True,
     )
@@ -134,7 +144,7 @@ def _scaling(name: str, scale: Tensor, shift: Tensor, offset: Tensor, operations
 @describe.register
 def _(module: Normalize, name: str) -> Affine:
     mean, std = module.mean.double(), module.std.double()
-    return _scaling(name, 1 / std, -mean / std, mean.abs() / std, operations=4)
+    return _scaling(name, 1 / std, -mean / std, mean.abs() / std, 4, mean, [1 / std])
 
 
 def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, name: str) -> Affine:
@@ -143,8 +153,9 @@ def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, name: str) -> Affine:
     mean, variance = module.running_mean.double(), module.running_var.double()
     weight = torch.ones_like(mean) if module.weight is None else module.weight.detach().double()
     bias = torch.zeros_like(mean) if module.bias is None else module.bias.detach().double()
-    scale = weight / (variance + module.eps).sqrt()
-    return _scaling(name, scale, bias - scale * mean, scale.abs() * mean.abs() + bias.abs(), operations=8)
+    root = (variance + module.eps).rsqrt()
+    scale = weight * root
+    return _scaling(name, scale, bias - scale * mean, scale.abs() * mean.abs() + bias.abs(), 8, mean, [root, weight])
 
 
 describe.register(nn.BatchNorm1d, _batch_norm)

@@ -84,15 +84,15 @@ class Derivation:
         row_norms = affine.squared(torch.ones_like(before.center)).sqrt()
         norm = self.norms.affine(step, self.program) if affine.operations else 1.0
 
-        def error(of: Error, dtype: torch.dtype, *sizes: Tensor) -> Error:
-            return after_affine(of, affine, products, row_norms, norm, ARITHMETIC[dtype], *sizes)
+        def error(of: Error, dtype: torch.dtype, outputs: Tensor | None = None) -> Error:
+            return after_affine(of, affine, products, row_norms, norm, ARITHMETIC[dtype], before.magnitude, outputs)
 
         rows = {source: rows.after(affine) for source, rows in before.rows.items()}
         moved = self._moved(rows) + affine.absolute(before.own.entries)
         products = torch.minimum(affine.magnitude(before.magnitude), affine.magnitude(before.center.abs()) + moved)
         own = error(before.own, torch.float64)
         half = half * (1 + SLACK) + own.entries
-        executed = error(before.executed, self.program.dtype, before.magnitude, middle.abs() + half)
+        executed = error(before.executed, self.program.dtype, middle.abs() + half)
         reach = Reach(affine.whole(before.center), middle - half, middle + half, executed, own, rows)
         return reach.within(self._moved(rows))
 

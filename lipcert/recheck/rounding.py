@@ -75,7 +75,7 @@ def after_affine(
     row_norms: Tensor,
     norm: float,
     arithmetic: Arithmetic,
-    inputs: Tensor | None = None,
+    inputs: Tensor,
     outputs: Tensor | None = None,
 ) -> Error:
     """Return the error behind an affine layer.
@@ -87,8 +87,8 @@ def after_affine(
         row_norms: of its matrix, (1, ...).
         norm: upper bound of the spectral norm of its matrix.
         arithmetic: in which it is executed.
-        inputs, outputs: the largest moduli of its inputs and outputs in real arithmetic, (1, ...), where they are to
-            make the bound smaller.
+        inputs: the largest moduli of its inputs in real arithmetic, (1, ...).
+        outputs: the same of its outputs, where they are to make the bound smaller.
 
     Raises:
         ArithmeticError: where a value may overflow.
@@ -99,14 +99,15 @@ def after_affine(
     carried = torch.minimum(carried, row_norms * error.norm)
     # |W| |error| is at most row norm times l2 norm, too.
     reach = products + carried
-    if not bool((reach <= arithmetic.limit).all()):
+    largest = affine.growth * (1 + affine.shift + float((inputs + error.entries).max()))
+    if not (bool((reach <= arithmetic.limit).all()) and largest <= arithmetic.limit):
         raise ArithmeticError(f"Layer {affine.name!r} may overflow.")
     rounded = gamma(affine.operations, arithmetic.unit) * reach
-    if affine.counted is not None and inputs is not None and outputs is not None:
+    if affine.counted is not None and outputs is not None:
         additions = affine.counted((inputs + error.entries > 0).double())  # the bias is one, the first term is none
         subsets = (reach + torch.minimum(outputs + carried, reach)) / 2
         rounded = arithmetic.unit * (additions * subsets + reach) / (1 - affine.operations * arithmetic.unit)
-    fresh = rounded + (2 * affine.terms + 1) * arithmetic.tiny
+    fresh = rounded + (2 * affine.operations + 1) * arithmetic.tiny * largest
     entries = carried + fresh
     length = min(norm * error.norm + float(fresh.norm()), float(entries.norm()))
     source = replace(error, inputs=None) if error.at_source else None
@@ -114,8 +115,15 @@ def after_affine(
 
 
 def after_addition(first: Error, second: Error, magnitude: Tensor, arithmetic: Arithmetic) -> Error:
-    """Return the error of a sum; `magnitude`: the sum of the largest moduli of both terms, (1, ...)."""
-    fresh = arithmetic.unit * (magnitude + first.entries + second.entries)
+    """Return the error of a sum; `magnitude`: the sum of the largest moduli of both terms, (1, ...).
+
+    Raises:
+        ArithmeticError: where it may overflow.
+    """
+    size = magnitude + first.entries + second.entries
+    if not bool((size <= arithmetic.limit).all()):
+        raise ArithmeticError("A sum of two branches may overflow.")
+    fresh = arithmetic.unit * size + 3 * arithmetic.tiny * (size > 0)  # both terms and the sum may count as zero
     entries = first.entries + second.entries + fresh
     return Error(entries, min(first.norm + second.norm + float(fresh.norm()), float(entries.norm())), fresh)
 

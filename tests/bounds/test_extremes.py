@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from lipcert.bounds import Arithmetic, analyze
 from lipcert.graph import UnsupportedLayerError
 from lipcert.nn import Normalize, Residual
+from lipcert.recheck.derivation import Derivation
+from lipcert.recheck.norms import Norms
+from lipcert.recheck.program import compile_program
 from tests.oracles import ExactNorms
 
 SINGLE = Arithmetic.of(torch.float32, torch.float32)
@@ -148,8 +151,11 @@ def _normalize(generator: torch.Generator) -> nn.Module:
 
 
 def _sum(generator: torch.Generator) -> nn.Module:
-    """Of what may nearly cancel: x and a multiple of -x, or two scalings."""
-    if torch.rand((), generator=generator) < 0.5:
+    """Of what may nearly cancel: x and a multiple of -x, x and x, or two scalings."""
+    kind = torch.rand((), generator=generator)
+    if kind < 0.2:
+        return Residual(nn.Identity())
+    if kind < 0.5:
         return Residual(_batch_norm(generator), _normalize(generator))
     near = Normalize([0.0, 0.0], [1.0, 1.0])
     opposite = nn.BatchNorm2d(2, eps=0.0)
@@ -245,3 +251,27 @@ def test_no_execution_is_farther_from_fractions_than_its_bound(kind: str, moved:
                 reached = max(reached, float(error / allowed)) if allowed else reached
     assert compared > 1000
     assert moved or reached > 0.01  # bounds are of the size of what happens
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_nor_than_the_bound_of_the_re_check(kind: str) -> None:
+    """Which has rules of its own, and derives nothing where a value may overflow."""
+    compared = 0
+    for seed in range(SEEDS):
+        generator = torch.Generator().manual_seed(seed)
+        layer, points = LAYERS[kind](generator).eval(), _images(generator, seed % 2 == 0)
+        program = compile_program(nn.Sequential(layer, nn.Flatten()).eval(), SHAPE)
+        executions = list(_executions(layer, points))
+        for image, point in enumerate(points):
+            try:
+                entries = Derivation(program, point.double(), 0.0, False, False, Norms()).logits.executed.entries
+            except ArithmeticError:
+                continue
+            exact = _exact(layer, _fractions(point), SHAPE)
+            for executed in executions:
+                values = executed[image].flatten().tolist()
+                for value, right, entry in zip(values, exact, entries.flatten().tolist(), strict=True):
+                    assert math.isfinite(value), (seed, image, entry)
+                    assert abs(Fraction(value) - right) <= Fraction(entry), (seed, image, entry)
+                    compared += 1
+    assert compared > 1000

@@ -18,6 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import lipcert
 from lipcert.certificates import Certifier, Float64Model
 from lipcert.nn.execution import cover_execution, present_execution, refuse_execution
+from lipcert.soundness.attacked import Strength
+from lipcert.soundness.examination import examine
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -197,6 +199,16 @@ def test_what_intercepts_every_operation_is_refused(name: str, arithmetic: str) 
     for ask in asked:
         with mode(), pytest.raises(ValueError, match=words):
             ask()
+
+
+@pytest.mark.parametrize("name", [*INTERCEPTIONS, *ON_CPU])
+def test_what_is_refused_is_not_examined(name: str) -> None:
+    """Attacks that are executed otherwise refute nothing, and confirm nothing."""
+    model, images = _network(convolves=True), torch.rand(2, 1, 4, 4)
+    mode, words = {**INTERCEPTIONS, **ON_CPU}[name]
+    strength = Strength(steps=1, restarts=1, queries=1, batch_size=2, seed=0)
+    with mode(), pytest.raises(ValueError, match=words):
+        examine(model, images, torch.tensor([0, 0]), 1e-3, {}, (), strength, 1, 4)
 
 
 def test_transforms_of_functions_are_refused() -> None:
