@@ -144,6 +144,33 @@ def test_bounds_are_below_what_descents_find_and_intervals_hold(
             assert bool(((between >= bends.inner.lower) & (between <= bends.inner.upper)).all())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_near_stays_in_its_ball_and_gets_close_to_its_sphere(kind: str) -> None:
+    derived = _derive(network("plain", kind), 0.3)
+    backward = Backward(derived)
+    for number, step in enumerate(backward.activations):
+        inner, paired = backward.bends[step.target].inner, backward.bends[step.target].paired
+        change, farthest = torch.randn(8, *IMAGE, generator=torch.Generator().manual_seed(4), dtype=torch.float64), 0.0
+        for _ in range(60):
+            change = 0.3 * change / change.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+            points = (images()[0] + change).requires_grad_()
+            first, second = derived.program(points)[step.source].flatten(1).chunk(2, dim=1)
+            entries = (first - second) / 2**0.5 if paired else torch.cat((first, second), dim=1)
+            moved = ((entries - inner.center) * inner.near).norm(dim=1)
+            farthest = max(farthest, float(moved.detach().max()))
+            (change,) = torch.autograd.grad(moved.sum(), points)
+        assert farthest <= inner.radius
+        assert farthest >= (0.95 if number == 0 and not paired else 0.2) * inner.radius
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_at_the_image_alone_bounds_are_its_value_less_the_rounding(kind: str) -> None:
+    derived = _derive(network("pooled", kind), 0.0)
+    rows = torch.eye(4, dtype=torch.float64)
+    below = derived.logits.center[0] - Backward(derived).bound(derived.program.output, rows)
+    assert bool(((below > 1e-15) & (below < 1e-9)).all())
+
+
 @pytest.mark.parametrize(("name", "kind"), [*(("plain", kind) for kind in KINDS), ("residual", "relu")])
 def test_margins_are_never_below_those_of_lipschitz_bounds_and_near_the_certifiers(name: str, kind: str) -> None:
     model, epsilon = network(name, kind), 0.08
@@ -191,6 +218,8 @@ def test_certificates_that_rest_on_backward_bounds_are_confirmed_where_ours_prov
     row = Row(0, label, label, epsilon, 1e-4, True, 1e9, epsilon, best.real - best.executed, "crown-alpha")
     assert rechecker.reason_against(row, image) is None
     assert rechecker.refutation(row, image) is None
+    *_, found = backward_margins(rechecker.derive(image, epsilon), label)
+    assert found.real - found.executed > 0.5 * row.rounding > 0
     far = replace(row, epsilon=40 * epsilon, radius=40 * epsilon)
     for other, claimed in (
         (replace(rechecker, backward=False), row),
