@@ -124,7 +124,7 @@ def _check_activations(analysis: Analysis, subject: Subject, points: Tensor) -> 
             moved = (outputs - outputs[0]).abs() > 1e-9 * outputs.abs()
             refute(f"{place}: constant outputs", moved & (bounds.mask == 0), bounds.mask, outputs)
         if bounds.ball is not None:
-            center, radius = bounds.ball
+            center, radius = bounds.ball[:2]
             changes = (values - center) * (1 if needed is None else needed)
             lengths = (1 - 1e-9) * changes.flatten(2).norm(dim=2) - 1e-12 * values.flatten(2).norm(dim=2)
             refute(f"{place}: ball", lengths > radius, radius, lengths)

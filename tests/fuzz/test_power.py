@@ -40,9 +40,9 @@ def _no_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
 def _no_price_of_balls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Backward bounds over a ball leave out the term in its radius."""
 
-    def free(pieces: Pieces, radius: Tensor, box: Tensor) -> Remainder:
-        found = least_remainder(pieces, radius, box)
-        return found._replace(value=found.value + found.multiplier / 2 * radius.square())
+    def free(pieces: Pieces, radius: Tensor, box: Tensor, multiplier: Tensor | None = None) -> Remainder:
+        found = least_remainder(pieces, radius, box, multiplier)
+        return found._replace(value=found.value + found.curvature / 2 * radius.square())
 
     monkeypatch.setattr("lipcert.crown.substitution.least_remainder", free)
 
