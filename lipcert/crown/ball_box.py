@@ -11,6 +11,8 @@ brought into the piece, and the least piece wins. Small m give the box alone (CR
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -38,56 +40,70 @@ class Remainder(NamedTuple):
     squares: Tensor
 
 
-class Pieces(NamedTuple):
+@dataclass(frozen=True)
+class Pieces:
     """What bends, flattened to (R, n): coefficients a, slopes g, centers c, and the clamp over its interval.
 
-    `arriving`: k, (R,), curvature of what follows, in b, the clamp itself, or |t| where `sorts`.
+    `arriving`: k, (R,), curvature of what follows, in b, the clamp itself, or |t| where `sorts`; None for none.
     """
 
     coefficients: Tensor
     slopes: Tensor
     center: Tensor
     interval: Interval
-    arriving: Tensor
-    sorts: bool
+    arriving: Tensor | None = None
+    sorts: bool = False
 
     def curvature(self, multiplier: Tensor) -> Tensor:
         """Return d, (R,): above k for sorts, since a + b has no box."""
-        return self.arriving * (1 + ROOM) + multiplier if self.sorts else multiplier
+        if self.arriving is None or not self.sorts:
+            return multiplier
+        return self.arriving * (1 + ROOM) + multiplier
 
-    def minimisers(self, multiplier: Tensor) -> Tensor:
-        """Return the points of `Remainder` in the interval, (R, n)."""
-        lower, upper, low, high = self.interval.points
-        d, k = self.curvature(multiplier).unsqueeze(1), self.arriving.unsqueeze(1)
-        pull = d * self.center + self.slopes
-        bent = k * self.bent(self.center)
-        best = _stationary(pull - self.coefficients - bent, d - k, low, high)
-        least = self._terms(best, d, k)
-        inclined = pull + bent if self.sorts else pull
-        for start, end, bends in ((lower, low, self.interval.bends_up), (high, upper, self.interval.bends_down)):
+    @torch.no_grad()
+    def minima(self, multiplier: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the points of `Remainder` in the interval, and its terms there, (R, n) both."""
+        (lower, upper, low, high), values = self.interval.points, self.interval.values
+        d = self.curvature(multiplier).unsqueeze(1)
+        k = torch.zeros_like(d) if self.arriving is None else self.arriving.unsqueeze(1)
+        curvature, pull, bent = d - k, d * self.center + self.slopes, k * self._anchor
+        best = _stationary(pull - self.coefficients - bent, curvature, low, high)
+        least = self._terms(best, values[2] + (best - low), d)
+        flat = (pull + bent, curvature) if self.sorts else (pull, d)
+        pieces = (lower, low, values[2], self.interval.bends_up), (high, upper, values[3], self.interval.bends_down)
+        for start, end, value, bends in pieces:
             if not bool(bends.any()):
                 continue
-            other = _stationary(inclined, d - k if self.sorts else d, start, end)
-            terms = self._terms(other, d, k)
+            other = _stationary(*flat, start, end)
+            terms = self._terms(other, value, d)
             best, least = torch.where(terms < least, other, best), torch.minimum(terms, least)
-        return best
-
-    def bent(self, points: Tensor) -> Tensor:
-        """Return b(t), (R, n)."""
-        return points.abs() if self.sorts else self._clamped(points)
+        return best, least
 
     def remainder(self, points: Tensor, multiplier: Tensor) -> Remainder:
         """Return the sums at points of the interval."""
-        d, k = self.curvature(multiplier), self.arriving
-        value = self._terms(points, d.unsqueeze(1), k.unsqueeze(1)).sum(dim=1)
+        d, clamped = self.curvature(multiplier), self._clamped(points)
+        value = self._terms(points, clamped, d.unsqueeze(1)).sum(dim=1)
         with torch.no_grad():
-            squares = (points - self.center).square() + (self.bent(points) - self.bent(self.center)).square()
-        return Remainder(value, multiplier, d, squares.sum(dim=1))
+            squares = (points - self.center).square().sum(dim=1)
+            if self.arriving is not None:
+                squares = squares + self._bent(points, clamped).square().sum(dim=1)
+        return Remainder(value, multiplier, d, squares)
 
-    def _terms(self, points: Tensor, d: Tensor, k: Tensor) -> Tensor:
-        deviation, bent = points - self.center, self.bent(points) - self.bent(self.center)
-        linear = self.coefficients * self._clamped(points) - self.slopes * points
-        return linear + d / 2 * deviation * deviation - k / 2 * bent * bent
+    def _terms(self, points: Tensor, clamped: Tensor, d: Tensor) -> Tensor:
+        deviation = points - self.center
+        terms = self.coefficients * clamped - self.slopes * points + d / 2 * deviation * deviation
+        if self.arriving is None:
+            return terms
+        return terms - self.arriving.unsqueeze(1) / 2 * self._bent(points, clamped).square()
+
+    def _bent(self, points: Tensor, clamped: Tensor) -> Tensor:
+        """Return b(t) - b(c), (R, n)."""
+        return (points.abs() if self.sorts else clamped) - self._anchor
+
+    @cached_property
+    def _anchor(self) -> Tensor:
+        """b(c), (R, n)."""
+        return self.center.abs() if self.sorts else self._clamped(self.center)
 
     def _clamped(self, points: Tensor) -> Tensor:
         _, _, low, high = self.interval.points
@@ -116,12 +132,13 @@ def least_remainder(pieces: Pieces, radius: Tensor, box: Tensor, multiplier: Ten
         multiplier: m, (R,), > 0; None to look for it.
     """
     if multiplier is not None:
-        return pieces.remainder(pieces.minimisers(multiplier).detach(), multiplier)
+        return pieces.remainder(pieces.minima(multiplier)[0], multiplier)
     with torch.no_grad():
         found = _best(pieces, radius, box)
-        points = pieces.minimisers(found)
-    rest = pieces.remainder(points, found)
-    linear = (pieces.arriving > 0) | (rest.value - found / 2 * radius.square() > box)  # NaN is not
+    rest = pieces.remainder(pieces.minima(found)[0], found)
+    linear = rest.value - found / 2 * radius.square() > box  # NaN is not
+    if pieces.arriving is not None:
+        linear = linear | (pieces.arriving > 0)
     zero = torch.zeros_like(box)
     alone = (box, zero, zero, zero)
     return Remainder(*(torch.where(linear, each, other) for each, other in zip(rest, alone, strict=True)))
@@ -139,18 +156,17 @@ def _best(pieces: Pieces, radius: Tensor, box: Tensor) -> Tensor:
     multiplier = torch.where((multiplier > 0) & multiplier.isfinite(), multiplier, 1)
 
     def at(multiplier: Tensor) -> Tangent:
-        points = pieces.minimisers(multiplier)
+        points, terms = pieces.minima(multiplier)
         spread = (points - pieces.center).square().sum(dim=1)
-        value = pieces.remainder(points, multiplier).value - multiplier / 2 * square
-        return Tangent(multiplier, value, (spread - square) / 2)
+        return Tangent(multiplier, terms.sum(dim=1) - multiplier / 2 * square, (spread - square) / 2)
 
     lower, upper, *_ = pieces.interval.points
     widest = torch.maximum(upper - pieces.center, pieces.center - lower).square().sum(dim=1)
     zero = torch.zeros_like(box)
     low, high = Tangent(zero, box, (widest - square) / 2), None
     best, highest = multiplier, torch.full_like(box, -torch.inf)
-    arrives = pieces.arriving > 0
-    if bool(arrives.any()):
+    if pieces.arriving is not None:
+        arrives = pieces.arriving > 0
         low = at(zero).where(arrives, low)
         best, highest = torch.where(arrives, zero, best), torch.where(arrives, low.value, highest)
     for number in range(ROUNDS):

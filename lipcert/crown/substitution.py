@@ -202,10 +202,11 @@ class _Backward:
         """
         interval, image = self.state.interval(node), self.image
         center, radius, link = self.state.balls[node.index]
-        sorts, arriving = isinstance(node.function, PairSort), self.curvatures.pop(node.index, 0 * self.constant)
+        sorts, arriving = isinstance(node.function, PairSort), self.curvatures.pop(node.index, None)
         if sorts:  # |max - min| = |a - b|, and half its square; (a - b)² <= 2 (a² + b²)
             first, second = split_pairs(center)
-            center, radius, arriving = first - second, radius * ROOT, arriving / 2
+            center, radius = first - second, radius * ROOT
+            arriving = None if arriving is None else arriving / 2
         varies = interval.varies.flatten(1)
         self.constant = self.constant + torch.where(varies[image], 0, gaps.flatten(1)).sum(dim=1)
         most = max(1, int(varies.sum(dim=1).amax()))
@@ -240,13 +241,13 @@ class _Backward:
             self._round(most + 8, rest.curvature.unsqueeze(1), squares.unsqueeze(1))
         return rest.multiplier
 
-    def _pass_on(self, link: Link, curvature: Tensor, arriving: Tensor) -> None:
+    def _pass_on(self, link: Link, curvature: Tensor, arriving: Tensor | None) -> None:
         """Take (d / 2) |z - c|² on to the node that a link leads to."""
         origin, norm, error = link
         passed = curvature * norm[self.image].square() * (1 + ERROR_SHARE)
         self.curvatures[origin] = self.curvatures[origin] + passed if origin in self.curvatures else passed
         errors = (1 + 1 / ERROR_SHARE) * (ERRORS * error[self.image]).square()
-        self.constant = self.constant - (curvature + 2 * arriving) / 2 * errors
+        self.constant = self.constant - (curvature if arriving is None else curvature + 2 * arriving) / 2 * errors
 
     def stop(self, node: Activation, coefficients: Tensor) -> None:
         """Bound rows at the output of a step by the ball around its input alone: steps are 1-Lipschitz."""

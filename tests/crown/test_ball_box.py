@@ -32,8 +32,7 @@ def _pieces(kind: str, seed: int = 0, wide: float = 1.0) -> tuple[Pieces, Tensor
     below = coefficients >= 0
     slopes = coefficients * torch.where(below, lines.lower_slope, lines.upper_slope)
     gaps = coefficients * torch.where(below, lines.lower_intercept, lines.upper_intercept)
-    nothing = torch.zeros(ROWS).double()
-    return Pieces(coefficients, slopes, center, interval, nothing, sorts=False), gaps.sum(dim=1)
+    return Pieces(coefficients, slopes, center, interval), gaps.sum(dim=1)
 
 
 def _exact(kind: str, pieces: Pieces, points: Tensor) -> Tensor:
@@ -70,9 +69,9 @@ def test_minima_of_one_entry_are_those_of_a_fine_grid(kind: str, arriving: float
     if sorts and kind != "relu":
         return  # sorts have no other kinks
     pieces, _ = _pieces(kind, seed=1)
-    pieces = pieces._replace(arriving=torch.full((ROWS,), arriving).double(), sorts=sorts)
+    pieces = replace(pieces, arriving=torch.full((ROWS,), arriving).double() if arriving else None, sorts=sorts)
     multiplier = torch.logspace(-3, 3, ROWS).double()
-    points = pieces.minimisers(multiplier)
+    points, terms = pieces.minima(multiplier)
     lower, upper = pieces.interval.points[:2]
     assert ((points >= lower) & (points <= upper)).all()
 
@@ -89,6 +88,7 @@ def test_minima_of_one_entry_are_those_of_a_fine_grid(kind: str, arriving: float
 
     grid = torch.linspace(0, 1, 1001).double().view(-1, 1, 1) * (upper - lower) + lower
     assert (values(points) <= values(grid).amin(dim=0) + 1e-12).all()
+    torch.testing.assert_close(terms, values(points))
     torch.testing.assert_close(pieces.remainder(points, multiplier).value, values(points).sum(dim=1))
 
 
@@ -102,7 +102,7 @@ def test_an_infinite_box_leaves_the_ball_alone() -> None:
     """SDP-CROWN at its best multiplier, by a fine search."""
     pieces, _ = _pieces("relu")
     infinite = torch.full_like(pieces.center, torch.inf)
-    pieces = pieces._replace(interval=Interval.of(-infinite, infinite, 0.0, None))
+    pieces = replace(pieces, interval=Interval.of(-infinite, infinite, 0.0, None))
     radius = torch.full((ROWS,), 0.7).double()
     found = least_remainder(pieces, radius, torch.full((ROWS,), -torch.inf).double())
     a, g, c = pieces.coefficients, pieces.slopes, pieces.center
