@@ -14,6 +14,7 @@ from lipcert.crown.state import Held, Link, State, Step, balls_of_steps, boxes_o
 from lipcert.crown.substitution import Rows, rows_at_a_time, substitute
 from lipcert.crown.trust_region import Quadratic
 from lipcert.graph import Activation, Graph, PairSort
+from lipcert.nn.activations import split_pairs
 
 
 def proved_state(graph: Graph, activations: Sequence[ActivationBounds], ball: Ball) -> tuple[State, Ball]:
@@ -84,7 +85,7 @@ def refined(graph: Graph, state: State, ball: Ball, most: int) -> State:
     for node in graph.activations:
         if not _bends(graph, node.sources[0]):
             continue  # row norms say all where nothing bends
-        places = state.interval(node).bends.flatten(1).nonzero()
+        places = _open(state, node).flatten(1).nonzero()
         if len(places) > most * len(ball.images):
             continue
         lower, upper = (end.clone(memory_format=torch.contiguous_format) for end in state.boxes[node.index])
@@ -92,6 +93,15 @@ def refined(graph: Graph, state: State, ball: Ball, most: int) -> State:
             _raise_bounds(graph, node, chunk, lower, upper, state, ball)
         state = replace(state, boxes={**state.boxes, node.index: (lower, upper)})
     return state
+
+
+def _open(state: State, node: Activation) -> Tensor:
+    """Return what bends, bool, but for differences with an input that is held, which are not those of the network."""
+    bends, held = state.interval(node).bends, state.held.get(node.index)
+    if held is None or not isinstance(node.function, PairSort):
+        return bends
+    first, second = split_pairs(held.needed > 0)
+    return bends & first & second
 
 
 def _bends(graph: Graph, index: int) -> bool:

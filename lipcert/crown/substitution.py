@@ -168,8 +168,10 @@ class _Backward:
         held = self.state.held.get(node.index)
         if held is not None:
             needed, center = (each[self.image] for each in held)
-            self.constant = self.constant + inner(before * (1 - needed), center)
-            before = before * needed
+            before, still = before * needed, before * (1 - needed)
+            self.constant = self.constant + inner(still, center)
+            if self.state.sizes is not None:
+                self._round(math.prod(node.shape), still, self.state.sizes[source][self.image])
         self.arrive(source, before)
 
     def _bent(self, node: Activation, coefficients: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ class Nonlinearity:
 
     def needed(self, lower: Tensor, upper: Tensor) -> Tensor | None:
         """Return 1 for inputs that any varying output depends on, 0 for others; None for ones."""
-        return None
+        return None if self.slopes is None else self.varying(lower, upper)
 
     def linear(self, lower: Tensor, upper: Tensor) -> Tensor | None:
         """Return 1 for neurons that equal their input all over the box, 0 for others; None where no slope is known."""
@@ -115,9 +115,6 @@ class Clamp(Nonlinearity):
         if isinstance(crossed, Tensor):
             return torch.where(crossed, -torch.inf, self.high)
         return -torch.inf if crossed else self.high
-
-    def needed(self, lower: Tensor, upper: Tensor) -> Tensor:
-        return self.varying(lower, upper)
 
     def linear(self, lower: Tensor, upper: Tensor) -> Tensor:
         inside = torch.ones_like(lower, dtype=torch.bool)
