@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lipcert.bounds import Bound
 from lipcert.certificates.certificate import EXECUTED, Certificate
-from lipcert.certificates.certifier import Certifier
+from lipcert.certificates.certifier import DENSE, Certifier
 from lipcert.certificates.float64 import FAILURE_PROBABILITY, Float64Model
 from lipcert.norms import UpperNorms
 
@@ -33,6 +33,7 @@ class Stage:
         constant_share: the least share of constant units at which a layer's masked norm is bounded, see `Certifier`.
         slope_steps: None for a Lipschitz bound; else backward linear bounds over the boxes and balls of
             `bound`, with that many steps of optimised slopes.
+        refined: backward bounds make boxes of layers smaller in which at most so many neurons of an image bend.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Stage:
     trial: int | None = None
     constant_share: float = 0.0
     slope_steps: int | None = None
+    refined: int = DENSE
 
     @property
     def method(self) -> str:
@@ -72,7 +74,8 @@ STAGES = (
 
 CROWN_STAGES = (
     Stage("crown", Bound.TIGHT, 30, within=0.1, slope_steps=0),
-    Stage("crown-alpha", Bound.TIGHT, 30, within=0.1, slope_steps=20),
+    Stage("crown-alpha", Bound.TIGHT, 30, within=0.1, slope_steps=100),
+    Stage("crown-boxes", Bound.TIGHT, 30, within=0.1, slope_steps=100, refined=4096),
 )
 """Stages that run when they are asked for: seconds an image, for a few images that `liplt` leaves."""
 
@@ -151,6 +154,7 @@ class Cascade:
             self.arithmetic,
             stage.constant_share,
             stage.slope_steps,
+            stage.refined,
         )
         certificate = certifier(images, labels, epsilon)
         tally.entered += len(labels)

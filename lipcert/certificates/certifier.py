@@ -16,6 +16,9 @@ from lipcert.certificates.radius import bisect
 from lipcert.crown import Ball
 from lipcert.nn.execution import refuse_interception
 
+DENSE = 256
+"""Neurons that bend in a layer, an image, whose boxes are made smaller: as many as dense layers have, most often."""
+
 RADIUS_ROUNDS = 6
 """Halvings of the interval in which the proved radius of an uncertified image is sought."""
 
@@ -41,6 +44,7 @@ class Certifier:
             global norm serves.
         slope_steps: None for Lipschitz bounds alone; else what they leave undecided is bounded by backward linear
             bounds with that many steps of optimised slopes, 0 for none.
+        refined: these make boxes of layers smaller in which at most so many neurons of an image bend, on average.
 
     Raises:
         ValueError: for another `arithmetic` or `bound`.
@@ -53,6 +57,7 @@ class Certifier:
     arithmetic: str = EXECUTED
     constant_share: float = 0.0
     slope_steps: int | None = None
+    refined: int = DENSE
 
     def __post_init__(self) -> None:
         Bound(self.bound)
@@ -152,7 +157,7 @@ class Certifier:
         required = rounding if self.arithmetic == EXECUTED else torch.zeros_like(rounding)
         ball = Ball(images.double(), radii * (1 + SLACK), self.clip_input)
         pairs = undecided.unsqueeze(1) & ~(margins.executed > 0)
-        exact, radius = crown_margins(analysis, ball, labels, pairs, required, self.slope_steps or 0)
+        exact, radius = crown_margins(analysis, ball, labels, pairs, required, self.slope_steps or 0, self.refined)
         raised = Margins(_larger(margins.exact, exact), _larger(margins.executed, exact - rounding))
         return raised, torch.where(undecided, radius, 0)
 

@@ -10,12 +10,9 @@ from torch import Tensor
 from lipcert.bounds import Analysis
 from lipcert.crown import Ball, Rows, bounded, proved_state, refined, split_activations
 
-LARGEST_REFINED = 4096
-"""Neurons of a layer, an image, whose boxes are refined at most."""
-
 
 def crown_margins(
-    analysis: Analysis, ball: Ball, labels: Tensor, pairs: Tensor, required: Tensor, steps: int
+    analysis: Analysis, ball: Ball, labels: Tensor, pairs: Tensor, required: Tensor, steps: int, most: int
 ) -> tuple[Tensor, Tensor]:
     """Return lower bounds of z_y - z_j of the exact network, (B, K), -infinity outside `pairs`, and proved radii, (B,).
 
@@ -28,13 +25,14 @@ def crown_margins(
         pairs: which class j of which image is undecided, (B, K) bool; at least one.
         required: what the margin has to exceed, (B, K).
         steps: of the optimisation of slopes; 0 for the closest lines.
+        most: neurons that bend in a layer whose boxes are refined, an image, on average.
     """
     kept = pairs.any(dim=1).nonzero()[:, 0]
     graph = split_activations(analysis.graph)
     activations = [each.of_images(kept) for each in analysis.activations]
     near = replace(ball, images=ball.images[kept], epsilon=ball.epsilon[kept])
     state, near = proved_state(graph, activations, near)
-    state = refined(graph, state, near, LARGEST_REFINED)
+    state = refined(graph, state, near, most)
     within, other = pairs[kept].nonzero(as_tuple=True)
     image = kept[within]
     classes = torch.eye(pairs.shape[1], dtype=required.dtype, device=required.device)
