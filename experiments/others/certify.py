@@ -9,6 +9,7 @@ FOLDER holds their state dicts and images, which are not part of this repository
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -85,9 +86,10 @@ def main() -> None:
     ):
         certified += int(cascade(batch.contiguous(), targets, other.epsilon).certified.sum())
     seconds, count = time.perf_counter() - started, min(settings.limit, len(images))
-    print(f"{settings.name}: {certified} of {count} at {other.epsilon:.4g}, {seconds / count:.3f} s an image")
+    lines = [f"{settings.name}: {certified} of {count} at {other.epsilon:.4g}, {seconds / count:.3f} s an image"]
     for stage, tally in zip(CHOSEN, cascade.tallies, strict=True):
-        print(f"  {stage.name}: {tally.entered} entered, {tally.certified} certified, {tally.seconds:.1f} s")
+        lines.append(f"  {stage.name}: {tally.entered} entered, {tally.certified} certified, {tally.seconds:.1f} s")
+    sys.stdout.write("\n".join([*lines, ""]))
 
 
 if __name__ == "__main__":
