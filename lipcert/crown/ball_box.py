@@ -138,7 +138,7 @@ def least_remainder(pieces: Pieces, radius: Tensor, box: Tensor, multiplier: Ten
     rest = pieces.remainder(pieces.minima(found)[0], found)
     linear = rest.value - found / 2 * radius.square() > box  # NaN is not
     if pieces.arriving is not None:
-        linear = linear | (pieces.arriving > 0)
+        linear = linear | ~(pieces.arriving == 0)  # NaN arrives, too
     zero = torch.zeros_like(box)
     alone = (box, zero, zero, zero)
     return Remainder(*(torch.where(linear, each, other) for each, other in zip(rest, alone, strict=True)))

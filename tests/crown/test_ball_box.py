@@ -134,6 +134,8 @@ def test_rows_of_zeros_and_nan_stay_what_they_are() -> None:
     assert found.value[0] == 0
     assert found.value[1] == box[1]
     assert found.value[2].isnan()
+    bent = least_remainder(replace(pieces, arriving=torch.full((ROWS,), torch.nan).double()), found.multiplier + 1, box)
+    assert bent.value.isnan().all()
 
 
 def _lowest(model: nn.Module, inputs: Tensor, epsilon: float, image: Tensor, other: Tensor) -> Tensor:
