@@ -130,3 +130,19 @@ def records(files: Files) -> Table:
         cells = [f"[{name}]({name})", f"`{names}`", str(record["clip_input"]).lower()]
         table.append([*cells, *certified, f"{record['seconds']:.0f}"])
     return table
+
+
+def others(files: Files) -> Table:
+    """Return what stages certified of others' networks, per cent with the stages before, beside published figures."""
+    rows: Table = []
+    for content in files.values():
+        published, total, shares = content["published"], 0, {}
+        for name, _, certified, _ in content["stages"]:
+            total += certified
+            shares[name] = f"{100 * total / content['images']:.1f}"
+        figures = {f"*{key}*": f"*{value:g}*" for key, value in published.items()}
+        cells = {"network, ε": content["network"], **figures, **shares}
+        cells["ours, s an image"] = f"{content['seconds_an_image']:.2f}"
+        rows = rows or [list(cells)]
+        rows.append(list(cells.values()))
+    return rows

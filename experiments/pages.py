@@ -31,6 +31,7 @@ OF_FILES: dict[str, Callable[[measurements.Files], tables.Table]] = {
     "refutations": measurements.refutations,
     "stages": measurements.stages,
     "records": measurements.records,
+    "others": measurements.others,
 }
 MARKED = re.compile(r"<!-- table: ([^\n]*) -->\n.*?<!-- end of table -->", re.DOTALL)
 

@@ -195,7 +195,7 @@ RULES: tuple[tuple[str, Action], ...] = (
     (r"python -m lipcert\.report\b", report),
     (r"python -m lipcert\.measure\b", measure),
     (r"python -m experiments\.restore\b", as_it_stands),
-    (r"python -m experiments\.(collect|pages)\b", parse),
+    (r"python -m experiments\.(collect|pages|others\.certify)\b", parse),
     (r"torchrun .* -m lipcert\.train\b", torchrun),
     (r"srun .* python -m lipcert\.train\b", srun),
     (r"python [\w/]+\.py\b", script),
