@@ -240,13 +240,14 @@ class _Backward:
         if self.state.sizes is not None:
             ends = clamp.size.square().sum(dim=1) * torch.finfo(rest.value.dtype).eps
             squares = rest.squares + radius[image].square() + ends
-            self._round(most + 8, rest.curvature.unsqueeze(1), squares.unsqueeze(1))
+            curvatures = rest.curvature if arriving is None else rest.curvature + arriving
+            self._round(most + 8, curvatures.unsqueeze(1), squares.unsqueeze(1))
         return rest.multiplier
 
     def _pass_on(self, link: Link, curvature: Tensor, arriving: Tensor | None) -> None:
         """Take (d / 2) |z - c|² on to the node that a link leads to."""
         origin, norm, error = link
-        passed = curvature * norm[self.image].square() * (1 + ERROR_SHARE)
+        passed = curvature * norm[self.image].square() * (1 + ERROR_SHARE) ** 2  # for errors on both sides of the link
         self.curvatures[origin] = self.curvatures[origin] + passed if origin in self.curvatures else passed
         errors = (1 + 1 / ERROR_SHARE) * (ERRORS * error[self.image]).square()
         self.constant = self.constant - (curvature if arriving is None else curvature + 2 * arriving) / 2 * errors

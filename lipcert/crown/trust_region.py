@@ -79,9 +79,8 @@ def greatest_rise(
         share = SAFETY * (forward + backward + flat.shape[1]) * torch.finfo(value.dtype).eps
         product = share * curvature * quadratic.absolute.square() * length.sqrt()
         terms = (flat * y).abs().sum(dim=1) + n * (length + radius.square()) + missed
-        slack = (
-            product * length.sqrt() + (2 * missed.sqrt() + product) * product / (n - steepest).sqrt() + share * terms
-        )
+        off = product / (n - steepest).sqrt()
+        slack = product * length.sqrt() + (2 * missed.sqrt() + off) * off + share * terms
     return value + slack
 
 
