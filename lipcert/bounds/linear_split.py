@@ -1,7 +1,5 @@
 """`linear_split` (appendix A.2): neurons that are linear over the region are kept apart from those that bend."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torch

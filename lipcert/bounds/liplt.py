@@ -1,7 +1,5 @@
 """The loop transformation (LipLT, Fazlyab et al. 2023): σ(z') - σ(z) = D (z' - z) + r, the first part kept linear."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

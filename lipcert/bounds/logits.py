@@ -1,7 +1,5 @@
 """Worst margins at the logits: exact maxima over ball and box, rounding, and Lipschitz bounds of the whole map."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

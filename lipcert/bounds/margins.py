@@ -5,8 +5,6 @@ from them to the margins: `pair_support` makes it for some classes at a time, fo
 theorem the gradient needs nothing but the maximiser δ(t) = clip(t d, lower, upper), which follows from d and t.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Which work a training step may skip: a plan that is measured now and then and handed to the analysis."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

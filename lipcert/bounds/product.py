@@ -1,7 +1,5 @@
 """Products of norms between activations that know what varies: `local` (the paper's) and `tight`."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torch

@@ -1,7 +1,5 @@
 """How many images to bound at a time: what memory is free, and what one image needs of it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """What is proved of each image of a batch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor

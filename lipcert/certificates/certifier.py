@@ -1,7 +1,5 @@
 """Certifies batches by one bound: upper bounds of norms, strict margins, rounding taken off."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 

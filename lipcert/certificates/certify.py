@@ -1,7 +1,5 @@
 """The public functions: certify predictions at one radius, find the largest radius of each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any

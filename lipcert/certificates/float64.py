@@ -1,7 +1,5 @@
 """The float64 copy of a model that bounds are computed with, and its norms."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

@@ -1,7 +1,5 @@
 """Lipschitz bounds of a model's map from images to logits."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Bisection over epsilon: the largest radius of each image that can be proved."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

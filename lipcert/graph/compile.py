@@ -1,7 +1,5 @@
 """From a model to a graph: every layer is accepted or refused here, by name."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -3,8 +3,6 @@
 `register_affine` adds a row, which serves forward bounds, backward bounds and training alike.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Operators that average over windows."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import torch

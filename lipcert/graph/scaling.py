@@ -1,7 +1,5 @@
 """Elementwise affine operators: normalisation, batch norm, masks."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 from torch import Tensor

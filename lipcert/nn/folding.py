@@ -1,7 +1,5 @@
 """Networks whose parametrized weights are stored as numbers."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

@@ -6,8 +6,6 @@ What cannot be seen: replaced functions that those call in turn, other defaults 
 kernels, an installed torch whose files were changed, code that runs between a check and the execution.
 """
 
-from __future__ import annotations
-
 import sys
 from abc import ABC
 from collections import OrderedDict

@@ -1,7 +1,5 @@
 """Norms held between two bounds, zero maps told apart."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """Power iteration and its acceleration: lower *estimates* of spectral norms, to train on, never to certify with."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

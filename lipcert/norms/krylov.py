@@ -1,7 +1,5 @@
 """Power iteration and Krylov spaces for singular vectors of many masked maps at once, and the norms they estimate."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -16,8 +16,6 @@ which some π_j(λ') (τ/‖g‖ - N_j(λ')) exceeds 1. Two independent starts a
 with probability δ = τ² · 2/π: a τ that is large against η.
 """
 
-from __future__ import annotations
-
 import math
 import secrets
 from typing import NamedTuple

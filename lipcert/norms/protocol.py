@@ -1,7 +1,5 @@
 """What bounds ask of a norm algorithm."""
 
-from __future__ import annotations
-
 from typing import NamedTuple, Protocol
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Activations over a box of their inputs: what can vary, what is linear, and what is left beside the linear part."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import singledispatch
 

@@ -1,7 +1,5 @@
 """What the re-check needs of an affine layer: its matrix, its moduli, its squares and its rounding, all in float64."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable, Sequence

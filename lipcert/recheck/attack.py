@@ -1,7 +1,5 @@
 """Projected gradient descent inside balls: it looks for what certificates say cannot be."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

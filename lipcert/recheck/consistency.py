@@ -1,7 +1,5 @@
 """Whether a record agrees with itself: rules that every row obeys, and all that follows from the rows."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from dataclasses import asdict, replace

@@ -7,8 +7,6 @@ remainder (LipLT, Fazlyab et al. 2023); linear parts are kept in the map, and a 
 epsilon R.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import torch

@@ -1,7 +1,5 @@
 """What executing a network shows of every row of a record, without any bound: at the image and at points near it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 

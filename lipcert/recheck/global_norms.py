@@ -1,7 +1,5 @@
 """What a record says of global norms, against norms computed anew: brackets, Lipschitz constants, how many may fail."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod

@@ -1,7 +1,5 @@
 """The linear maps between sources and values of a program, matrix-free, with adjoints by automatic differentiation."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

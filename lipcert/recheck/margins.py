@@ -1,7 +1,5 @@
 """What a derivation says of an image: margins over the ball, Lipschitz constant, predictions that can be."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The largest value of a linear function over a ball cut by a box, never below the truth."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

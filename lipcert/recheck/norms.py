@@ -1,7 +1,5 @@
 """Spectral norms of masked linear maps, and how often they may fail."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np

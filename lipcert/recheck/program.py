@@ -1,7 +1,5 @@
 """A module tree as a straight-line program of affine layers, additions and activations."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass

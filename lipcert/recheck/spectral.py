@@ -6,8 +6,6 @@ k x k tridiagonal matrix, obeys <q1, v1>² π_k(λ1)² <= 1. As |<g, v1>| > τ =
 below the λ > max θ at which log π_k(λ) = log(|g| / τ); one event serves all k. Source: ../shared/design.md, §1.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import NamedTuple

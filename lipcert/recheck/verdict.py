@@ -1,7 +1,5 @@
 """One row of a record, derived anew and attacked: confirmed, or contradicted with a reason."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
