@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lipcert.bounds.rounding import l2_norm
-from lipcert.nn.selection import minimum
+from lipcert.nn.activations import minimum
 
 SETTLED_EVERY = 8
 """Newton rounds between two questions whether anything still moves; each makes a GPU wait for the host."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lipcert.bounds.rounding import Arithmetic, Reach, Rounding, after_affine, input_rounding
 from lipcert.graph import Box, Graph, LinearMap, Operator, identity_map
-from lipcert.nn.selection import maximum, minimum, share_of_ball
+from lipcert.nn.activations import maximum, minimum, share_of_ball
 from lipcert.norms.protocol import MapKey
 
 SMALLEST_SQUARE = 1e-30

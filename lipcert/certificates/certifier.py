@@ -12,7 +12,7 @@ from lipcert.certificates.crown_margins import crown_margins
 from lipcert.certificates.float64 import LANCZOS_STEPS, SLACK, Float64Model
 from lipcert.certificates.radius import bisect
 from lipcert.crown import Ball
-from lipcert.nn.execution import refuse_interception
+from lipcert.system.execution import refuse_interception
 
 DENSE = 256
 """Neurons that bend in a layer, an image, whose boxes are made smaller: as many as dense layers have, most often."""

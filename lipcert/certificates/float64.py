@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from lipcert.bounds import Analysis, Arithmetic, Bound, analyze
 from lipcert.graph import Graph, compile_graph, supported_types
-from lipcert.nn.execution import refuse_execution, refuse_interception
 from lipcert.nn.integrity import (
     UnsupportedLayerError,
     constants,
@@ -17,6 +16,7 @@ from lipcert.nn.integrity import (
 )
 from lipcert.norms import UpperNorms
 from lipcert.norms.bracket import SMALLEST_NORM
+from lipcert.system.execution import refuse_execution, refuse_interception
 
 FAILURE_PROBABILITY = 1e-9
 """Probability that one norm's upper bound is wrong; certificates carry the union bound over all of them."""

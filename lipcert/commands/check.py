@@ -62,7 +62,6 @@ def check(options: argparse.Namespace, say: Callable[[str], object]) -> None:
     """
     import torch
 
-    from lipcert.nn.execution import cover_execution
     from lipcert.recheck import (
         Rechecker,
         backward_stages,
@@ -72,6 +71,7 @@ def check(options: argparse.Namespace, say: Callable[[str], object]) -> None:
         place,
     )
     from lipcert.records import read_record
+    from lipcert.system.execution import cover_execution
 
     load_plugins(options.plugins)
     cover_execution(torch.device("cpu"))

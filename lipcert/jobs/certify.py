@@ -18,7 +18,6 @@ from lipcert.certificates import CROWN_STAGES, STAGES, Cascade, Certificate, Sta
 from lipcert.data.progress import progress
 from lipcert.jobs.preparation import Subject, check_choice, check_numbers, make_folder, prepare
 from lipcert.jobs.tables import print_record
-from lipcert.nn.execution import present_execution
 from lipcert.records import (
     FORMAT,
     JSON_NAME,
@@ -33,6 +32,7 @@ from lipcert.records import (
     StageWork,
     write_record,
 )
+from lipcert.system.execution import present_execution
 from lipcert.system.plugins import plugins_sha256
 from lipcert.version import __version__
 

@@ -15,9 +15,9 @@ from lipcert.certificates.batch_size import choose_batch_size
 from lipcert.certificates.float64 import executed_dtype
 from lipcert.checkpoints import LoadedNetwork, load_network, read_checkpoint
 from lipcert.data import Split, load_images
-from lipcert.nn.execution import cover_execution
 from lipcert.records import Arithmetic, Data, Model, data_sha256, model_sha256
 from lipcert.system.configuration import refuse_unknown
+from lipcert.system.execution import cover_execution
 from lipcert.system.plugins import load_plugins
 
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.nn import folded
-from lipcert.nn.execution import refuse_execution
 from lipcert.recheck.attack import attack
 from lipcert.recheck.derivation import Derivation
 from lipcert.recheck.global_norms import GlobalNorms
@@ -17,6 +16,7 @@ from lipcert.recheck.margins import Margins, backward_margins, lipschitz, margin
 from lipcert.recheck.norms import Norms
 from lipcert.recheck.program import Program, compile_program
 from lipcert.records import Record, Row
+from lipcert.system.execution import refuse_execution
 
 TOLERANCE = 1e-6
 """A recorded value may be off by this: times 1 + its modulus for margins, relative to radii and Lipschitz constants."""

@@ -14,10 +14,10 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from lipcert.certificates import certify
-from lipcert.nn.execution import refuse_execution
 from lipcert.soundness.arithmetic import PrecisionOutcome, RoundingOutcome, compare_precisions, compare_rounding
 from lipcert.soundness.attacked import AttackOutcome, Certified, Strength, attack_certified
 from lipcert.soundness.norms import NormsOutcome, compare_norms
+from lipcert.system.execution import refuse_execution
 from lipcert.system.files import write_json
 
 NAME = "soundness.json"

@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 from torch import nn
 
 from lipcert.bounds import check_epsilon
-from lipcert.nn.execution import cover_execution, refuse_execution
 from lipcert.system.configuration import refuse_unknown
+from lipcert.system.execution import cover_execution, refuse_execution
 from lipcert.system.plugins import load_plugins
 from lipcert.training.evaluation import EvaluationSettings
 from lipcert.training.processes import started_apart, started_processes

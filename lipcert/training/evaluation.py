@@ -16,8 +16,8 @@ from lipcert.certificates.float64 import FAILURE_PROBABILITY
 from lipcert.data import Split
 from lipcert.data.progress import progress
 from lipcert.nn import folded
-from lipcert.nn.execution import cover_execution, refuse_execution
 from lipcert.norms import UpperNorms
+from lipcert.system.execution import cover_execution, refuse_execution
 from lipcert.system.schema import EvaluationConfig
 from lipcert.training.processes import from_every_process, ranks
 

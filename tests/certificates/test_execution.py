@@ -17,9 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import lipcert
 from lipcert.certificates import Certifier, Float64Model
-from lipcert.nn.execution import cover_execution, present_execution, refuse_execution
 from lipcert.soundness.attacked import Strength
 from lipcert.soundness.examination import examine
+from lipcert.system.execution import cover_execution, present_execution, refuse_execution
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipcert.nn.selection import maximum, minimum, sum_to_shape
+from lipcert.nn.activations import maximum, minimum, sum_to_shape
 
 PAIRS = [pytest.param(minimum, torch.minimum, id="minimum"), pytest.param(maximum, torch.maximum, id="maximum")]
 SHAPES = [

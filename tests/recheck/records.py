@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from lipcert.certificates import STAGES, Cascade
 from lipcert.data import load_images
 from lipcert.jobs.certify import certify_batch
-from lipcert.nn.execution import present_execution
 from lipcert.records import (
     Arithmetic,
     Contents,
@@ -26,6 +25,7 @@ from lipcert.records import (
     model_sha256,
     write_record,
 )
+from lipcert.system.execution import present_execution
 
 COUNT = 8
 EPSILONS = (0.1, 0.6)

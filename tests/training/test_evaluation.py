@@ -17,8 +17,7 @@ from lipcert.bounds import Bound
 from lipcert.certificates import certify
 from lipcert.data import Split, load_images
 from lipcert.nn import build
-from lipcert.nn.execution import present_execution
-from lipcert.system.execution import Execution
+from lipcert.system.execution import Execution, present_execution
 from lipcert.training.checks import check_evaluation
 from lipcert.training.evaluation import EvaluationSettings, evaluate
 from tests.oracles import scale_weights
