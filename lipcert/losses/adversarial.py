@@ -1,7 +1,6 @@
 """Losses at points of the ball on which the network does worst: adversarial training, TRADES, ReLU stability, in l2."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -18,41 +17,10 @@ START_NOISE = 1e-3
 """Standard deviation of TRADES' start about the image, where the divergence and its gradient are 0."""
 
 
-@dataclass(frozen=True)
-class Ascent:
-    """The inner problem: gradient ascent inside the ball and [0, 1], with the settings of `Adversarial`.
-
-    The network is asked in eval mode; its modes, buffers and gradients stay as they are.
-    """
-
-    steps: int
-    step_size: float
-    random_start: bool = True
-
-    def __post_init__(self) -> None:
-        check_whole("steps", self.steps, 1)
-        check_number("step_size", self.step_size, least=0)
-        check_switch("random_start", self.random_start)
-
-    def climb(
-        self, model: nn.Module, images: Tensor, start: Tensor, epsilon: float, loss: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        """Return points about `images` where `loss` of the logits is large, (B, ...), found from `start`."""
-        with evaluating(model):
-            return projected_ascent(
-                lambda points: loss(model(points)), images, start, epsilon, self.steps, self.step_size * epsilon
-            )
-
-    def mislead(self, model: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
-        """Return points about `images` where the cross-entropy is large, (B, ...)."""
-        start = uniform_in_ball(images, epsilon) if self.random_start else images
-        return self.climb(
-            model, images, start, epsilon, lambda logits: F.cross_entropy(logits, labels, reduction="sum")
-        )
-
-
 class Adversarial:
     """Cross-entropy at the points that an attack finds (Madry et al. 2018); a row of Table 5.
+
+    The attack, gradient ascent inside the ball and [0, 1], asks the network in eval mode and leaves it as it was.
 
     Args:
         steps: gradient steps of the attack.
@@ -66,11 +34,29 @@ class Adversarial:
     name = "adversarial"
 
     def __init__(self, steps: int = 7, step_size: float = 0.25, random_start: bool = True) -> None:
-        self.ascent = Ascent(steps, step_size, random_start)
+        self.steps = check_whole("steps", steps, 1)
+        self.step_size = check_number("step_size", step_size, least=0)
+        self.random_start = check_switch("random_start", random_start)
+
+    def climb(
+        self, model: nn.Module, images: Tensor, start: Tensor, epsilon: float, loss: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Return points where `loss` of the logits is large, (B, ...); arguments as in `projected_ascent`."""
+        with evaluating(model):
+            return projected_ascent(
+                lambda points: loss(model(points)), images, start, epsilon, self.steps, self.step_size * epsilon
+            )
+
+    def mislead(self, model: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
+        """Return points where the cross-entropy is large, (B, ...); arguments as in `pgd`."""
+        start = uniform_in_ball(images, epsilon) if self.random_start else images
+        return self.climb(
+            model, images, start, epsilon, lambda logits: F.cross_entropy(logits, labels, reduction="sum")
+        )
 
     @after_warm_up
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
-        points = self.ascent.mislead(model, images, labels, setting.epsilon)
+        points = self.mislead(model, images, labels, setting.epsilon)
         return Objective(F.cross_entropy(model(points), labels))
 
 
@@ -90,7 +76,7 @@ def trades_loss(logits: Tensor, moved: Tensor, labels: Tensor, beta: float) -> T
     return F.cross_entropy(logits, labels) + beta * divergence(logits, moved) / len(labels)
 
 
-class TRADES:
+class TRADES(Adversarial):
     """Clean cross-entropy and the divergence of predictions at the points that maximise it; a row of Table 5.
 
     Args:
@@ -105,14 +91,14 @@ class TRADES:
 
     def __init__(self, beta: float = 6.0, steps: int = 10, step_size: float = 0.2) -> None:
         self.beta = check_number("beta", beta, least=0)
-        self.ascent = Ascent(steps, step_size)
+        super().__init__(steps, step_size)
 
     def moved_images(self, model: nn.Module, images: Tensor, epsilon: float) -> Tensor:
         """Return points of the l2 ball of radius `epsilon` and [0, 1] where `model` differs most from `images`."""
         with torch.no_grad(), evaluating(model):
             logits = model(images)
         start = images + START_NOISE * torch.randn_like(images)
-        return self.ascent.climb(model, images, start, epsilon, lambda moved: divergence(logits, moved))
+        return self.climb(model, images, start, epsilon, lambda moved: divergence(logits, moved))
 
     @after_warm_up
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
@@ -178,7 +164,7 @@ class ReLUStability(Adversarial):
 
     @after_warm_up
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
-        points = self.ascent.mislead(model, images, labels, setting.epsilon)
+        points = self.mislead(model, images, labels, setting.epsilon)
         analysis = setting.analyze(model, images, activation_boxes=True)
         loss = F.cross_entropy(model(points), labels) + self.weight * relu_stability_loss(analysis)
         return Objective(loss + setting.sparsity(analysis), analysis)

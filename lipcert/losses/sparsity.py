@@ -24,10 +24,8 @@ def clipped_max_min_hinge(
 
     `lower`, `upper`: (B, C, ...), box after the activation.
     """
-    larger_lower, _ = lower.chunk(2, dim=1)
-    _, smaller_upper = upper.chunk(2, dim=1)
-    hinge = (smaller_upper - minimum).relu() + threshold_weight * (maximum - larger_lower).relu()
-    return hinge.mean()
+    larger_lower, smaller_upper = lower.chunk(2, dim=1)[0], upper.chunk(2, dim=1)[1]
+    return ((smaller_upper - minimum).relu() + threshold_weight * (maximum - larger_lower).relu()).mean()
 
 
 def sparsity_loss(analysis: Analysis, threshold_weight: float) -> Tensor:

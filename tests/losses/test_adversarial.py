@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lipcert.bounds import Bound
 from lipcert.losses import TRADES, Adversarial, ReLUStability, Setting, Sparsity, trades_loss
-from lipcert.losses.adversarial import Ascent, divergence
+from lipcert.losses.adversarial import divergence
 from lipcert.losses.objective import Method
 from lipcert.norms import PowerNorms
 from tests.attacks.test_model_state import same, state
@@ -124,7 +124,7 @@ class TestAdversarial:
 
     def test_the_attack_follows_epsilon_and_its_settings(self) -> None:
         model, inputs = network("plain", "relu", scale=1.5), images(6)
-        one = Ascent(1, 0.25, False).mislead(model, inputs, LABELS, 0.4) - inputs
+        one = Adversarial(1, 0.25, False).mislead(model, inputs, LABELS, 0.4) - inputs
         assert (one.flatten(1).norm(dim=1) <= 0.1 + 1e-9).all()  # one step of a quarter of epsilon
         assert one.flatten(1).norm(dim=1).max() > 0.099
 
@@ -200,7 +200,7 @@ def test_running_statistics_see_no_attack() -> None:
     torch.manual_seed(0)
     with torch.no_grad():
         expected.eval()
-        points = Ascent(4, 0.25).mislead(expected, images(6), LABELS, 0.3)
+        points = Adversarial(4, 0.25).mislead(expected, images(6), LABELS, 0.3)
         expected.train()(points)
     assert model[1].num_batches_tracked == 1
     torch.testing.assert_close(model[1].running_mean, expected[1].running_mean)
