@@ -1,7 +1,6 @@
 """l2 projected gradient descent, by foolbox: at one radius, or at growing ones, for what is broken stays broken."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -69,20 +68,6 @@ def pgd_robust(
     return withstanding(model, images, labels, epsilon, [partial(pgd, steps=steps, restarts=restarts)], batch_size)
 
 
-@dataclass(frozen=True)
-class Attacked:
-    """Outcome of PGD on each image, (N,) on the CPU.
-
-    Attributes:
-        broken_at: smallest of the radii at which it left the label, 0 where the clean prediction is wrong, infinity
-            where it withstood all.
-        prediction: class at the point that broke it within epsilon, else the clean one.
-    """
-
-    broken_at: Tensor
-    prediction: Tensor
-
-
 def attack_at_growing_radii(
     model: nn.Module,
     images: Tensor,
@@ -94,8 +79,12 @@ def attack_at_growing_radii(
     batch_size: int,
     seed: int,
     advance: Callable[[], object] = lambda: None,
-) -> Attacked:
+) -> tuple[Tensor, Tensor]:
     """Attack every image at every radius that it has withstood so far, the smallest first.
+
+    Returns, (N,) each on the CPU: the smallest of the radii at which an image left its label, 0 where the clean
+    prediction is wrong, infinity where it withstood all; the class at the point that broke it within epsilon, else the
+    clean one.
 
     Args:
         model, images, labels, steps, restarts: as in `pgd`.
@@ -120,13 +109,13 @@ def attack_at_growing_radii(
                 if radius <= epsilon:
                     prediction[rows] = reached
             advance()
-    return Attacked(broken_at.cpu(), prediction.cpu())
+    return broken_at.cpu(), prediction.cpu()
 
 
-def refutations(broken_at: Tensor, radius: Tensor, indices: Sequence[int]) -> list[str]:
+def refutations(broken_at: Tensor, radius: Tensor) -> list[str]:
     """Return a sentence for each image, (N,), that was broken within its certified radius."""
     return [
-        f"image {indices[row]} is certified within {radius[row].item():.6g}, and PGD changes its prediction "
+        f"image {row} is certified within {radius[row].item():.6g}, and PGD changes its prediction "
         f"within {broken_at[row].item():.6g}"
         for row in ((radius > 0) & (broken_at <= radius)).nonzero()[:, 0].tolist()
     ]

@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from lipcert.attacks.foolbox_pgd import Attacked, attack_at_growing_radii, refutations
+from lipcert.attacks.foolbox_pgd import attack_at_growing_radii, refutations
 from lipcert.bounds import Bound
 from lipcert.certificates import Certificate, Certifier, Float64Model, bisect, certify_batches
 from lipcert.data.progress import progress
@@ -55,12 +55,15 @@ def run(config: DictConfig) -> float:
     attack = Attack(config.pgd_steps, config.restarts, config.seed)
     strength = (attack.steps, attack.restarts, ATTACKED_AT_A_TIME, attack.seed)
     with progress("attacks", len(radii)) as advance:
-        attacked = attack_at_growing_radii(subject.model, images, labels, radii, subject.epsilon, *strength, advance)
-    refuted = refutations(attacked.broken_at, certified[-1].radius, range(len(labels)))
+        broken_at, reached = attack_at_growing_radii(
+            subject.model, images, labels, radii, subject.epsilon, *strength, advance
+        )
+    refuted = refutations(broken_at, certified[-1].radius)
     if refuted:
         raise ArithmeticError(f"Refuted: {refuted[0]}; {len(refuted)} in all. Nothing was written.")
-    few = images[: config.convergence_images]
-    convergence = count_iterations(subject, few, batch_size)
+    few, limits = images[: config.convergence_images], (config.tolerance, config.iterations)
+    counts = convergence_counts(subject.model, few, subject.epsilon, *limits, batch_size, config.seed)
+    convergence = [ConvergenceRow(layer, *each) for layer, taken in counts.items() for each in sorted(taken.items())]
     kept = extremes(certified[-1].radius, certified[-1].correct(labels), config.thumbnails)
     header = Header(
         lipcert_version=__version__,
@@ -73,11 +76,11 @@ def run(config: DictConfig) -> float:
         failure_probability=failure,
         attack=attack,
         radii=radii,
-        convergence=Convergence(len(few), config.tolerance, config.iterations, config.seed),
+        convergence=Convergence(len(few), *limits, config.seed),
         thumbnails=tuple(kept),
         seconds=time.perf_counter() - started,
     )
-    rows = image_rows(labels, certified, attacked)
+    rows = image_rows(labels, certified, reached, broken_at)
     curves = write_measurement(folder, header, rows, convergence, {index: images[index] for index in kept})
     print_measurement(header, curves, convergence, folder)
     return next(row.certified[-1] for row in curves if row.epsilon == subject.epsilon)
@@ -141,16 +144,6 @@ def certified_radii(
         return replace(found, radius=bisect(attempt, proved, refused, rounds, RESOLUTION * epsilon, farthest))
 
 
-def count_iterations(subject: Subject, images: Tensor, batch_size: int) -> list[ConvergenceRow]:
-    """Return how many of some images take so many power iterations, by layer."""
-    if not len(images):
-        return []
-    config = subject.config
-    limits = (config.tolerance, config.iterations)
-    counts = convergence_counts(subject.model, images, subject.epsilon, *limits, batch_size, config.seed)
-    return [ConvergenceRow(layer, *each) for layer, taken in counts.items() for each in sorted(taken.items())]
-
-
 def extremes(radius: Tensor, correct: Tensor, number: int) -> list[int]:
     """Return the indices of the images classified correctly with the smallest, and with the largest radius."""
     rows = correct.nonzero()[:, 0]
@@ -158,16 +151,10 @@ def extremes(radius: Tensor, correct: Tensor, number: int) -> list[int]:
     return sorted({*ordered[:number], *(ordered[-number:] if number else [])})
 
 
-def image_rows(labels: Tensor, certified: list[Certificate], attacked: Attacked) -> list[ImageRow]:
+def image_rows(labels: Tensor, certified: list[Certificate], attacked: Tensor, broken_at: Tensor) -> list[ImageRow]:
     """Return a row an image."""
     last = certified[-1]
-    columns = (
-        labels.tolist(),
-        last.prediction.tolist(),
-        attacked.prediction.tolist(),
-        attacked.broken_at.tolist(),
-        last.margin.tolist(),
-        last.lipschitz.tolist(),
-        zip(*(each.radius.tolist() for each in certified), strict=True),
-    )
-    return [ImageRow(index, *row) for index, row in enumerate(zip(*columns, strict=True))]
+    columns = (labels, last.prediction, attacked, broken_at, last.margin, last.lipschitz)
+    radii = zip(*(each.radius.tolist() for each in certified), strict=True)
+    rows = zip(*(column.tolist() for column in columns), radii, strict=True)
+    return [ImageRow(index, *row) for index, row in enumerate(rows)]

@@ -69,13 +69,7 @@ class CountingNorms(UpperNorms):
 
 @torch.no_grad()
 def convergence_counts(
-    model: nn.Module,
-    images: Tensor,
-    epsilon: float,
-    tolerance: float,
-    largest: int,
-    batch_size: int,
-    seed: int,
+    model: nn.Module, images: Tensor, epsilon: float, tolerance: float, largest: int, batch_size: int, seed: int
 ) -> dict[str, Counter[int]]:
     """Return how many images take so many iterations, by layer in order, with the masks of the paper's local bound.
 
@@ -85,7 +79,8 @@ def convergence_counts(
     graph = compile_graph(double_copy(model), images.shape[1:]).frozen()
     norms = CountingNorms(tolerance, largest, seed)
     with progress("power iterations", len(images)) as advance:
-        for batch in images.double().split(batch_size):
+        for first in range(0, len(images), batch_size):
+            batch = images[first : first + batch_size].double()
             norms.images = len(batch)
             analyze(graph, batch, epsilon, Bound.LOCAL, norms)
             advance(len(batch))
