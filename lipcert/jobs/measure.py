@@ -17,8 +17,7 @@ from lipcert.jobs.preparation import Subject, check_choice, check_numbers, make_
 from lipcert.jobs.tables import print_measurement
 from lipcert.norms import UpperNorms
 from lipcert.records import FailureProbability
-from lipcert.records.measurement import Attack, Convergence, ConvergenceRow, Header, ImageRow
-from lipcert.records.measurement_files import write_measurement
+from lipcert.records.measurement import Attack, Convergence, ConvergenceRow, Header, ImageRow, write_measurement
 from lipcert.version import __version__
 
 ATTACKED_AT_A_TIME = 100

@@ -1,9 +1,7 @@
 """What `certificate.json` and `certificates.csv` hold, field by field."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any, Self, get_type_hints
 
 from lipcert.system.execution import Execution
 
@@ -74,7 +72,7 @@ class Arithmetic:
     statement: str
 
     @classmethod
-    def of(cls, executed: str, unit_roundoff: float) -> Arithmetic:
+    def of(cls, executed: str, unit_roundoff: float) -> Self:
         """Return the arithmetic of a dtype, with its sentence."""
         statement = (
             f"Certificates hold for the network as executed in {executed} (unit roundoff {unit_roundoff:.3g}), its "

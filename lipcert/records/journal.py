@@ -62,16 +62,13 @@ class Journal:
         self.batches: list[Batch] = []
         self._file: BinaryIO = self.path.open("a+b")
         try:
-            self._lock()
+            with contextlib.suppress(OSError):  # a file system without locks
+                if not lock_descriptor(self._file.fileno(), blocking=False):
+                    raise ValueError(f"{self.path} is in use by another process; choose another output=DIR.")
             self._continue(json.loads(json.dumps(header)), restart)
         except BaseException:
             self._file.close()
             raise
-
-    def _lock(self) -> None:
-        with contextlib.suppress(OSError):  # a file system without locks
-            if not lock_descriptor(self._file.fileno(), blocking=False):
-                raise ValueError(f"{self.path} is in use by another process; choose another output=DIR.")
 
     def _continue(self, header: dict[str, Any], restart: bool) -> None:
         """Read what earlier processes finished, cut a torn last line off."""

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 from lipcert.records.format import COLUMNS, FORMAT, Contents, Record, Row, RowsFile, Totals
 from lipcert.records.typed_text import decode, from_csv, read_object, to_csv
@@ -89,19 +88,16 @@ def read_record(path: str | Path) -> Record:
 def _read_json(path: Path) -> tuple[Contents, tuple[Totals, ...], RowsFile]:
     try:
         content = read_object(path, FORMAT)
-        summed = decode(tuple[Totals, ...], _taken(content, "totals"), "totals")
-        rows_file = decode(RowsFile, _taken(content, "rows"), "rows")
+        for key in ("totals", "rows"):
+            if key not in content:
+                raise ValueError(f"the record has no {key!r}")
+        summed = decode(tuple[Totals, ...], content.pop("totals"), "totals")
+        rows_file = decode(RowsFile, content.pop("rows"), "rows")
         if Path(rows_file.file).name != rows_file.file:
             raise ValueError(f"expected the name of a file beside it in 'rows.file', got {rows_file.file!r}")
         return decode(Contents, content, "the record"), summed, rows_file
     except ValueError as error:
         raise ValueError(f"{path} is no record of certificates: {error}.") from error
-
-
-def _taken(content: dict[str, Any], key: str) -> object:
-    if key not in content:
-        raise ValueError(f"the record has no {key!r}")
-    return content.pop(key)
 
 
 def _check_rows(rows: Sequence[Row], contents: Contents, count: int) -> None:

@@ -12,13 +12,9 @@ import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from lipcert.system.files import read_bytes
-
-T = TypeVar("T")
-
-TRUTHS = {"0": False, "1": True}
 
 
 def read_object(path: Path, version: int) -> dict[str, Any]:
@@ -52,28 +48,24 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def decode(kind: type[T], value: object, place: str) -> T:
-    """Return `value` as an object of dataclass `kind`; `place` names it in errors.
+def decode(kind: Any, value: object, place: str) -> Any:
+    """Return `value` as a `kind`: a dataclass, tuple, dict or plain type; `place` names it in errors.
 
     Raises:
         ValueError: naming the place that is missing, unknown or of another type.
     """
-    return _decode(kind, value, place)
-
-
-def _decode(kind: Any, value: object, place: str) -> Any:
     if kind is Any:
         return value
     if isinstance(kind, types.UnionType):  # something or None
-        return None if value is None else _decode(get_args(kind)[0], value, place)
+        return None if value is None else decode(get_args(kind)[0], value, place)
     if is_dataclass(kind):
         return _object(kind, value, place)
     if get_origin(kind) is tuple:
         (item, _) = get_args(kind)
-        return tuple(_decode(item, each, f"{place}[{i}]") for i, each in enumerate(_typed(list, value, place)))
+        return tuple(decode(item, each, f"{place}[{i}]") for i, each in enumerate(_typed(list, value, place)))
     if get_origin(kind) is dict:
         (_, item) = get_args(kind)
-        return {key: _decode(item, each, f"{place}.{key}") for key, each in _typed(dict, value, place).items()}
+        return {key: decode(item, each, f"{place}.{key}") for key, each in _typed(dict, value, place).items()}
     if kind is float and type(value) is int:
         return float(value)
     return _typed(kind, value, place)
@@ -96,7 +88,7 @@ def _object(kind: Any, value: object, place: str) -> Any:
     if missing or unknown:
         wrong = ", ".join([*(f"no {name!r}" for name in missing), *(f"an unknown {name!r}" for name in unknown)])
         raise ValueError(f"{place} has {wrong}")
-    return kind(**{name: _decode(hints[name], content[name], f"{place}.{name}") for name in names})
+    return kind(**{name: decode(hints[name], content[name], f"{place}.{name}") for name in names})
 
 
 def to_csv(columns: Iterable[str], lines: Iterable[Sequence[Any]]) -> str:
@@ -104,14 +96,8 @@ def to_csv(columns: Iterable[str], lines: Iterable[Sequence[Any]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([_cell(value) for value in line] for line in lines)
+    writer.writerows([int(value) if isinstance(value, bool) else value for value in line] for line in lines)
     return text.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, bool):
-        return int(value)
-    return repr(value) if isinstance(value, float) else value
 
 
 def from_csv(text: str, columns: Mapping[str, type]) -> list[list[Any]]:
@@ -133,7 +119,7 @@ def _values(cells: list[str], columns: Mapping[str, type], line: int) -> list[An
     if len(cells) != len(columns):
         raise ValueError(f"Expected {len(columns)} values in line {line}, got {len(cells)}.")
     try:
-        values = [_value(cell, kind) for cell, kind in zip(cells, columns.values(), strict=True)]
+        values = [(_truth if kind is bool else kind)(cell) for cell, kind in zip(cells, columns.values(), strict=True)]
     except ValueError as error:
         raise ValueError(f"Line {line} holds no row: {error}.") from error
     if any(isinstance(value, float) and math.isnan(value) for value in values):
@@ -141,9 +127,7 @@ def _values(cells: list[str], columns: Mapping[str, type], line: int) -> list[An
     return values
 
 
-def _value(cell: str, kind: type) -> Any:
-    if kind is not bool:
-        return kind(cell)
-    if cell not in TRUTHS:
+def _truth(cell: str) -> bool:
+    if cell not in ("0", "1"):
         raise ValueError(f"expected 0 or 1, got {cell!r}")
-    return TRUTHS[cell]
+    return cell == "1"

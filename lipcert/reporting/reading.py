@@ -12,9 +12,8 @@ from typing import Any
 import yaml
 
 from lipcert.records import JSON_NAME, Record, read_record
-from lipcert.records.measurement import Measurement
-from lipcert.records.measurement_files import HEADER_NAME, read_measurement
-from lipcert.reporting.runs import ELSEWHERE, Metrics, Run, Series, State
+from lipcert.records.measurement import HEADER_NAME, Measurement, read_measurement
+from lipcert.reporting.runs import ELSEWHERE, Curve, Run, State
 from lipcert.system.errors import reason_of
 from lipcert.system.overrides import by_dotted_key
 
@@ -75,15 +74,15 @@ def read_run(folder: Path, name: str) -> Run:
     configuration = _configuration(folder / CONFIGURATION, problems)
     certificates = _certificates(folder, problems)
     trained = bool(results) or (folder / METRICS).exists() or bool(configuration)
-    metrics = read_metrics(folder / METRICS) if trained else Metrics()
+    metrics = read_metrics(folder / METRICS, problems) if trained else {}
     complete = results or (certificates and not trained)
     state = State.FAILED if failed else State.COMPLETE if complete else State.UNFINISHED
     if state is State.UNFINISHED:
         epochs = configuration.get("schedule.epochs")
         of = f" of {epochs}" if isinstance(epochs, int) else ""
-        problems.insert(0, f"The run is not finished: {metrics.epochs}{of} epochs, no readable {RESULTS}.")
+        done = 1 + max(map(max, metrics.values()), default=-1)
+        problems.insert(0, f"The run is not finished: {done}{of} epochs, no readable {RESULTS}.")
     measurement = _measurement(folder, configuration.get("evaluation.checkpoint", "last"), problems)
-    problems += metrics.problems
     return Run(folder, name, state, results, configuration, metrics, certificates, measurement, tuple(problems))
 
 
@@ -152,8 +151,8 @@ def _measurement(folder: Path, evaluated: str, problems: list[str]) -> Measureme
     return None
 
 
-def read_metrics(path: Path) -> Metrics:
-    """Return the curves of a table; a file that is missing has none, which is a problem to tell."""
+def read_metrics(path: Path, problems: list[str]) -> dict[str, Curve]:
+    """Return the curves of a table by key; a file that is missing has none, which is a problem to tell."""
     try:
         header, *lines = list(csv.reader(path.read_text(encoding="utf-8").splitlines())) or [[]]
         if "epoch" not in header or len(set(header)) < len(header):
@@ -161,8 +160,9 @@ def read_metrics(path: Path) -> Metrics:
     except (OSError, ValueError) as error:
         missing = isinstance(error, FileNotFoundError)
         what = "is missing" if missing else f"cannot be read ({reason_of(error)})"
-        return Metrics(problems=(f"{METRICS} {what}: there are no curves over epochs.",))
-    found: dict[str, dict[int, float]] = defaultdict(dict)
+        problems.append(f"{METRICS} {what}: there are no curves over epochs.")
+        return {}
+    found: dict[str, Curve] = defaultdict(dict)
     left_out: dict[str, list[int]] = defaultdict(list)
     for number, cells in enumerate(lines, start=2):
         try:
@@ -177,12 +177,7 @@ def read_metrics(path: Path) -> Metrics:
             found[key][epoch] = value
         if len(finite) < len(values):
             left_out[NOT_FINITE].append(number)
-    return Metrics(
-        {key: Series(*map(tuple, zip(*sorted(values.items()), strict=True))) for key, values in found.items()},
-        tuple(f"{METRICS}: {_places(numbers)} {what}" for what, numbers in left_out.items()),
-    )
-
-
-def _places(numbers: list[int]) -> str:
-    more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
-    return f"line {', '.join(map(str, numbers[:SHOWN]))}{more}"
+    for what, numbers in left_out.items():
+        more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
+        problems.append(f"{METRICS}: line {', '.join(map(str, numbers[:SHOWN]))}{more} {what}")
+    return {key: dict(sorted(curve.items())) for key, curve in found.items()}

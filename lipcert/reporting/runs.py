@@ -1,6 +1,7 @@
 """A run as its files tell it: results, configuration, curves, certificates, measurement, and what is wrong."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -30,42 +31,15 @@ class State(StrEnum):
     NO_RUN = "no run"
 
 
-@dataclass(frozen=True)
-class Series:
-    """One quantity over epochs."""
-
-    epochs: tuple[int, ...] = ()
-    values: tuple[float, ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.values)
+Curve = dict[int, float]
+"""One quantity by epoch, the first epoch first."""
 
 
-@dataclass(frozen=True)
-class Metrics:
-    """What was logged while training, and a sentence for everything that could not be read."""
-
-    series: dict[str, Series] = field(default_factory=dict)
-    problems: tuple[str, ...] = ()
-
-    @property
-    def epochs(self) -> int:
-        """How many epochs left a row."""
-        return 1 + max((each.epochs[-1] for each in self.series.values()), default=-1)
-
-    def get(self, key: str) -> Series:
-        """Return a quantity over epochs, empty where it was not logged."""
-        return self.series.get(key, Series())
-
-    def by_layer(self, group: str) -> dict[str, Series]:
-        """Return `group`/LAYER by layer, in the order of the network: `lipschitz` or `varying`."""
-        names = [key.partition("/")[2] for key in self.series if re.match(rf"{group}/\d", key)]
-        return {name: self.series[f"{group}/{name}"] for name in sorted(names, key=_natural)}
-
-
-def _natural(name: str) -> list[int | str]:
-    """Return a key that sorts "10" behind "9": words and numbers in turn."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+def varying_by_layer(metrics: Mapping[str, Curve]) -> dict[str, Curve]:
+    """Return the proportions of varying neurons by layer, in the order of the network."""
+    names = [key.removeprefix("varying/") for key in metrics if re.match(r"varying/\d", key)]
+    names.sort(key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
+    return {name: metrics[f"varying/{name}"] for name in names}
 
 
 @dataclass(frozen=True)
@@ -77,7 +51,7 @@ class Run:
         state: how far it came.
         results: of `results.json`; empty unless it is complete.
         configuration: its leaves by dotted key, as written, interpolations included.
-        metrics: curves over epochs.
+        metrics: what was logged while training, by key.
         certificates: its records, by folder.
         measurement: what `lipcert.measure` left, if anything.
         problems: a sentence for everything that is missing or damaged.
@@ -88,7 +62,7 @@ class Run:
     state: State
     results: dict[str, Any] = field(default_factory=dict)
     configuration: dict[str, Any] = field(default_factory=dict)
-    metrics: Metrics = field(default_factory=Metrics)
+    metrics: dict[str, Curve] = field(default_factory=dict)
     certificates: dict[str, Record] = field(default_factory=dict)
     measurement: Measurement | None = None
     problems: tuple[str, ...] = ()
@@ -125,7 +99,7 @@ class Run:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to show of it but sentences."""
-        return not (self.results or self.metrics.series or self.certificates or self.measurement)
+        return not (self.results or self.metrics or self.certificates or self.measurement)
 
 
 def _numbers(value: Any) -> dict[str, float]:

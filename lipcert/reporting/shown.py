@@ -5,10 +5,8 @@ import shlex
 from dataclasses import dataclass
 from functools import cached_property
 
-from lipcert.records.measurement import ImageRow
-from lipcert.records.measurement_files import THUMBNAILS
-from lipcert.reporting.figures.confusion import confusions
-from lipcert.reporting.figures.measured import convergence, curves, margins, radii
+from lipcert.records.measurement import THUMBNAILS, ImageRow
+from lipcert.reporting.figures.measured import confusions, convergence, curves, margins, radii
 from lipcert.reporting.figures.picture import Absent, Picture
 from lipcert.reporting.figures.training import training_pictures
 from lipcert.reporting.runs import Run
@@ -27,7 +25,7 @@ class Shown:
     def pictures(self) -> list[Picture | Absent]:
         """Its pictures in the order of the page, and what stands where one cannot be drawn."""
         run, measured = self.run, self.run.measurement
-        found = training_pictures(run.metrics) if run.metrics.series or run.results else []
+        found = training_pictures(run.metrics) if run.metrics or run.results else []
         if measured is not None:
             found += [curves(measured), radii(measured), margins(measured)]
             return [*found, *confusions(measured), convergence(measured)]

@@ -17,8 +17,7 @@ from lipcert.certificates import certify
 from lipcert.commands.measure import main
 from lipcert.commands.report import main as report
 from lipcert.jobs import measure as job
-from lipcert.records.measurement import Measurement
-from lipcert.records.measurement_files import as_png, read_measurement
+from lipcert.records.measurement import Measurement, as_png, read_measurement
 from tests.reporting.examples import Page, write_run
 from tests.running import contents
 from tests.soundness.trained import DESCRIPTION, EPSILON, digits, trained

@@ -11,8 +11,15 @@ import torch
 import yaml
 
 from lipcert.records import Data, FailureProbability, Model
-from lipcert.records.measurement import NOT_CONVERGED, Attack, Convergence, ConvergenceRow, Header, ImageRow
-from lipcert.records.measurement_files import write_measurement
+from lipcert.records.measurement import (
+    NOT_CONVERGED,
+    Attack,
+    Convergence,
+    ConvergenceRow,
+    Header,
+    ImageRow,
+    write_measurement,
+)
 
 RESULTS: dict[str, Any] = {
     "data": "digits",

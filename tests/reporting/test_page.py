@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from lipcert.reporting.figures.confusion import matrices
-from lipcert.reporting.figures.measured import edges_with_zero
+from lipcert.reporting.figures.measured import edges_with_zero, matrices
 from lipcert.reporting.figures.picture import Picture, as_svg
 from lipcert.reporting.reading import read_runs
 from lipcert.reporting.report import build, named_pictures, render, write_report

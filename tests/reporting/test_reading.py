@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lipcert.records.measurement_files import CURVES_NAME, HEADER_NAME, IMAGES_NAME, read_measurement
+from lipcert.records.measurement import CURVES_NAME, HEADER_NAME, IMAGES_NAME, read_measurement
 from lipcert.reporting.reading import read_metrics, read_run, read_runs
-from lipcert.reporting.runs import State
+from lipcert.reporting.runs import State, varying_by_layer
 from tests.records.examples import written
 from tests.reporting.examples import CONVERGENCE, HEADER, IMAGES, METRICS, RESULTS, write_measured, write_run
 
@@ -20,16 +20,16 @@ def test_a_finished_run(tmp_path: Path) -> None:
     assert run.results == RESULTS
     assert run.number("clean_accuracy") == 0.9137
     assert run.numbers("certified_accuracy_by_bound")["tight"] == 0.7182
-    assert run.metrics.get("lipschitz/local").values == (7.25, 5.25, 3.25)
-    assert run.metrics.get("val/clean_accuracy").epochs == (1, 2)
-    assert list(run.metrics.by_layer("varying")) == ["1", "10"]
+    assert list(run.metrics["lipschitz/local"].values()) == [7.25, 5.25, 3.25]
+    assert list(run.metrics["val/clean_accuracy"]) == [1, 2]
+    assert list(varying_by_layer(run.metrics)) == ["1", "10"]
     assert "seed" not in run.settings
     assert not [key for key in run.settings if key.startswith("logger")]
 
 
 def test_layers_are_sorted_as_numbers(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("epoch,varying/10,varying/2.branch.0,varying/9,lipschitz/global\n0,1,1,1,1\n")
-    assert list(read_metrics(tmp_path / "metrics.csv").by_layer("varying")) == ["2.branch.0", "9", "10"]
+    assert list(varying_by_layer(read_metrics(tmp_path / "metrics.csv", []))) == ["2.branch.0", "9", "10"]
 
 
 def test_an_unfinished_run(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_damaged_results(tmp_path: Path, content: str, reason: str) -> None:
     run = read_run(folder, "run")
     assert (run.state, run.results) == (State.UNFINISHED, {})
     assert [sentence for sentence in run.problems if "results.json is damaged" in sentence and reason in sentence]
-    assert run.metrics.get("lipschitz/global").values == (9.5, 6.5, 4.5)
+    assert list(run.metrics["lipschitz/global"].values()) == [9.5, 6.5, 4.5]
 
 
 def test_numbers_that_are_none(tmp_path: Path) -> None:
@@ -79,22 +79,21 @@ def test_numbers_that_are_none(tmp_path: Path) -> None:
 def test_a_broken_table_of_metrics(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text("epoch,lipschitz/global,step\n0,9.5,1\nnonsense\n2,nan,3\n3,x,4\n4,3.5,5\n5,2.5")
-    metrics = read_metrics(path)
-    assert metrics.get("lipschitz/global").epochs == (0, 4)
-    assert metrics.get("lipschitz/global").values == (9.5, 3.5)
-    assert metrics.problems == (
+    problems: list[str] = []
+    assert read_metrics(path, problems)["lipschitz/global"] == {0: 9.5, 4: 3.5}
+    assert problems == [
         "metrics.csv: line 3, 5, 7 cannot be read and is left out of the curves.",
         "metrics.csv: line 4 holds NaN or infinity; those points are missing in the curves.",
-    )
+    ]
 
 
 @pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"\xff\xfe\x00", b"epoch,epoch\n1,2\n"])
 def test_no_table_of_metrics(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "metrics.csv").write_bytes(content)
-    metrics = read_metrics(tmp_path / "metrics.csv")
-    assert not metrics.series
-    assert len(metrics.problems) == 1
-    assert "there are no curves over epochs" in metrics.problems[0]
+    problems: list[str] = []
+    assert not read_metrics(tmp_path / "metrics.csv", problems)
+    assert len(problems) == 1
+    assert "there are no curves over epochs" in problems[0]
 
 
 def test_what_is_no_run(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from lipcert.reporting.figures.picture import Draw, Palette
-from lipcert.reporting.runs import Series
+from lipcert.reporting.runs import Curve
 
 NAME_WIDTH = 18
 """Most letters on a line of a name."""
@@ -21,7 +21,7 @@ class Line:
     """A line over epochs: its name in the legend, "" for none, its colour by role, its strength."""
 
     name: str
-    series: Series
+    curve: Curve
     role: str
     strength: float = 1.0
     dashed: bool = False
@@ -31,12 +31,12 @@ def draw_lines(axes: Axes, lines: Sequence[Line], palette: Palette) -> None:
     """Draw lines over epochs, numbered from 1."""
     for line in lines:
         axes.plot(
-            [epoch + 1 for epoch in line.series.epochs],
-            line.series.values,
+            [epoch + 1 for epoch in line.curve],
+            list(line.curve.values()),
             color=palette[line.role],
             alpha=line.strength,
             linestyle="--" if line.dashed else "-",
-            marker="o" if len(line.series.values) == 1 else "",
+            marker="o" if len(line.curve) == 1 else "",
             label=line.name or None,
         )
     axes.margins(x=0.02)

@@ -109,9 +109,9 @@ def lipschitz(data: DataSet, key: str) -> Picture | None:
     roles = bounds if len(set(bounds)) == len(bounds) else SERIES
     lines = []
     for (name, run), role in zip(chosen.items(), roles, strict=False):
-        lines.append(Line("", run.metrics.get("lipschitz/global"), role, 0.6, dashed=True))
-        lines.append(Line(name, run.metrics.get("lipschitz/local"), role))
-    last = ", ".join(f"{line.name} {line.series.values[-1]:.4g}" for line in lines if line.name)
+        lines.append(Line("", run.metrics["lipschitz/global"], role, 0.6, dashed=True))
+        lines.append(Line(name, run.metrics["lipschitz/local"], role))
+    last = ", ".join(f"{line.name} {[*line.curve.values()][-1]:.4g}" for line in lines if line.name)
     return Picture(
         key,
         f"Lipschitz bounds over epochs on {data.name}",
@@ -156,7 +156,7 @@ def varying(data: DataSet, key: str) -> Picture | None:
 
 def _shown(data: DataSet, most: int) -> list[tuple[str, Group]]:
     """Return at most so many groups with curves, those that certify most, in their order."""
-    pairs = [pair for pair in data.named_groups if pair[1].first.metrics.series]
+    pairs = [pair for pair in data.named_groups if pair[1].first.metrics]
     by_accuracy = sorted(pairs, key=lambda pair: -max(pair[1].values("certified_accuracy"), default=-1.0))
     return [pair for pair in pairs if pair in by_accuracy[:most]]
 
