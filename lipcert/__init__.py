@@ -1,7 +1,5 @@
 """lipcert: train image classifiers whose predictions are proved stable in an l2 ball, and issue the proofs."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 from lipcert.version import __version__

@@ -4,8 +4,6 @@ A submodule would hide the package's public function of the same name. So an imp
 into `sys.modules`, from where the import system binds it as the package's attribute.
 """
 
-from __future__ import annotations
-
 import sys
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
 """Images in memory, on their way to a device, and errors about files."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -56,17 +55,17 @@ class Split:
         """Return images as float32 in [0, 1], and labels."""
         return to_pixels(self.images[index]), self.labels[index]
 
-    def rows(self, index: slice | list[int]) -> Split:
+    def rows(self, index: slice | list[int]) -> Self:
         """Return the images at `index` as another split."""
-        return Split(self.images[index], self.labels[index])
+        return type(self)(self.images[index], self.labels[index])
 
-    def first(self, count: int | None) -> Split:
+    def first(self, count: int | None) -> Self:
         """Return the first `count` images, all when None."""
         return self.rows(slice(count))
 
-    def to(self, device: torch.device) -> Split:
+    def to(self, device: torch.device) -> Self:
         """Return the same images and labels on a device."""
-        return Split(self.images.to(device), self.labels.to(device))
+        return type(self)(self.images.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,11 @@
 """Attacks on certified images: no executed margin may lie below the certified one, let alone below 0."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -41,12 +40,12 @@ class Certified:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def rows(self, rows: Tensor | slice) -> Certified:
+    def rows(self, rows: Tensor | slice) -> Self:
         """Return the images at places `rows`."""
         columns = (self.images, self.labels, self.margins, self.rounding, self.indices)
-        return Certified(self.epsilon, *(each[rows] for each in columns))
+        return type(self)(self.epsilon, *(each[rows] for each in columns))
 
-    def batches(self, size: int) -> Iterator[Certified]:
+    def batches(self, size: int) -> Iterator[Self]:
         """Yield `size` images at a time."""
         return (self.rows(slice(first, first + size)) for first in range(0, len(self), size))
 

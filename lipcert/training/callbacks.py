@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from lipcert.bounds import Plan
+from lipcert.bounds import Plan, measure_plan
 from lipcert.nn.architectures import project_thresholds
 from lipcert.system.memory import restart_host_peak
 from lipcert.training.module import RobustClassifier
@@ -69,7 +69,9 @@ class SkipPlan(Callback):
         if self.every == 0 or module.current_epsilon <= 0:
             return
         if self._steps_left == 0:
-            self.plan, self._steps_left = module.measure_plan(batch[0]), self.every
+            setting = module.current_epsilon, module.bound.name, module.norms
+            self.plan = measure_plan(module.graph, batch[0], *setting, clip_input=module.bound.clip_input)
+            self._steps_left = self.every
         module.plan = self.plan
         self._steps_left -= 1
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from lipcert.bounds import Analysis, Bound, Plan, analyze, measure_plan
+from lipcert.bounds import Analysis, Bound, Plan, analyze
 from lipcert.certificates import Certifier, Float64Model
 from lipcert.certificates.certificate import EXACT
 from lipcert.certificates.float64 import FAILURE_PROBABILITY
@@ -142,17 +142,13 @@ class RobustClassifier(pl.LightningModule):
         )
         return self.method(self.model, images, labels, setting)
 
-    def measure_plan(self, images: Tensor) -> Plan:
-        """Return what may be skipped at the present epsilon, measured on a batch, (B, ...)."""
-        bound = self.bound
-        return measure_plan(
-            self.graph, images, self.current_epsilon, bound.name, self.norms, clip_input=bound.clip_input
-        )
-
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         """Return this process's part of the loss: averaged over processes, it is the mean over the global batch."""
         images, labels = batch
-        held, everyones = self.share(batch_index)
+        batches = getattr(self.trainer.train_dataloader, "sampler", None)
+        if not isinstance(batches, GlobalBatches):
+            raise TypeError(f"Expected batches split by GlobalBatches, got {type(batches).__name__}.")
+        held, everyones = batches.share(batch_index)
         measured = batch_index % self.statistics_every == 0
         objective = self.objective(images, labels, measured)
         loss = objective.loss
@@ -160,13 +156,6 @@ class RobustClassifier(pl.LightningModule):
         if measured:
             self._log_bounds(objective.analysis, images, held)
         return loss if held == everyones else loss * (held / everyones)
-
-    def share(self, batch_index: int) -> tuple[int, int]:
-        """Return how much of a training batch this process holds, see `GlobalBatches.share`."""
-        batches = getattr(self.trainer.train_dataloader, "sampler", None)
-        if not isinstance(batches, GlobalBatches):
-            raise TypeError(f"Expected batches split by GlobalBatches, got {type(batches).__name__}.")
-        return batches.share(batch_index)
 
     @torch.no_grad()
     def _log_bounds(self, analysis: Analysis | None, images: Tensor, weight: int) -> None:

@@ -14,8 +14,7 @@ import torch
 from experiments.pages import written
 from lipcert.commands.benchmark import main
 from lipcert.jobs import benchmark
-from lipcert.jobs.benchmark import fits_of, growth_exponent
-from lipcert.jobs.timed_steps import random_work
+from lipcert.jobs.benchmark import fits_of, growth_exponent, random_work
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.5, -0.5])

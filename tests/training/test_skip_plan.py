@@ -24,7 +24,7 @@ class Plans(pl.Callback):
         self.measured: list[int] = []
         self.used: list[Plan] = []
         self.step = 0
-        monkeypatch.setattr("lipcert.training.module.measure_plan", self.measure)
+        monkeypatch.setattr("lipcert.training.callbacks.measure_plan", self.measure)
 
     def measure(self, graph: Any, images: torch.Tensor, epsilon: float, *others: Any, **more: Any) -> Plan:
         assert images.shape == (50, 1, 8, 8)

@@ -152,19 +152,14 @@ def finished() -> Iterator[None]:
         exit_code = error.code if isinstance(error, SystemExit) else 1
         raise
     finally:
-        _finish(exit_code)
+        wandb: Any = sys.modules.get("wandb")
+        try:
+            if getattr(wandb, "run", None) is not None:
+                wandb.run.finish(exit_code=exit_code)
+                wandb.teardown()  # its service process: the next run of a sweep has folders of its own
+        except Exception as error:  # the results are on disk already, and another error must not be hidden
+            logger.warning("Weights & Biases did not finish the run (%s); send it later with `wandb sync`.", error)
         for variable, value in before.items():
             os.environ.pop(variable, None)
             if value is not None:
                 os.environ[variable] = value
-
-
-def _finish(exit_code: int) -> None:
-    wandb: Any = sys.modules.get("wandb")
-    if getattr(wandb, "run", None) is None:
-        return
-    try:
-        wandb.run.finish(exit_code=exit_code)
-        wandb.teardown()  # its service process: the next run of a sweep has folders of its own
-    except Exception as error:  # the results are on disk already, and another error must not be hidden
-        logger.warning("Weights & Biases did not finish the run (%s); send it later with `wandb sync`.", error)

@@ -55,12 +55,6 @@ class Job:
     state: str
     message: str | None = None
 
-    def record(self, sweep: Path, command: str) -> None:
-        """Write how the job ended, for `collect`: `command` tells the sweep's command from others in its folder."""
-        records = sweep / RECORDS / command
-        records.mkdir(parents=True, exist_ok=True)
-        write_json(records / f"{self.number}.json", asdict(self))
-
 
 def collect(sweep: Path, command: str) -> list[Job]:
     """Return the jobs of a command in order, and write them to `sweep.json` in place of their records."""

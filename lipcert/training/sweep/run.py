@@ -13,6 +13,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -20,11 +21,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lipcert.system.errors import EXPECTED_ERRORS, Interrupted
-from lipcert.system.files import write_text
+from lipcert.system.files import write_json, write_text
 from lipcert.system.overrides import quoted
 from lipcert.training.processes import started_processes
 from lipcert.training.resume.starting_point import AUTO, completed
-from lipcert.training.sweep.report import COMPLETE, FAILED, SKIPPED, Job
+from lipcert.training.sweep.report import COMPLETE, FAILED, RECORDS, SKIPPED, Job
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,9 @@ def _record(folder: Path, state: str, error: Exception | None = None) -> float:
     hydra = HydraConfig.get()
     message = None if error is None else sentence(error)
     job = Job(hydra.job.num, list(hydra.overrides.task), folder.name, state, message)
-    job.record(folder.parent, hydra.callbacks["sweep"]["command"])
+    records = folder.parent / RECORDS / hydra.callbacks["sweep"]["command"]
+    records.mkdir(parents=True, exist_ok=True)
+    write_json(records / f"{job.number}.json", asdict(job))
     return math.nan
 
 
