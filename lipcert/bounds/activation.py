@@ -1,17 +1,15 @@
-"""What every bound is given at an activation, and what it returns: one file a bound says how."""
+"""The bounds by name, and what they know of an activation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from lipcert.bounds.region import Region, Source, Term, Terms, map_keys
-from lipcert.graph import Activation, Box, Graph
-from lipcert.norms.protocol import MapKey, Norms
+from lipcert.bounds.region import Term
+from lipcert.graph import Activation, Box
 
 
 class Bound(StrEnum):
@@ -34,25 +32,6 @@ class Bound(StrEnum):
     @classmethod
     def _missing_(cls, value: object) -> Bound:
         raise ValueError(f"Expected a bound, one of {[str(bound) for bound in cls]}, got {value!r}.")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Work to skip, by name of layer; the bounds stay sound and become looser. `Plan()` skips nothing.
-
-    Attributes:
-        boxes: affine layers whose box is that of the ball alone.
-        masks: activations before which the global norm stands in for local ones.
-        rows: activations behind which row norms count constant inputs too (bound `tight`).
-    """
-
-    boxes: frozenset[str] = frozenset()
-    masks: frozenset[str] = frozenset()
-    rows: frozenset[str] = frozenset()
-
-    def skips_varying(self, node: Activation, graph: Graph) -> bool:
-        """Return whether no norm before or behind the activation `node` of `graph` asks what varies."""
-        return self.masks.issuperset((node.name, *graph.followers[node.index]))
 
 
 class Near(NamedTuple):
@@ -149,69 +128,3 @@ class ActivationBounds:
         if self.box is None:
             raise ValueError(f"The analysis made no boxes, so that of activation {self.name!r} is not known.")
         return self.box
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An activation and the open region before it, with what global norms make of them.
-
-    Attributes:
-        node: the activation; its `function` says what it does to boxes.
-        region: before it.
-        box: that of the region; None where nobody asks for it.
-        source: the set at the activation's output, bounded by global norms; a bound replaces what it knows better.
-        keys: of the region's terms; `global_norms`: of their maps, (1,) each.
-        norms: norm algorithm.
-        plan: work to skip.
-        graph: of the model.
-    """
-
-    node: Activation
-    region: Region
-    box: Box | None
-    source: Source
-    keys: list[MapKey]
-    global_norms: list[Tensor]
-    norms: Norms
-    plan: Plan
-    graph: Graph
-
-    @property
-    def longest(self) -> Terms:
-        """The terms that run across activations where there are any, else those from the last activations."""
-        return self.region.terms if self.region.merged is None else self.region.merged
-
-    def keys_of(self, terms: Terms) -> list[MapKey]:
-        """Return which maps those of the terms are, the region's own or those across activations."""
-        if terms is self.region.terms:
-            return self.keys
-        return map_keys(terms, self.graph, self.node.sources[0], self.node.name, across=True)
-
-    def local_norms(self, terms: Terms, rows: Tensor | None) -> list[Tensor]:
-        """Return the norms of each term's map, (B,) each, masked by `rows` and by what varies in its source."""
-        pairs = zip(self.keys_of(terms), terms.values(), strict=True)
-        return [self.norms.local_norms(key, term.map, rows, term.source.varying) for key, term in pairs]
-
-
-@dataclass(frozen=True)
-class Closed:
-    """What a bound makes of an activation.
-
-    Attributes:
-        source: the set at its output.
-        local_norms: of the maps before the activation, those that the bound used.
-        merged: further terms that run across it, None for none.
-        mask: outputs that vary, where the bound made it.
-        mask_rows: row norms of what follows leave out constant outputs.
-        own: `local_norms` are those of the region's own terms, masked by what varies on either side.
-    """
-
-    source: Source
-    local_norms: list[Tensor]
-    merged: Terms | None = None
-    mask: Tensor | None = None
-    mask_rows: bool = False
-    own: bool = True
-
-
-Close = Callable[[Entry], Closed]

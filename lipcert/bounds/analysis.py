@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds.activation import ActivationBounds, Bound, Close, Closed, Entry, Near, Plan
+from lipcert.bounds.activation import ActivationBounds, Bound, Near
 from lipcert.bounds.linear_split import close_linear_split
 from lipcert.bounds.liplt import close_global_liplt, close_liplt
-from lipcert.bounds.product import close_local, close_tight
+from lipcert.bounds.product import Close, Closed, Demand, Entry, Plan, close_local, close_tight
 from lipcert.bounds.region import (
     SMALLEST_CONSTANT,
     Region,
@@ -22,7 +22,6 @@ from lipcert.bounds.region import (
     Terms,
     added,
     image_region,
-    map_keys,
     opened,
     through_affine,
 )
@@ -182,6 +181,11 @@ class Propagation:
             box = (images - reach).clamp_min(0), (images + reach).clamp_max(1)
         return cls(graph, images, radius, box, Bound(bound), norms, **settings)
 
+    @cached_property
+    def demand(self) -> Demand:
+        """Which boxes and masks are asked for, where not all are."""
+        return Demand(self.graph, self.plan)
+
     @property
     def every_box(self) -> bool:
         """Whether boxes are made that no activation asks for."""
@@ -196,18 +200,18 @@ class Propagation:
         """Yield every node with the region behind it, and what is known of it where it is an activation."""
         graph = self.graph
         operators, regions = graph.operators(), dict[int, Region]()
-        boxes = graph.boxes(self.plan.boxes) if self.any_box else frozenset()
         for node in graph.nodes:
             before, bounds = [regions[source] for source in node.sources], None
+            box = self.every_box or (self.any_box and node.index in self.demand.boxes)
             match node:
                 case Image():
                     region = image_region(self.images, self.radius, self.box, self.arithmetic)
                 case Affine():
-                    region = self._affine(before[0], operators[node.index], node, self.every_box or node.index in boxes)
+                    region = self._affine(before[0], operators[node.index], node, box)
                 case Add():
-                    region = added(before[0], before[1], self.every_box or node.index in boxes, self.arithmetic)
+                    region = added(before[0], before[1], box, self.arithmetic)
                 case Activation():
-                    region, bounds = self._activation(before[0], node, self.every_box or node.index in boxes)
+                    region, bounds = self._activation(before[0], node, box)
             regions[node.index] = region
             for source in node.sources:
                 if graph.last_use[source] == node.index:
@@ -228,7 +232,7 @@ class Propagation:
     def _activation(self, region: Region, node: Activation, box_behind: bool) -> tuple[Region, ActivationBounds]:
         rule, terms = RULES[self.bound], region.terms
         box = region.box() if self._asks_box(node, box_behind) else None
-        keys = map_keys(terms, self.graph, node.sources[0], node.name)
+        keys = self._keys(terms, node)
         norms = [self.norms.global_norm(key, term.map) for key, term in zip(keys, terms.values(), strict=True)]
         sources = [term.source for term in terms.values()]
         source = Source(
@@ -241,7 +245,9 @@ class Propagation:
         )
         closed = Closed(source, norms)
         if rule.close is not None:
-            closed = rule.close(Entry(node, region, box, source, keys, norms, self.norms, self.plan, self.graph))
+            across = self._keys(region.merged or {}, node, across=True)
+            unmasked = node.index in self.demand.unmasked
+            closed = rule.close(Entry(node, region, box, source, keys, across, norms, self.norms, self.plan, unmasked))
         whole, masked = reduce(torch.add, norms), reduce(torch.add, closed.local_norms)
         rounding, ball = region.rounding, self._near(region, closed)
         bounds = ActivationBounds(node, box if self.activation_boxes else None, whole, masked, closed.mask, ball)
@@ -249,6 +255,23 @@ class Propagation:
             rounding = self._rounding(node, rounding, box, terms, closed, norms)
         term = {(node.index, False): opened(closed.source, closed.mask_rows)}
         return Region(source.center, source.box, term, closed.merged, region.epsilon, rounding), bounds
+
+    def _keys(self, terms: Terms, node: Activation, across: bool = False) -> list[MapKey]:
+        """Return which linear maps those of the terms that end at an activation are; `across`: across activations.
+
+        Parts of a name behind two dots tell the maps apart: no module is called so.
+        """
+        several, suffix = len(terms) > 1, "..across" * across
+        return [
+            MapKey(
+                self.graph.key,
+                term.source.index,
+                node.sources[0],
+                across,
+                node.name + f"..{number}" * several + suffix,
+            )
+            for number, term in enumerate(terms.values())
+        ]
 
     def _rounding(
         self, node: Activation, rounding: Rounding, box: Box, terms: Terms, closed: Closed, norms: list[Tensor]
@@ -278,22 +301,19 @@ class Propagation:
         """Return whether anyone asks for the box before an activation."""
         if box_behind or self.activation_boxes:
             return self.any_box
-        unasked = self.bound is Bound.LOCAL and self.plan.skips_varying(node, self.graph)
-        return RULES[self.bound].masks and not unasked
+        return RULES[self.bound].masks and not (self.bound is Bound.LOCAL and node.index in self.demand.unmasked)
 
     def _range(self, node: Activation, box: Box | None, asked: bool) -> Box | None:
         """Return the box behind an activation where it is asked for, without a graph where none is to pass it."""
         if box is None or not asked:
             return None
-        passes = self.box_gradients or node.index in self.graph.before_output or not self.graph.balls_known
+        passes = self.box_gradients or node.index in self.demand.margins
         with torch.set_grad_enabled(torch.is_grad_enabled() and passes):
             return node.function.range(*box)
 
     def _asks_gradients(self, node: Affine) -> bool:
         """Return whether gradients are to pass the box behind a layer: the margins', or what a caller is given."""
-        if self.box_gradients or self.activation_boxes or not self.graph.balls_known:
-            return True
-        return node.index in self.graph.before_last or self.output_box
+        return self.box_gradients or self.activation_boxes or self.output_box or node.index in self.demand.margins
 
 
 def _total(constants: list[Tensor], norms: list[Tensor]) -> Tensor:

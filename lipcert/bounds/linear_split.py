@@ -5,9 +5,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lipcert.bounds.activation import Closed, Entry
-from lipcert.bounds.product import varying_outputs
-from lipcert.bounds.region import Term, Terms, constant, opened
+from lipcert.bounds.product import Closed, Entry, constant, varying_outputs
+from lipcert.bounds.region import Term, Terms, opened
 from lipcert.graph import scaling
 
 

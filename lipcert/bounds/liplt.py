@@ -6,10 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lipcert.bounds.activation import Closed, Entry
 from lipcert.bounds.linear_split import masked
-from lipcert.bounds.product import capped_local_norms, needed_inputs, varying_outputs
-from lipcert.bounds.region import Source, Term, constant
+from lipcert.bounds.product import Closed, Entry, capped_local_norms, constant, needed_inputs, varying_outputs
+from lipcert.bounds.region import Source, Term
 from lipcert.graph import Box, identity_map, scaling
 
 UNIT = (0.0, 1.0)

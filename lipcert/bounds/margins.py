@@ -1,18 +1,22 @@
-"""Exact worst margins over a ball intersected with a box (eq. 24).
+"""Worst margins at the logits: exact maxima over a ball intersected with a box (eq. 24), and their rounding.
 
 For K classes, B images and n inputs the directions w_j - w_y are a tensor of B·K·n entries, and so is all that leads
 from them to the margins: `pair_support` makes it for some classes at a time, forward and backward. By the envelope
 theorem the gradient needs nothing but the maximiser δ(t) = clip(t d, lower, upper), which follows from d and t.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lipcert.bounds.rounding import l2_norm
+from lipcert.bounds.analysis import Analysis
+from lipcert.bounds.region import Region, Term
+from lipcert.bounds.rounding import l2_norm, of_differences
+from lipcert.graph import LinearMap, Operator
 from lipcert.nn.activations import minimum
 
 SETTLED_EVERY = 8
@@ -92,9 +96,7 @@ def support(
         t > 0 an upper bound, at the t found the maximum, with the maximum's gradient by the envelope theorem.
         A direction d is handled as |d| and how far the box lets each entry follow the sign of d.
     """
-    if lower is None or upper is None:
-        return radius.view(-1, 1) * l2_norm(directions)
-    return maximum_over_box(directions, radius, lower, upper, rounds).value
+    return _largest(directions, radius, lower, upper, rounds).value
 
 
 def _chunks(rows: Tensor, label_rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -178,3 +180,120 @@ def pair_support(
     if lower is None or upper is None:
         return _PairSupport.apply(rows, label_rows, radius, None, None, rounds)
     return _PairSupport.apply(rows, label_rows, radius, lower.clamp_max(0), upper.clamp_min(0), rounds)
+
+
+def worst_increase(analysis: Analysis, labels: Tensor, box: bool = True, rounds: int = 100) -> Tensor:
+    """Return by how much each logit may gain on the label's logit inside the region, (B, K).
+
+    Entry j is max { (w_j - w_y)·δ } over ball ∩ box (eq. 24), 0 for the label; never below the true maximum.
+
+    Args:
+        analysis: of a model whose output is a flat vector of logits.
+        labels: (B,).
+        box: keep the box; False leaves the ball alone, as GloRo does.
+        rounds: Newton rounds at most, see `support`.
+    """
+    *others, last = analysis.families
+    gains = _increase(last, analysis.region, labels, box, rounds, range(analysis.logits.shape[1]))
+    for terms in others:
+        dear = any(term.map.per_image for term in terms)
+        open_classes = _undecided_classes(analysis, labels, gains) if dear else list(range(gains.shape[1]))
+        if open_classes:
+            refined = _increase(terms, analysis.region, labels, box, rounds, open_classes)
+            gains = gains.index_copy(
+                1,
+                torch.tensor(open_classes, device=gains.device),
+                torch.minimum(gains[:, open_classes], refined),
+            )
+    return gains
+
+
+def _is_label(labels: Tensor, like: Tensor) -> Tensor:
+    """Return which class is the label, bool of the shape of `like`, (B, K)."""
+    return torch.arange(like.shape[1], device=labels.device) == labels.unsqueeze(1)
+
+
+def _undecided_classes(analysis: Analysis, labels: Tensor, gains: Tensor) -> list[int]:
+    """Return the classes that some image of the batch might be taken for; `gains`: (B, K)."""
+    worst = analysis.logits + gains
+    if analysis.region.rounding is not None:
+        worst = worst + logit_rounding(analysis, labels)
+    reaches = ~(worst < analysis.logits.gather(1, labels.unsqueeze(1)))
+    is_label = _is_label(labels, gains)
+    return (reaches & ~is_label).any(dim=0).nonzero()[:, 0].tolist()
+
+
+def _increase(
+    terms: tuple[Term, ...], region: Region, labels: Tensor, box: bool, rounds: int, classes: Sequence[int]
+) -> Tensor:
+    """Return the sum over `terms` of their largest contributions to `classes`, (B, k)."""
+    total = []
+    for term in terms:
+        source = term.source
+        lower = upper = None
+        if box and source.box is not None:
+            lower, upper = ((end - source.center).flatten(1) for end in source.box)
+        radius = (region.epsilon * source.lipschitz).expand(labels.shape[0])
+        if term.map.per_image:
+            units = torch.eye(region.center.shape[1], dtype=region.center.dtype, device=region.center.device)
+            rows = (term.map.adjoint(units[each] - units[labels]).flatten(1).unsqueeze(1) for each in classes)
+            gains = torch.cat([support(each, radius, lower, upper, rounds) for each in rows], dim=1)
+        else:
+            matrix = term.map.matrix()
+            chosen = matrix if len(classes) == len(matrix) else matrix[list(classes)]
+            gains = pair_support(chosen, matrix[labels], radius, lower, upper, rounds)
+        total.append(gains)
+    return reduce(torch.add, total)
+
+
+def logit_rounding(analysis: Analysis, labels: Tensor) -> Tensor:
+    """Return how far executed z_j - z_y may be from exact ones, (B, K); 0 for the label.
+
+    Args:
+        analysis: made with an arithmetic.
+        labels: (B,).
+
+    Raises:
+        ValueError: for an analysis made without an arithmetic.
+    """
+    rounding = analysis.region.rounding
+    if rounding is None:
+        raise ValueError("Expected an analysis made with an arithmetic.")
+    return of_differences(rounding, labels, _varying_inputs(analysis.region, rounding.layer))
+
+
+def _varying_inputs(region: Region, layer: Operator | None) -> Tensor | None:
+    """Return which inputs of the last `layer` vary, (B, ...); None where that is not known."""
+    if layer is None or len(region.terms) != 1:
+        return None
+    (term,) = region.terms.values()
+    *moves, last = term.map.operators
+    if term.source.varying is None or last is not layer or not all(each.moves for each in moves):
+        return None
+    return LinearMap(term.map.input_shape, last.input_shape, term.map.origin, tuple(moves)).apply(term.source.varying)
+
+
+def worst_logits(analysis: Analysis, labels: Tensor, box: bool = True, rounds: int = 100) -> Tensor:
+    """Return worst logits z*_j = z_j + max (w_j - w_y)·δ, z*_y = z_y, shape (B, K) (eq. 24).
+
+    Args:
+        analysis: of a model whose output is a flat vector of logits.
+        labels: (B,).
+        box: keep the box; False leaves the ball alone, as GloRo does.
+        rounds: Newton rounds at most, see `support`.
+    """
+    gains = worst_increase(analysis, labels, box, rounds)
+    is_label = _is_label(labels, gains)
+    return analysis.logits + torch.where(is_label, torch.zeros_like(gains), gains)
+
+
+def robust_margin(worst: Tensor, labels: Tensor) -> Tensor:
+    """Return min over j ≠ y of z_y - z*_j, (B,): certified iff strictly positive. NaN stays NaN.
+
+    Args:
+        worst: worst logits z*, (B, K).
+        labels: (B,).
+    """
+    is_label = _is_label(labels, worst)
+    others = worst.masked_fill(is_label, -torch.inf).amax(dim=1)
+    return worst.gather(1, labels.unsqueeze(1))[:, 0] - others

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds.activation import Bound, Plan
+from lipcert.bounds.activation import Bound
 from lipcert.bounds.analysis import RULES, Propagation
+from lipcert.bounds.product import Plan
 from lipcert.graph import Affine, Box, Graph
 from lipcert.norms.protocol import Norms
 
@@ -57,7 +58,7 @@ def _gains(
             if propagation.bound is Bound.TIGHT:
                 mask = bounds.mask
                 gains["rows", node.name] = images.new_zeros(()) if mask is None else 1 - mask.mean()
-        elif isinstance(node, Affine) and node.operator().mixes and region.interval is not None and region.ball_known:
+        elif isinstance(node, Affine) and node.mixes and region.interval and region.ball_known:
             gains["boxes", node.name] = 1 - _width(region.interval) / _width(region.ball_box())
     return gains
 

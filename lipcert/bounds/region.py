@@ -6,7 +6,7 @@ outputs of activations), the present layer is reached. An activation closes it (
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 
@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.rounding import Arithmetic, Reach, Rounding, after_affine, input_rounding
-from lipcert.graph import Box, Graph, LinearMap, Operator, identity_map
+from lipcert.graph import Box, LinearMap, Operator, identity_map
 from lipcert.nn.activations import maximum, minimum, share_of_ball
-from lipcert.norms.protocol import MapKey
 
 SMALLEST_SQUARE = 1e-30
 """Squared row norms are raised to this, so that their square root has a finite gradient."""
@@ -51,16 +50,6 @@ class Source:
     product: Tensor
     varying: Tensor | None = None
     remainder: bool = False
-
-    @property
-    def lower(self) -> Tensor | None:
-        """Lower ends of the box, (B, *shape), None where the ball says all."""
-        return None if self.box is None else self.box[0]
-
-    @property
-    def upper(self) -> Tensor | None:
-        """Upper ends of the box, (B, *shape), None where the ball says all."""
-        return None if self.box is None else self.box[1]
 
 
 @dataclass(frozen=True)
@@ -130,27 +119,6 @@ Terms = Mapping[tuple[int, bool], Term]
 """Terms by source: index of its node, and whether it is a remainder."""
 
 
-def constant(terms: Terms, norms: Sequence[Tensor]) -> Tensor:
-    """Return the Lipschitz constant behind `terms`: the sum of source constant times norm, however small."""
-    products = [term.source.lipschitz * norm for term, norm in zip(terms.values(), norms, strict=True)]
-    return sum_of(products).clamp_min(SMALLEST_CONSTANT)
-
-
-def map_keys(terms: Terms, graph: Graph, target: int, name: str, across: bool = False) -> list[MapKey]:
-    """Return which linear maps those of the terms are.
-
-    Args:
-        terms: that end at node `target` of the `graph`.
-        name: of the layer that they lead to; parts of it behind two dots tell the maps apart: no module is called so.
-        across: whether they run across activations.
-    """
-    several, suffix = len(terms) > 1, "..across" * across
-    return [
-        MapKey(graph.key, term.source.index, target, across, name + f"..{number}" * several + suffix)
-        for number, term in enumerate(terms.values())
-    ]
-
-
 @dataclass(frozen=True)
 class Region:
     """All values a layer may take when the image moves by at most epsilon.
@@ -176,11 +144,6 @@ class Region:
     def shape(self) -> tuple[int, ...]:
         """Shape without the batch dimension."""
         return tuple(self.center.shape[1:])
-
-    @property
-    def lipschitz_terms(self) -> tuple[Term, ...]:
-        """The terms whose Lipschitz constants reach the margins."""
-        return tuple((self.terms if self.merged is None else self.merged).values())
 
     def box(self) -> Box:
         """Return lower and upper bounds of every neuron, (B, *shape): the balls' where no interval is known."""

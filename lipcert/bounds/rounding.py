@@ -220,3 +220,27 @@ def after_affine(
     through = torch.minimum(sizes.errors, _scaled_rows(sizes.rows, rounding.length, shape))
     total = Rounding.of(through + fresh, norm * rounding.length + l2_norm(fresh.flatten(1)))
     return replace(total, fresh=fresh, inherited=before, layer=operator)
+
+
+def of_differences(rounding: Rounding, labels: Tensor, varying: Tensor | None) -> Tensor:
+    """Return errors of executed z_j - z_y, (B, K), 0 for the label: earlier ones pass through row j minus row y.
+
+    Args:
+        rounding: of the logits z.
+        labels: y, (B,).
+        varying: 1 for inputs of the last affine layer that vary, (B, ...); None where that is not known.
+    """
+    own, before = labels.unsqueeze(1), rounding.inherited
+    errors = rounding.entries + rounding.entries.gather(1, own)
+    if rounding.layer is not None and rounding.fresh is not None and before is not None:
+        units = torch.eye(errors.shape[1], dtype=errors.dtype, device=errors.device)
+        matrix = rounding.layer.adjoint(units).flatten(1)
+        differences = matrix - matrix[labels].unsqueeze(1)
+        lengths = torch.linalg.vector_norm(differences, dim=-1)
+        passed = lengths * before.length.unsqueeze(1)
+        if varying is not None and before.stray is not None:
+            masked = torch.linalg.vector_norm(differences * varying.flatten(1).unsqueeze(1), dim=-1)
+            passed = torch.minimum(passed, masked * before.length.unsqueeze(1) + lengths * before.stray.unsqueeze(1))
+        passed = torch.minimum(passed, (differences.abs() @ before.entries.flatten(1).unsqueeze(2))[:, :, 0])
+        errors = torch.minimum(errors, rounding.fresh + rounding.fresh.gather(1, own) + passed)
+    return errors.scatter(1, own, 0.0)

@@ -1,17 +1,35 @@
 """A model becomes a graph of affine, activation and sum nodes once; every bound runs over it."""
 
 from lipcert.graph.activations import Clamp, Nonlinearity, PairSort, register_activation
-from lipcert.graph.compile import check_unchanged, compile_graph, supported_types
-from lipcert.graph.errors import NonFiniteBoundError, UnsupportedLayerError
-from lipcert.graph.layers import is_affine, operator, register_affine
-from lipcert.graph.nodes import Activation, Add, Affine, Graph, Image, Node
-from lipcert.graph.operators import Box, LinearMap, Operator, Permutation, Shape, identity_map, map_of
+from lipcert.graph.compile import (
+    Graph,
+    check_unchanged,
+    compile_graph,
+    is_affine,
+    operator,
+    register_affine,
+    supported_types,
+)
+from lipcert.graph.nodes import Activation, Add, Affine, Image, Node
+from lipcert.graph.operators import (
+    Box,
+    LinearMap,
+    NonFiniteBoundError,
+    Operator,
+    Permutation,
+    Shape,
+    identity_map,
+    map_of,
+)
+from lipcert.graph.pooling import AveragePool
 from lipcert.graph.scaling import scaling
+from lipcert.nn import UnsupportedLayerError
 
 __all__ = [
     "Activation",
     "Add",
     "Affine",
+    "AveragePool",
     "Box",
     "Clamp",
     "Graph",

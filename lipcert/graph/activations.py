@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lipcert.graph.errors import UnsupportedLayerError
 from lipcert.graph.operators import Box, Shape
-from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin
+from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin, UnsupportedLayerError
 from lipcert.nn.activations import clipped_max_min, clipped_relu, max_min, split_pairs
 
 

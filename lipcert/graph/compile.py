@@ -1,20 +1,183 @@
-"""From a model to a graph: every layer is accepted or refused here, by name."""
+"""From a model to a graph: every layer is accepted or refused here, by name.
 
-from collections.abc import Sequence
+`operator` is the table of affine layers, `lipcert.graph.activations` that of the others; `register_affine` adds a row,
+which serves forward bounds, backward bounds and training alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, singledispatch
+from itertools import count
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lipcert.graph.activations import MAKERS, nonlinearity
-from lipcert.graph.errors import UnsupportedLayerError
-from lipcert.graph.layers import operator
-from lipcert.graph.nodes import Activation, Add, Affine, Graph, Image, Node
-from lipcert.graph.operators import Operator, Shape
-from lipcert.nn import Residual
+from lipcert.graph.nodes import Activation, Add, Affine, Image, Node
+from lipcert.graph.operators import Convolution, Dense, Operator, Shape, reshape
+from lipcert.nn import Residual, UnsupportedLayerError
 from lipcert.nn.integrity import refuse_altered
+
+
+@singledispatch
+def operator(layer: nn.Module, input_shape: Shape) -> Operator:
+    """Return the operator of an affine layer on inputs of `input_shape` (without the batch).
+
+    Raises:
+        UnsupportedLayerError: for a layer that is not affine, or not supported in its mode.
+    """
+    raise UnsupportedLayerError(f"{type(layer).__name__} is not a supported affine layer.")
+
+
+@operator.register
+def _(layer: nn.Linear, input_shape: Shape) -> Operator:
+    if input_shape[-1] != layer.in_features:
+        raise UnsupportedLayerError(
+            f"this Linear takes {layer.in_features} inputs, but images of this shape give it {input_shape[-1]}."
+        )
+    return Dense(input_shape, (*input_shape[:-1], layer.out_features), layer.weight, layer.bias)
+
+
+@operator.register
+def _(layer: nn.Conv2d, input_shape: Shape) -> Operator:
+    if len(input_shape) != 3 or input_shape[0] != layer.in_channels:
+        given = ", ".join(map(str, ("B", *input_shape)))
+        raise UnsupportedLayerError(f"this Conv2d takes inputs (B, {layer.in_channels}, height, width), got ({given}).")
+    if layer.padding_mode != "zeros":
+        raise UnsupportedLayerError(f"Conv2d with padding_mode={layer.padding_mode!r} is not supported, only 'zeros'.")
+    kernel, stride, dilation = pair(layer.kernel_size), pair(layer.stride), pair(layer.dilation)
+    if layer.padding == "same":
+        totals = [dilation[i] * (kernel[i] - 1) for i in (0, 1)]
+        top, left = totals[0] // 2, totals[1] // 2
+        padding = (left, totals[1] - left, top, totals[0] - top)
+    else:
+        vertical, horizontal = (0, 0) if isinstance(layer.padding, str) else pair(layer.padding)
+        padding = (horizontal, horizontal, vertical, vertical)
+    sizes = [
+        (input_shape[1 + i] + padded - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1
+        for i, padded in enumerate((padding[2] + padding[3], padding[0] + padding[1]))
+    ]
+    shape = (layer.out_channels, *sizes)
+    return Convolution(input_shape, shape, layer.weight, layer.bias, stride, padding, dilation, layer.groups)
+
+
+@operator.register
+def _(layer: nn.Flatten, input_shape: Shape) -> Operator:
+    if layer.start_dim != 1 or layer.end_dim not in (-1, len(input_shape)):
+        raise UnsupportedLayerError("Flatten is supported from dimension 1 to the last, nothing else.")
+    return reshape(input_shape, (math.prod(input_shape),))
+
+
+@operator.register
+def _(layer: nn.Identity, input_shape: Shape) -> Operator:
+    return reshape(input_shape, input_shape)
+
+
+@operator.register(nn.Dropout)
+@operator.register(nn.Dropout1d)
+@operator.register(nn.Dropout2d)
+def _(layer: nn.Module, input_shape: Shape) -> Operator:
+    if layer.training:
+        raise UnsupportedLayerError("dropout is random in train mode; call model.eval() first.")
+    return reshape(input_shape, input_shape)
+
+
+def is_affine(kind: type[nn.Module]) -> bool:
+    """Return whether layers of this class have an operator."""
+    return operator.dispatch(kind) is not operator.dispatch(object)
+
+
+def register_affine(kind: type[nn.Module], make: Callable[[Any, Shape], Operator]) -> None:
+    """Add an affine layer of your own to the layers that have bounds: forward, backward and in training.
+
+    Args:
+        kind: the layer's class.
+        make: takes the layer and its input's shape without the batch, returns its operator. Everything that is
+            certified rests on what the operator says; docs/extending/layer.md shows one, and how to test it.
+    """
+    operator.register(kind, make)
+
+
+def pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+    """Return a size as (height, width)."""
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+_KEYS = count()
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A model as nodes; the last one is the output.
+
+    Weights are those of the model at each use; what must not change after compilation are its layers and hooks, which
+    `check_unchanged` makes sure of.
+
+    Attributes:
+        nodes: in the order of execution, each behind its sources.
+        modules: every layer of the model that was followed, containers too, by name, with its children of then.
+        key: tells graphs apart whose weights nobody else holds, so that norms may be kept; None for others.
+        kept: operators at compilation, which are those of a graph with a key.
+    """
+
+    nodes: tuple[Node, ...]
+    modules: tuple[tuple[str, nn.Module, tuple[nn.Module | None, ...]], ...]
+    key: int | None = None
+    kept: Mapping[int, Operator] = field(default_factory=dict)
+
+    @property
+    def image_shape(self) -> Shape:
+        """Shape of an image, without the batch."""
+        return self.nodes[0].shape
+
+    @property
+    def activations(self) -> Iterator[Activation]:
+        """The activations, in order."""
+        return (node for node in self.nodes if isinstance(node, Activation))
+
+    def operators(self) -> Mapping[int, Operator]:
+        """Return the operator of every affine node, by index, with present weights.
+
+        Raises:
+            UnsupportedLayerError: for a layer that is not affine in its present mode.
+        """
+        if self.key is not None:
+            return self.kept
+        return {node.index: _present_operator(node) for node in self.nodes if isinstance(node, Affine)}
+
+    @cached_property
+    def last_use(self) -> dict[int, int]:
+        """The last node that is applied to each node, by index."""
+        return {source: node.index for node in self.nodes for source in node.sources}
+
+    def frozen(self) -> Graph:
+        """Return the graph with a key of its own: to be called where nobody else holds the weights."""
+        return replace(self, key=next(_KEYS))
+
 
 CONTAINERS = (nn.Sequential, Residual)
 """Layers that are made of layers."""
+
+
+def _present_operator(node: Affine) -> Operator:
+    """Return the operator of a node with its layer's present weights.
+
+    Raises:
+        UnsupportedLayerError: for a layer that is not affine in its present mode, or has another shape by now.
+    """
+    try:
+        made = operator(node.layer, node.input_shape)
+    except UnsupportedLayerError as error:
+        raise UnsupportedLayerError(f"Layer {node.name!r}: {error}") from None
+    if made.output_shape != node.shape:
+        raise UnsupportedLayerError(
+            f"Layer {node.name!r} yields {made.output_shape}, at compilation it was {node.shape}; compile it anew."
+        )
+    return made
 
 
 def compile_graph(model: nn.Module, image_shape: Sequence[int]) -> Graph:
@@ -32,11 +195,6 @@ def compile_graph(model: nn.Module, image_shape: Sequence[int]) -> Graph:
     with torch.no_grad():
         compiler.extend(model, 0, "")
     return Graph(tuple(compiler.nodes), tuple(compiler.modules), kept=compiler.operators)
-
-
-def joined_name(name: str, child: str) -> str:
-    """Return the name of a child in the model."""
-    return f"{name}.{child}" if name else child
 
 
 def check_unchanged(graph: Graph) -> None:
@@ -66,14 +224,6 @@ def supported_types() -> frozenset[type[nn.Module]]:
     """Return the classes of layers that have bounds."""
     affine = (kind for kind in operator.registry if kind is not object)
     return frozenset((*CONTAINERS, *affine, *MAKERS))
-
-
-def _unsupported(layer: nn.Module, name: str) -> UnsupportedLayerError:
-    """Return the error for a layer of a class without bounds."""
-    names = ", ".join(sorted({kind.__name__ for kind in supported_types()}))
-    return UnsupportedLayerError(
-        f"Layer {name or 'model'!r} is a {type(layer).__name__}, which has no bound. Supported: {names}."
-    )
 
 
 def _refuse_inplace(layer: Residual, name: str) -> None:
@@ -124,14 +274,17 @@ class _Compiler:
         if isinstance(layer, nn.Sequential):
             for child_name, child in layer._modules.items():  # named_children() would skip a layer used a second time
                 if child is not None:
-                    source = self.extend(child, source, joined_name(name, child_name))
+                    source = self.extend(child, source, f"{name}.{child_name}".lstrip("."))
             return source
         if isinstance(layer, Residual):
             return self._residual(layer, source, name)
         shape, index = self.nodes[source].shape, len(self.nodes)
         activation = isinstance(layer, self.activations)
-        if not activation and operator.dispatch(type(layer)) is operator.dispatch(object):
-            raise _unsupported(layer, name)
+        if not activation and not is_affine(type(layer)):
+            names = ", ".join(sorted({kind.__name__ for kind in supported_types()}))
+            raise UnsupportedLayerError(
+                f"Layer {name or 'model'!r} is a {type(layer).__name__}, which has no bound. Supported: {names}."
+            )
         if activation and "parametrizations" in layer._modules:
             raise UnsupportedLayerError(f"Layer {name!r}: thresholds that a parametrization computes have no bound.")
         try:
@@ -139,8 +292,8 @@ class _Compiler:
                 function = nonlinearity(layer, shape)
                 node: Node = Activation(index, (source,), name, layer, shape, function, _held(layer))
             else:
-                self.operators[index] = operator(layer, shape)
-                node = Affine(index, (source,), name, layer, shape, self.operators[index].output_shape)
+                made = self.operators[index] = operator(layer, shape)
+                node = Affine(index, (source,), name, layer, shape, made.output_shape, made.mixes)
             _refuse_misfit(layer, shape, node.shape)
         except UnsupportedLayerError as error:
             raise UnsupportedLayerError(f"Layer {name!r}: {error}") from None
@@ -152,8 +305,8 @@ class _Compiler:
 
     def _residual(self, layer: Residual, source: int, name: str) -> int:
         _refuse_inplace(layer, name)
-        branch = self.extend(layer.branch, source, joined_name(name, "branch"))
-        shortcut = self.extend(layer.shortcut, source, joined_name(name, "shortcut"))
+        branch = self.extend(layer.branch, source, f"{name}.branch".lstrip("."))
+        shortcut = self.extend(layer.shortcut, source, f"{name}.shortcut".lstrip("."))
         first, second = self.nodes[branch].shape, self.nodes[shortcut].shape
         if first != second:
             raise UnsupportedLayerError(

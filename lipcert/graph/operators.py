@@ -1,7 +1,7 @@
 """Affine operators and linear maps made of them, matrix-free.
 
 An operator holds the weights of one affine layer together with the shape it acts on. It is all that bounds need to
-know of the layer (`lipcert.graph.layers` says which layer is which operator).
+know of the layer (`lipcert.graph.compile` says which layer is which operator).
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lipcert.graph.errors import NonFiniteBoundError
-
 Shape = tuple[int, ...]
 
 FEW_LAYERS = 6
@@ -26,6 +24,10 @@ LARGEST_GAIN = 1e200
 
 Box = tuple[Tensor, Tensor]
 """Lower and upper ends, (B, *shape) each."""
+
+
+class NonFiniteBoundError(ArithmeticError):
+    """A bound came out NaN: nothing may be concluded from it."""
 
 
 class Magnitudes(NamedTuple):

@@ -1,11 +1,13 @@
-"""Operators that average over windows."""
+"""Average pooling: its operator, and which layers are one."""
 
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from lipcert.graph.operators import Operator
+from lipcert.graph.compile import operator, pair
+from lipcert.graph.operators import Operator, Shape
+from lipcert.nn import UnsupportedLayerError
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,7 @@ class AveragePool(Operator):
 
     def adjoint(self, outputs: Tensor) -> Tensor:
         averaged = outputs / self.divisor.to(outputs) if self.entries_squared else outputs
-        sizes = (self.layer.kernel_size, self.layer.stride, self.layer.padding)
-        kernel, stride, padding = ((size, size) if isinstance(size, int) else size for size in sizes)
+        kernel, stride, padding = map(pair, (self.layer.kernel_size, self.layer.stride, self.layer.padding))
         return torch.ops.aten.avg_pool2d_backward(
             averaged,
             outputs.new_empty(outputs.shape[0], *self.input_shape),  # its shape alone matters
@@ -60,3 +61,16 @@ class AveragePool(Operator):
 
     def row_norms(self) -> Tensor:
         return self.count.sqrt() / self.divisor
+
+
+@operator.register
+def _(layer: nn.AvgPool2d, input_shape: Shape) -> Operator:
+    kernel, stride = pair(layer.kernel_size), pair(layer.stride)
+    summing = nn.AvgPool2d(kernel, stride, pair(layer.padding), layer.ceil_mode, divisor_override=1)
+    if layer.divisor_override is not None and layer.divisor_override <= 0:
+        raise UnsupportedLayerError(f"AvgPool2d with divisor_override={layer.divisor_override} is not an average.")
+    ones = torch.ones(1, *input_shape, dtype=torch.float64)
+    count = summing(ones)
+    divisor = count / layer(ones)
+    disjoint = stride[0] >= kernel[0] and stride[1] >= kernel[1]
+    return AveragePool(input_shape, tuple(count.shape[1:]), layer, count, divisor, orthogonal_rows=disjoint)

@@ -1,13 +1,21 @@
-"""Elementwise affine operators: normalisation, batch norm, masks."""
+"""Elementwise affine operators, and the layers that are: normalisation and batch norm."""
 
 from dataclasses import dataclass, replace
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from lipcert.graph.compile import operator
 from lipcert.graph.operators import Operator, Shape
+from lipcert.nn import Normalize, UnsupportedLayerError
 
 SCALING_OPERATIONS = 12
 """Rounded operations of an elementwise layer, at most: batch norm with an inexact reciprocal root."""
+
+SMALLEST_VARIANCE = 1e-30
+"""Reciprocal roots of smaller variances are left to chance in float32."""
+
+LARGEST_VARIANCE = 1e38
+"""The sum of a larger one with `eps` may be infinite in float32."""
 
 
 @dataclass(frozen=True)
@@ -64,4 +72,44 @@ def scaling(shape: Shape, scale: Tensor, shift: Tensor | None = None, per_image:
     images = scale.shape[0] if per_image else 1
     return Scaling(
         shape, shape, scale, shift, orthogonal_rows=True, elementwise=True, per_image=per_image, images=images
+    )
+
+
+@operator.register
+def _(layer: Normalize, input_shape: Shape) -> Operator:
+    per_channel = (-1, *(1 for _ in input_shape[1:]))
+    scale = (1 / layer.std).view(per_channel)
+    mean = layer.mean.view(per_channel)
+    return replace(scaling(input_shape, scale, -mean * scale), offset=mean.abs())
+
+
+@operator.register(nn.BatchNorm1d)
+@operator.register(nn.BatchNorm2d)
+def _(layer: nn.BatchNorm1d | nn.BatchNorm2d, input_shape: Shape) -> Operator:
+    if layer.training or layer.running_mean is None or layer.running_var is None:
+        raise UnsupportedLayerError(
+            "batch norm is affine in eval mode with running statistics only; call model.eval() first."
+        )
+    variance = layer.running_var + layer.eps
+    if not bool((variance > SMALLEST_VARIANCE).all() and (layer.running_var >= 0).all()):
+        raise UnsupportedLayerError(
+            f"batch norm needs variances above {SMALLEST_VARIANCE}, got {float(variance.min())}."
+        )
+    if not bool((variance <= LARGEST_VARIANCE).all()):
+        raise UnsupportedLayerError(
+            f"batch norm needs variances whose sum with eps is at most {LARGEST_VARIANCE}, got {float(variance.max())}."
+        )
+    per_channel = (-1, *(1 for _ in input_shape[1:]))
+    scale = variance.rsqrt()
+    scale = scale if layer.weight is None else scale * layer.weight
+    shift = -layer.running_mean * scale
+    shift_size = shift.abs()
+    if layer.bias is not None:
+        shift, shift_size = shift + layer.bias, shift_size + layer.bias.abs()
+    root = variance.rsqrt().clamp_min(1)
+    return replace(
+        scaling(input_shape, scale.view(per_channel), shift.view(per_channel)),
+        shift_size=shift_size.view(per_channel),
+        offset=layer.running_mean.abs().view(per_channel),
+        growth=(root if layer.weight is None else root * layer.weight.abs().clamp_min(1)).view(per_channel),
     )

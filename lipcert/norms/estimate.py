@@ -7,26 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.graph.operators import LinearMap
-from lipcert.norms.krylov import (
-    ALIVE,
-    estimate_norm,
-    krylov_iteration,
-    leading_vector,
-    power_iteration,
-    power_iteration_from_right,
-    shared_right_vector,
-    unit_vector,
-)
+from lipcert.norms.krylov import averaged, global_norm, local_norms
 from lipcert.norms.protocol import MapKey
 
 START_STEPS = 30
 """Power steps that bring a new global singular vector near its limit, so that radii start out honest."""
-
-DENSE_STEPS = 3
-"""Krylov steps of a dense map for each power step of a convolution: cheap there, and needed."""
-
-MEMORY = 0.9
-"""What the typical vector of a dense map keeps of itself when another image's is added."""
 
 WIDE = 3
 """Inputs an output of a dense map from which on Krylov steps on M Mᵀ are cheaper than on M."""
@@ -131,8 +116,7 @@ class PowerNorms(nn.Module):
             origin = linear_map.origin
             start = torch.randn(1, *linear_map.output_shape, dtype=origin.dtype, device=origin.device)
             with torch.no_grad():
-                image = linear_map.apply(power_iteration(linear_map, start, START_STEPS))
-            self.register_buffer(key, unit_vector(image, start))
+                self.register_buffer(key, global_norm(linear_map, start, START_STEPS).left)
         return key, getattr(self, key)
 
     def _typical(self, name: str, linear_map: LinearMap) -> tuple[str, Tensor]:
@@ -141,13 +125,6 @@ class PowerNorms(nn.Module):
         if not hasattr(self, key):
             self.register_buffer(key, self._vector(name, linear_map)[1].clone())
         return key, getattr(self, key)
-
-    @torch.no_grad()
-    def _average(self, key: str, typical: Tensor, left: Tensor) -> None:
-        """Add an image's left vector, (1, n), to the typical one; broadcasting makes it the first rank's everywhere."""
-        unit = unit_vector(left.to(typical), typical)
-        sign = torch.where((unit * typical).sum() < 0, -1.0, 1.0)
-        setattr(self, key, unit_vector(MEMORY * typical + (1 - MEMORY) * sign * unit, typical))
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         """Take checkpoints that lack vectors, which stay as they are here, or have some that are not in use yet."""
@@ -163,10 +140,10 @@ class PowerNorms(nn.Module):
     def global_norm(self, key: MapKey, linear_map: LinearMap) -> Tensor:
         """Return an *estimate* of the norm of the map itself, from below, (1,); arguments as in `Norms.global_norm`."""
         buffer, vector = self._vector(key.name, linear_map)
-        estimate = estimate_norm(linear_map, power_iteration(linear_map, vector, self.iterations))
+        norm, left = global_norm(linear_map, vector, self.iterations)
         if self.training:
-            setattr(self, buffer, unit_vector(estimate.left, vector))
-        return estimate.norm
+            setattr(self, buffer, left)
+        return norm
 
     def local_norms(self, key: MapKey, linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None) -> Tensor:
         """Return *estimates* of local norms, from below, (B,); arguments as in `Norms.local_norms`."""
@@ -177,35 +154,9 @@ class PowerNorms(nn.Module):
             typical, vector = self._typical(key.name, linear_map)
         else:
             _, vector = self._vector(key.name, linear_map)
-        shared = vector + ALIVE * vector.numel() ** -0.5
+        gram = self.grams.of(key.name, linear_map, keep=self.training)
         low = self.low_precision and origin.dtype == torch.float32
-        dtype = torch.bfloat16 if low else origin.dtype
-        rows, columns = (None if mask is None else mask.to(dtype) for mask in (rows, columns))
-        with torch.autocast(origin.device.type, torch.bfloat16, enabled=low):
-            right = self._right_vectors(key.name, linear_map, shared, rows, columns).to(dtype)
-            estimate = estimate_norm(linear_map, right, rows)
+        norms, left = local_norms(linear_map, vector, rows, columns, self.iterations, gram, low)
         if self.training and typical is not None and torch.is_grad_enabled():
-            self._average(typical, vector, estimate.left[:1])
-        return estimate.norm.to(origin.dtype)
-
-    @torch.no_grad()
-    def _right_vectors(
-        self, name: str, linear_map: LinearMap, shared: Tensor, rows: Tensor | None, columns: Tensor | None
-    ) -> Tensor:
-        """Return right vectors inside the column mask, (B or 1, *input_shape), to estimate norms with.
-
-        Krylov steps for dense maps, on M M^T where that serves; power steps for others; in bfloat16 where that is
-        faster: a relative error of 2^-8 in the vector changes the norm it yields by its square, and errors of single
-        products average out. `shared`: (1, *output_shape), where all images start.
-        """
-        masked = linear_map.restricted(rows, columns)
-        if len(linear_map.output_shape) != 1:
-            right = shared_right_vector(linear_map, shared)
-            right = right if columns is None else right.to(columns) * columns
-            return power_iteration_from_right(masked, right, self.iterations)
-        left = shared.expand(linear_map.masked_images(rows, columns), *linear_map.output_shape)
-        left = left if rows is None else left.to(rows) * rows
-        gram = self.grams.of(name, linear_map, keep=self.training)
-        if gram is None:
-            return krylov_iteration(masked, left, DENSE_STEPS * self.iterations)
-        return power_iteration(masked, leading_vector(gram, rows, left, DENSE_STEPS * self.iterations), 1)
+            setattr(self, typical, averaged(vector, left[:1]))  # broadcasting makes it the first rank's everywhere
+        return norms

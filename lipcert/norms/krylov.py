@@ -1,4 +1,4 @@
-"""Power iteration and Krylov spaces for singular vectors of many masked maps at once, and the norms they estimate."""
+"""Lower *estimates* of spectral norms of many masked maps at once, by power iteration and Krylov spaces."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,9 +14,14 @@ FEW_STEPS = 8
 EXHAUSTED = 1e-2
 """A Krylov direction this much shorter than before orthogonalisation adds nothing (also in bfloat16)."""
 
-
 ALIVE = 1e-3
 """Share of a constant in a shared start vector, so that no mask leaves it zero."""
+
+DENSE_STEPS = 3
+"""Krylov steps of a dense map for each power step of a convolution: cheap there, and needed."""
+
+MEMORY = 0.9
+"""What the typical vector of a dense map keeps of itself when another image's is added."""
 
 
 def per_image(values: Tensor, dimensions: int) -> Tensor:
@@ -39,6 +44,14 @@ def unit_vector(vector: Tensor, fallback: Tensor) -> Tensor:
     """Scale (1, *shape) to length 1; keep `fallback` where it died."""
     lengths = lengths_of(vector)
     return torch.where(per_image(lengths > 0, vector.dim()), vector * inverse(lengths, vector.dim()), fallback)
+
+
+@torch.no_grad()
+def averaged(typical: Tensor, left: Tensor) -> Tensor:
+    """Return a typical left vector, (1, n) of length 1, with a share of another one's direction, up to its sign."""
+    unit = unit_vector(left.to(typical), typical)
+    sign = torch.where((unit * typical).sum() < 0, -1.0, 1.0)
+    return unit_vector(MEMORY * typical + (1 - MEMORY) * sign * unit, typical)
 
 
 class _Length(torch.autograd.Function):
@@ -94,6 +107,66 @@ def power_iteration(linear_map: LinearMap, start: Tensor, steps: int) -> Tensor:
         left = linear_map.apply(right)
         right = linear_map.adjoint(left * inverse(lengths_of(left), left.dim()).to(left))
     return right
+
+
+def global_norm(linear_map: LinearMap, vector: Tensor, steps: int) -> Estimate:
+    """Return an *estimate* of the norm of a map, (1,), after power steps from `vector`, (1, *output_shape).
+
+    Its left vector has length 1; it is `vector` where the iteration died.
+    """
+    norm, left = estimate_norm(linear_map, power_iteration(linear_map, vector, steps))
+    return Estimate(norm, unit_vector(left, vector))
+
+
+def local_norms(
+    linear_map: LinearMap,
+    vector: Tensor,
+    rows: Tensor | None,
+    columns: Tensor | None,
+    steps: int,
+    gram: Tensor | None = None,
+    low: bool = False,
+) -> Estimate:
+    """Return *estimates* of the norms of diag(rows) M diag(columns), (B,) or (1,), with gradients of the map.
+
+    Args:
+        linear_map: M.
+        vector: (1, *output_shape), near left singular vectors: where all images start.
+        rows, columns: 0/1 masks, (B, *output_shape) and (B, *input_shape); None for ones.
+        steps: power steps, or for a dense map `DENSE_STEPS` Krylov steps each.
+        gram: M Mᵀ of a dense map, on which Krylov steps are then taken.
+        low: in bfloat16, faster where the processor has it: a relative error of 2^-8 in the vector changes the norm it
+            yields by its square, and errors of single products average out.
+    """
+    origin = linear_map.origin
+    dtype = torch.bfloat16 if low else origin.dtype
+    rows, columns = (None if mask is None else mask.to(dtype) for mask in (rows, columns))
+    with torch.autocast(origin.device.type, torch.bfloat16, enabled=low):
+        right = _right_vectors(linear_map, vector, rows, columns, steps, gram).to(dtype)
+        norm, left = estimate_norm(linear_map, right, rows)
+    return Estimate(norm.to(origin.dtype), left)
+
+
+@torch.no_grad()
+def _right_vectors(
+    linear_map: LinearMap,
+    vector: Tensor,
+    rows: Tensor | None,
+    columns: Tensor | None,
+    steps: int,
+    gram: Tensor | None,
+) -> Tensor:
+    """Return right vectors inside the column mask, (B or 1, *input_shape); arguments as in `local_norms`."""
+    masked, shared = linear_map.restricted(rows, columns), vector + ALIVE * vector.numel() ** -0.5
+    if len(linear_map.output_shape) != 1:
+        right = shared_right_vector(linear_map, shared)
+        right = right if columns is None else right.to(columns) * columns
+        return power_iteration_from_right(masked, right, steps)
+    left = shared.expand(masked.images, *linear_map.output_shape)
+    left = left if rows is None else left.to(rows) * rows
+    if gram is None:
+        return krylov_iteration(masked, left, DENSE_STEPS * steps)
+    return power_iteration(masked, leading_vector(gram, rows, left, DENSE_STEPS * steps), 1)
 
 
 @torch.no_grad()

@@ -24,8 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lipcert.graph.errors import NonFiniteBoundError
-from lipcert.graph.operators import LinearMap, largest_absolute
+from lipcert.graph.operators import LinearMap, NonFiniteBoundError, largest_absolute
 from lipcert.norms.bracket import ROUNDING, Bracket, enclose
 from lipcert.norms.krylov import per_image
 

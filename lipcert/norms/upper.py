@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from lipcert.graph import Activation, Graph, Image
-from lipcert.graph.errors import NonFiniteBoundError
-from lipcert.graph.operators import LinearMap, largest_absolute
+from lipcert.graph.operators import LinearMap, NonFiniteBoundError, largest_absolute
 from lipcert.norms.bracket import ROUNDING, SMALLEST_NORM, Bracket, enclose
 from lipcert.norms.lanczos import norm_bracket
 from lipcert.norms.protocol import MapKey

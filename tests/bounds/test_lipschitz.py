@@ -48,10 +48,12 @@ def test_toy_example_masks_norms_and_boxes() -> None:
     # Appendix A.1 prints the box of the first layer.
     torch.testing.assert_close(local.activations[0].lower, torch.tensor([[2.7, -2.2, -0.1]], dtype=torch.float64))
     torch.testing.assert_close(local.activations[0].upper, torch.tensor([[3.3, -1.8, 0.1]], dtype=torch.float64))
-    source = local.region.lipschitz_terms[0].source
+    source = local.families[0][0].source
     torch.testing.assert_close(source.center, toy["mu_prev"])
-    torch.testing.assert_close((source.upper + source.lower) / 2, toy["ibp_mu_prev"])  # type: ignore[operator]
-    torch.testing.assert_close((source.upper - source.lower) / 2, toy["ibp_r_prev"])  # type: ignore[operator]
+    assert source.box is not None
+    lower, upper = source.box
+    torch.testing.assert_close((upper + lower) / 2, toy["ibp_mu_prev"])
+    torch.testing.assert_close((upper - lower) / 2, toy["ibp_r_prev"])
     torch.testing.assert_close(local.logits, toy["logits"])
     assert 0.1 * local.lipschitz.item() == pytest.approx(toy["r_tight"].item())
     assert 0.1 * whole.lipschitz.item() == pytest.approx(toy["r_global"].item())

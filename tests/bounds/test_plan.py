@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.bounds import Analysis, Bound, Plan, analyze, measure_plan
+from lipcert.bounds.product import Demand
 from lipcert.graph import LinearMap, compile_graph
+from lipcert.nn import Residual
 from lipcert.norms import MapKey
 from tests.networks import IMAGE, NETWORKS, images, network
 from tests.oracles import ExactNorms
@@ -96,3 +98,25 @@ def test_the_gain_of_a_box_is_the_share_of_the_ball_that_it_cuts_off(threshold: 
     inputs = torch.zeros(1, 2, dtype=torch.float64)
     graph = compile_graph(model, (2,))
     assert measure_plan(graph, inputs, 1.0, "local", ExactNorms(), threshold, clip_input=True).boxes == skipped
+
+
+def test_what_is_demanded_of_a_graph() -> None:
+    block = Residual(nn.Sequential(nn.Linear(3, 3), nn.ReLU()))
+    graph = compile_graph(nn.Sequential(nn.Linear(3, 3), block, nn.ReLU(), nn.Linear(3, 2)), (3,))
+    # 0 image, 1 first layer, 2 and 3 branch, 4 shortcut, 5 sum, 6 activation, 7 output
+    assert Demand(graph, Plan()).boxes == {0, 1, 2, 3, 4, 5, 6}
+    skipped = Plan(boxes=frozenset({"1.branch.0"}))
+    assert Demand(graph, skipped).boxes == {0, 1, 2, 3, 4, 5, 6}  # the shortcut asks for its input's box
+    skipped = Plan(boxes=frozenset({"0", "1"}))
+    assert Demand(graph, skipped).boxes == {1, 2, 5, 6}  # skipped sums ask for no box before them
+    assert Demand(graph, Plan()).margins == set(range(8))  # balls behind sums are not known
+    branch, output = "1.branch.1", "2"
+    unmasked = [
+        Demand(graph, Plan(masks=frozenset(each))).unmasked for each in ((), (branch,), (output,), (branch, output))
+    ]
+    assert unmasked == [set(), set(), {6}, {3, 6}]  # what varies behind the branch is asked before both
+
+
+def test_gradients_pass_the_boxes_of_margins_alone_where_balls_are_known() -> None:
+    plain = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+    assert Demand(compile_graph(plain, (3,)), Plan()).margins == {3, 4}

@@ -18,7 +18,7 @@ from lipcert.certificates.cascade import CROWN_STAGES, STAGES, Cascade
 from lipcert.certificates.certifier import Certifier
 from lipcert.certificates.certify import CertifyBatch
 from lipcert.certificates.float64 import FAILURE_PROBABILITY
-from lipcert.graph.errors import NonFiniteBoundError
+from lipcert.graph import NonFiniteBoundError
 from tests.fuzz.networks import Case
 from tests.fuzz.subject import Subject, Tally, refute
 

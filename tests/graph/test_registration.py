@@ -20,7 +20,7 @@ from lipcert.graph import (
     UnsupportedLayerError,
     activations,
     compile_graph,
-    layers,
+    operator,
     register_activation,
     register_affine,
     scaling,
@@ -45,14 +45,14 @@ def _unshuffled(layer: nn.PixelUnshuffle, shape: Shape) -> Permutation:
 def fixture_tables() -> Iterator[None]:
     """Leave the tables as they were; that of `singledispatch` can only be reached through its read-only view."""
     rows = dict(activations.MAKERS)
-    (table,) = gc.get_referents(layers.operator.registry)
+    (table,) = gc.get_referents(operator.registry)
     before = dict(table)
     yield
     activations.MAKERS.clear()
     activations.MAKERS.update(rows)
     table.clear()
     table.update(before)
-    layers.operator._clear_cache()  # type: ignore[attr-defined]
+    operator._clear_cache()
 
 
 def _model() -> nn.Sequential:
