@@ -19,6 +19,7 @@ from lipcert.nn import folded
 from lipcert.norms import UpperNorms
 from lipcert.system.execution import cover_execution, refuse_execution
 from lipcert.system.schema import EvaluationConfig
+from lipcert.training.module import bound_statistics
 from lipcert.training.processes import from_every_process, ranks
 
 MEANS_STEPS = 40
@@ -124,17 +125,9 @@ def lipschitz_columns(
     `local` stands in for bounds without masks.
     """
     masked = bound if RULES[bound].masks else Bound.LOCAL
-    parts: list[Columns] = []
-    for batch in images.split(settings.batch_size):
-        analysis = network.analyze(batch, epsilon, masked, min(MEANS_STEPS, settings.lanczos_steps))
-        ones = torch.ones(len(batch), dtype=torch.float64)
-        varying = {
-            f"varying/{each.name}": ones if each.varying is None else each.varying.flatten(1).double().mean(dim=1)
-            for each in analysis.activations
-        }
-        bounds = {"global_lipschitz": analysis.global_lipschitz * ones, "local_lipschitz": analysis.lipschitz * ones}
-        parts.append({**bounds, **varying})
-    return joined(parts)
+    steps = min(MEANS_STEPS, settings.lanczos_steps)
+    batches = images.split(settings.batch_size)
+    return joined([bound_statistics(network.analyze(batch, epsilon, masked, steps)) for batch in batches])
 
 
 def evaluated_columns(
@@ -197,9 +190,9 @@ def evaluate(
         "certified_accuracy_executed": means[f"executed/{bound}"],
         "certified_accuracy_by_bound": {name: means[f"certified/{name}"] for name in bounds},
         "failure_probability": columns["failure_probability"].sum().item(),
-        "global_lipschitz": columns["global_lipschitz"].min().item(),
-        "local_lipschitz_mean": means["local_lipschitz"],
-        "lipschitz_images": len(columns["local_lipschitz"]),
+        "global_lipschitz": columns["lipschitz/global"].min().item(),
+        "local_lipschitz_mean": means["lipschitz/local"],
+        "lipschitz_images": len(columns["lipschitz/local"]),
         "varying_fraction": {
             name.removeprefix("varying/"): mean for name, mean in means.items() if name.startswith("varying/")
         },

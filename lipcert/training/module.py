@@ -25,16 +25,12 @@ from lipcert.training.schedules import Schedule
 
 
 def bound_statistics(analysis: Analysis) -> dict[str, Tensor]:
-    """Return Lipschitz bounds and varying proportions, overall and a layer: the curves of Figures 6 and 7."""
-    statistics = {
-        "lipschitz/global": analysis.global_lipschitz.detach().mean(),
-        "lipschitz/local": analysis.lipschitz.detach().mean(),
-    }
+    """Return Lipschitz bounds and varying proportions of images, overall and a layer, (B,) each."""
+    found = {"lipschitz/global": analysis.global_lipschitz, "lipschitz/local": analysis.lipschitz}
     for bounds in analysis.activations:
-        statistics[f"lipschitz/{bounds.name}"] = bounds.masked_norm.detach().mean()
-        varying = torch.ones(()) if bounds.varying is None else bounds.varying.detach().mean()
-        statistics[f"varying/{bounds.name}"] = varying
-    return statistics
+        varying = bounds.masked_norm.new_ones(1) if bounds.varying is None else bounds.varying.flatten(1).mean(dim=1)
+        found |= {f"lipschitz/{bounds.name}": bounds.masked_norm, f"varying/{bounds.name}": varying}
+    return {name: values.detach().expand(len(analysis.logits)) for name, values in found.items()}
 
 
 class CertifiedAccuracy(MeanMetric):
@@ -159,14 +155,14 @@ class RobustClassifier(pl.LightningModule):
 
     @torch.no_grad()
     def _log_bounds(self, analysis: Analysis | None, images: Tensor, weight: int) -> None:
-        """Log what the bound sees; methods that need none are measured at the target epsilon.
+        """Log the curves of Figures 6 and 7; methods that need none are measured at the target epsilon.
 
         Lightning divides the `weight` in means over processes by their number in integers: it is a multiple of it.
         """
         if analysis is None:
             epsilon = self.schedule.epsilon_train
             analysis = analyze(self.graph, images, epsilon, Bound.LOCAL, self.norms, self.bound.clip_input)
-        statistics = bound_statistics(analysis)
+        statistics = {name: values.mean() for name, values in bound_statistics(analysis).items()}
         self.log_dict(statistics, on_step=False, on_epoch=True, batch_size=weight, sync_dist=True)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
