@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 from lipcert.data.arrays import Split, Stored, sent, to_pixels
 from lipcert.data.batches import GlobalBatches, ShuffledBatches
 from lipcert.data.sources import load_images
+from lipcert.system.errors import refuse_below
 
 LARGEST_SHARE = 0.25
 """Of a GPU's free memory, at most, goes to the training images."""
@@ -113,15 +114,8 @@ class ImageDataModule(pl.LightningDataModule):
         self.on_device = str(on_device).lower()
         if self.on_device not in CHOICES:
             raise ValueError(f"Expected `data.on_device` to be one of {list(CHOICES)}, got {on_device!r}.")
-        for key, value, least in (
-            ("batch_size", batch_size, 1),
-            ("data.limit_train", limit_train, 1),
-            ("data.limit_test", limit_test, 1),
-            ("data.validation", validation, 0),
-            ("data.crop_padding", crop_padding, 0),
-        ):
-            if value is not None and value < least:
-                raise ValueError(f"Expected `{key}` >= {least}, got {value}.")
+        refuse_below(1, {"batch_size": batch_size, "data.limit_train": limit_train, "data.limit_test": limit_test})
+        refuse_below(0, {"data.validation": validation, "data.crop_padding": crop_padding})
         self.batch_size = batch_size
         self.crop_padding = crop_padding
         self.seed = seed

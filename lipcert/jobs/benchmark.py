@@ -26,6 +26,7 @@ from lipcert.losses import BCP, Setting, Sparsity
 from lipcert.nn import ClippedMaxMin, ClippedReLU, build
 from lipcert.norms import PowerNorms
 from lipcert.system.configuration import refuse_unknown
+from lipcert.system.errors import refuse_below
 from lipcert.system.files import write_json
 from lipcert.system.memory import host_peak_mb
 from lipcert.system.schema import BoundConfig
@@ -73,8 +74,7 @@ def run(config: DictConfig) -> None:
         ValueError: for settings out of range, an unknown kind of growth, or a checkpoint with one.
     """
     refuse_unknown(config)
-    if config.rounds < 1 or config.threads < 1:
-        raise ValueError(f"Expected `rounds` and `threads` >= 1, got {config.rounds} and {config.threads}.")
+    refuse_below(1, {"rounds": config.rounds, "threads": config.threads})
     torch.set_num_threads(config.threads)
     device = chosen_device(config.device)
     rows = [row for works in _compared(config) for row in rows_of(works, config, device)]

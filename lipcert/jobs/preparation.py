@@ -17,6 +17,7 @@ from lipcert.checkpoints import LoadedNetwork, load_network, read_checkpoint
 from lipcert.data import Split, load_images
 from lipcert.records import Arithmetic, Data, Model, data_sha256, model_sha256
 from lipcert.system.configuration import refuse_unknown
+from lipcert.system.errors import refuse_below
 from lipcert.system.execution import cover_execution
 from lipcert.system.plugins import load_plugins
 
@@ -102,8 +103,7 @@ def prepare(config: DictConfig, most_epsilons: int | None = 1) -> Subject:
     name, limit = config.data.name or checkpoint.description.get("data"), config.data.limit_test
     if not isinstance(name, str):
         raise ValueError(f"checkpoint={config.checkpoint} names no data; type data=NAME for the data it is for.")
-    if limit is not None and limit < 1:
-        raise ValueError(f"Expected `limit` >= 1, got {limit}.")
+    refuse_below(1, {"limit": limit})
     source = load_images(name, config.data.root)
     if not len(source.test):
         raise ValueError(f"{name} has no test images; there is nothing to certify.")
@@ -153,10 +153,8 @@ def check_numbers(
     config: DictConfig, positive: Sequence[str] = (), not_negative: Sequence[str] = (), shares: Sequence[str] = ()
 ) -> None:
     """Raise ValueError naming a setting that is below 1, below 0, or outside of (0, 1)."""
-    for least, names in ((1, positive), (0, not_negative)):
-        for name in names:
-            if config[name] < least:
-                raise ValueError(f"Expected `{name}` >= {least}, got {config[name]}.")
+    refuse_below(1, {name: config[name] for name in positive})
+    refuse_below(0, {name: config[name] for name in not_negative})
     for name in shares:
         if not 0 < config[name] < 1:
             raise ValueError(f"Expected `{name}` in (0, 1), got {config[name]}.")

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lipcert.bounds import Analysis
 from lipcert.nn import ClippedMaxMin, ClippedReLU
+from lipcert.system.errors import refuse_below
 
 
 def clipped_relu_hinge(lower: Tensor, upper: Tensor, threshold: Tensor, threshold_weight: float) -> Tensor:
@@ -69,9 +70,7 @@ class Sparsity:
     threshold_weight: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("weight", "threshold_weight"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"Expected `sparsity.{name}` >= 0, got {getattr(self, name)}.")
+        refuse_below(0, {"sparsity.weight": self.weight, "sparsity.threshold_weight": self.threshold_weight})
 
     def __call__(self, analysis: Analysis) -> Tensor:
         """Return the weighted loss, ()."""

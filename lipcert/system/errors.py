@@ -2,6 +2,7 @@
 
 import errno
 import signal
+from collections.abc import Mapping
 
 EXPECTED_ERRORS = (ValueError, OSError, NotImplementedError, ArithmeticError)
 """Errors that a user can act on; anything else is a fault of lipcert and keeps its traceback."""
@@ -16,6 +17,13 @@ class Interrupted(SystemExit):
     def __init__(self, number: int, advice: str = "") -> None:
         super().__init__(128 + number)
         self.message = f"ended by {signal.Signals(number).name}. {advice}".strip()
+
+
+def refuse_below(least: float, settings: Mapping[str, float | None]) -> None:
+    """Raise ValueError naming the first of some settings, by name, that is below `least` or NaN; None passes."""
+    for name, value in settings.items():
+        if value is not None and not value >= least:
+            raise ValueError(f"Expected `{name}` >= {least}, got {value}.")
 
 
 def first_line(error: BaseException) -> str:

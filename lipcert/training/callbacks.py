@@ -1,4 +1,4 @@
-"""Callbacks that every run has: schedules, projections, what is skipped, what training has cost."""
+"""Callbacks that every run has: schedules, projections, seeds, what is skipped, what training has cost."""
 
 import resource
 import sys
@@ -7,10 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 
 from lipcert.bounds import Plan, measure_plan
 from lipcert.nn.architectures import project_thresholds
+from lipcert.system.errors import refuse_below
 from lipcert.system.memory import restart_host_peak
 from lipcert.training.module import RobustClassifier
 
@@ -44,6 +45,19 @@ class ProjectThresholds(Callback):
         project_thresholds(_robust(pl_module).model)
 
 
+class RandomState(Callback):
+    """Seeds Python, NumPy and torch before every epoch, so that a resumed run draws what an uninterrupted one does.
+
+    `seed` and epoch decide what is drawn, in every process the same.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        seed_everything((self.seed * 1_000_003 + trainer.current_epoch) % 2**32, verbose=False)
+
+
 class SkipPlan(Callback):
     """Measures which boxes and masked norms gain next to nothing, and lets the module skip them until the next time.
 
@@ -58,8 +72,7 @@ class SkipPlan(Callback):
     """
 
     def __init__(self, every: int = 20) -> None:
-        if every < 0:
-            raise ValueError(f"Expected `bound.skip_every` >= 0, got {every}.")
+        refuse_below(0, {"bound.skip_every": every})
         self.every = every
         self.plan = Plan()
         self._steps_left = 0

@@ -12,6 +12,7 @@ from torch import nn
 
 from lipcert.bounds import check_epsilon
 from lipcert.system.configuration import refuse_unknown
+from lipcert.system.errors import refuse_below
 from lipcert.system.execution import cover_execution, refuse_execution
 from lipcert.system.plugins import load_plugins
 from lipcert.training.evaluation import EvaluationSettings
@@ -66,8 +67,7 @@ def check_processes(config: DictConfig, overrides: Sequence[str], multirun: bool
         ValueError: saying what to set.
     """
     devices, nodes = config.trainer.devices, config.trainer.num_nodes
-    if nodes < 1:
-        raise ValueError(f"Expected `trainer.num_nodes` >= 1, got {nodes}.")
+    refuse_below(1, {"trainer.num_nodes": nodes})
     wanted, started = devices * nodes, started_processes()
     split = f"`trainer.devices`={devices} x `trainer.num_nodes`={nodes}"
     if config.batch_size % wanted:

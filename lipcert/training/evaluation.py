@@ -17,6 +17,7 @@ from lipcert.data import Split
 from lipcert.data.progress import progress
 from lipcert.nn import folded
 from lipcert.norms import UpperNorms
+from lipcert.system.errors import refuse_below
 from lipcert.system.execution import cover_execution, refuse_execution
 from lipcert.system.schema import EvaluationConfig
 from lipcert.training.module import bound_statistics
@@ -50,10 +51,9 @@ class EvaluationSettings(EvaluationConfig):
             Bound(bound)
         if self.checkpoint not in ("last", "best"):
             raise ValueError(f"Expected `evaluation.checkpoint` to be last or best, got {self.checkpoint!r}.")
-        least = {"batch_size": 1, "lanczos_steps": 1, "lipschitz_images": 1, "pgd_steps": 0, "autoattack_images": 0}
-        for name, smallest in least.items():
-            if getattr(self, name) < smallest:
-                raise ValueError(f"Expected `evaluation.{name}` >= {smallest}, got {getattr(self, name)}.")
+        least = {1: ("batch_size", "lanczos_steps", "lipschitz_images"), 0: ("pgd_steps", "autoattack_images")}
+        for smallest, names in least.items():
+            refuse_below(smallest, {f"evaluation.{name}": getattr(self, name) for name in names})
 
 
 def certified_columns(

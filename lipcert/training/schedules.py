@@ -6,6 +6,7 @@ Progress t is counted in epochs and grows within an epoch, step by step.
 import math
 from dataclasses import dataclass
 
+from lipcert.system.errors import refuse_below
 from lipcert.system.schema import ScheduleConfig
 
 RAMPS = ("linear", "logarithmic")
@@ -46,15 +47,13 @@ class Schedule(ScheduleConfig):
     """
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ValueError(f"Expected `schedule.epochs` >= 1, got {self.epochs}.")
+        refuse_below(1, {"schedule.epochs": self.epochs})
+        refuse_below(0, {"schedule.decay_epoch": self.decay_epoch})
         if not 0 <= self.warmup_epochs <= self.ramp_epochs:
             raise ValueError(
                 "Expected 0 <= `schedule.warmup_epochs` <= `schedule.ramp_epochs`, "
                 f"got {self.warmup_epochs} and {self.ramp_epochs}."
             )
-        if not self.decay_epoch >= 0:
-            raise ValueError(f"Expected `schedule.decay_epoch` >= 0, got {self.decay_epoch}.")
         if not 0 <= self.decay_step < math.inf:
             raise ValueError(f"Expected `schedule.decay_step` >= 0 and finite, got {self.decay_step}.")
         if not (0 < self.initial_lr < math.inf and 0 < self.final_lr < math.inf):

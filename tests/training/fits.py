@@ -16,9 +16,8 @@ from lipcert.data import ImageDataModule
 from lipcert.losses import GloRo
 from lipcert.nn import build
 from lipcert.system.schema import BoundConfig
-from lipcert.training.callbacks import ProjectThresholds, ScheduleCallback, SkipPlan
+from lipcert.training.callbacks import ProjectThresholds, RandomState, ScheduleCallback, SkipPlan
 from lipcert.training.module import RobustClassifier
-from lipcert.training.resume.checkpoints import RandomState
 from lipcert.training.schedules import Schedule
 
 EPOCHS = 4
@@ -51,7 +50,7 @@ def classifier(
     return RobustClassifier(build("small", (1, 8, 8), 10, activation, threshold=0.1), **values)
 
 
-def trainer(folder: Path, *callbacks: pl.Callback, project: bool = True) -> pl.Trainer:
+def trainer(folder: Path, *callbacks: pl.Callback, project: bool = True, seed: int = 0) -> pl.Trainer:
     """Return a trainer on the CPU that keeps `folder`/last.ckpt."""
     return pl.Trainer(
         accelerator="cpu",
@@ -61,7 +60,7 @@ def trainer(folder: Path, *callbacks: pl.Callback, project: bool = True) -> pl.T
             ScheduleCallback(),
             *([ProjectThresholds()] if project else []),
             SkipPlan(3),
-            RandomState(),
+            RandomState(seed),
             ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False),
         ],
         logger=False,

@@ -1,14 +1,11 @@
-"""Checkpoints: written atomically, the one before kept, checked when read, with all that a resumed run goes on from."""
+"""Checkpoints: written atomically, the one before kept, checked when read."""
 
 import io
 import os
-import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -83,43 +80,6 @@ def check_resumable(checkpoint: Mapping[str, Any], description: dict[str, Any]) 
             f"The checkpoint was trained with warm_start={starts}, which lipcert has no more; train anew, or certify "
             "its weights by python -m lipcert.certify."
         )
-
-
-class RandomState(pl.Callback):
-    """Keeps the random state of Python, NumPy and torch in checkpoints, so that a resumed run goes on exactly.
-
-    Every process starts from the same seed, and goes on from the first one's state: of its CPU and of its GPU.
-    Only tensors and plain values are stored, so that checkpoints load without unpickling arbitrary objects.
-    """
-
-    def __init__(self) -> None:
-        self._restored: dict[str, Any] | None = None
-
-    def state_dict(self) -> dict[str, Any]:
-        name, keys, *rest = np.random.get_state()
-        state = {
-            "python": random.getstate(),
-            "numpy": (str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
-            "torch": torch.get_rng_state(),
-        }
-        if torch.cuda.is_available():
-            state["cuda"] = torch.cuda.get_rng_state()
-        return state
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._restored = state_dict
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._restored is None:
-            return
-        version, internal, gauss = self._restored["python"]
-        random.setstate((version, tuple(internal), gauss))
-        name, keys, *rest = self._restored["numpy"]
-        np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-        torch.set_rng_state(self._restored["torch"].cpu())
-        if torch.cuda.is_available() and "cuda" in self._restored:
-            state = self._restored["cuda"]
-            torch.cuda.set_rng_state((state[0] if isinstance(state, list) else state).cpu())
 
 
 class BestCheckpoint(ModelCheckpoint):
