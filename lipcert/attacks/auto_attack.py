@@ -105,13 +105,12 @@ def auto_attack_robust(
     steps: int = 100,
     queries: int = 5000,
     seed: int = 0,
-    batch_size: int = 500,
 ) -> Tensor:
     """Return which images are classified correctly, and still after AutoAttack's standard version in l2, (N,) bool.
 
     Attacks that do not work on so few classes or on such images are left out (`usable_auto_attacks`). Arguments as in
-    `auto_attack`, pixels in [0, 1]; `batch_size`: images attacked at a time.
+    `auto_attack`, pixels in [0, 1].
     """
     usable, _ = _usable_on(model, images)
     attacks = [partial(auto_attack, name=name, steps=steps, queries=queries, seed=seed) for name in usable]
-    return withstanding(model, images, labels, epsilon, attacks, batch_size)
+    return withstanding(model, images, labels, epsilon, attacks)

@@ -53,19 +53,13 @@ def pgd(
 
 
 def pgd_robust(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    epsilon: float,
-    steps: int = 100,
-    batch_size: int = 500,
-    restarts: int = 1,
+    model: nn.Module, images: Tensor, labels: Tensor, epsilon: float, steps: int = 100, restarts: int = 1
 ) -> Tensor:
     """Return which images are classified correctly, and still after `pgd` inside the ball and [0, 1], (N,) bool.
 
-    Arguments as in `pgd`; `batch_size`: images attacked at a time.
+    Arguments as in `pgd`.
     """
-    return withstanding(model, images, labels, epsilon, [partial(pgd, steps=steps, restarts=restarts)], batch_size)
+    return withstanding(model, images, labels, epsilon, [partial(pgd, steps=steps, restarts=restarts)])
 
 
 def attack_at_growing_radii(

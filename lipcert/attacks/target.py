@@ -58,21 +58,15 @@ def correct(model: nn.Module, points: Tensor, labels: Tensor) -> Tensor:
     return (logits.argmax(dim=1) == labels) & ~logits.isnan().any(dim=1)
 
 
-def withstanding(
-    model: nn.Module, images: Tensor, labels: Tensor, epsilon: float, attacks: Sequence[Attack], batch_size: int
-) -> Tensor:
+def withstanding(model: nn.Module, images: Tensor, labels: Tensor, epsilon: float, attacks: Sequence[Attack]) -> Tensor:
     """Return which images are classified correctly, and still after every attack, (N,) bool.
 
-    Attacks follow one another, each on the images of a batch that withstood those before, pixels in [0, 1].
+    Attacks follow one another, each on the images that withstood those before, pixels in [0, 1].
     """
     check_attackable(model, images, epsilon, PIXELS)
-    kept = []
-    for batch, batch_labels in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        withstood = correct(model, batch, batch_labels)
-        for attack in attacks:
-            rows = withstood.nonzero()[:, 0]
-            if len(rows):
-                points = attack(model, batch[rows], batch_labels[rows], epsilon)
-                withstood[rows] = correct(model, points, batch_labels[rows])
-        kept.append(withstood)
-    return torch.cat(kept)
+    withstood = correct(model, images, labels)
+    for attack in attacks:
+        rows = withstood.nonzero()[:, 0]
+        if len(rows):
+            withstood[rows] = correct(model, attack(model, images[rows], labels[rows], epsilon), labels[rows])
+    return withstood

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -184,14 +184,7 @@ def finish(subject: Subject, stages: Sequence[Stage], journal: Journal, folder: 
         execution=present_execution(subject.device),
         failure_probability=FailureProbability(per_norm, norms, min(1.0, norms * per_norm)),
         stages=tuple(
-            StageTally(
-                name=stage.name,
-                bound=stage.method,
-                lanczos_steps=stage.lanczos_steps,
-                entered=sum(each.entered for each in done),
-                certified=sum(each.certified for each in done),
-                seconds=sum(each.seconds for each in done),
-            )
+            StageTally(stage.name, stage.method, stage.lanczos_steps, *map(sum, zip(*map(astuple, done), strict=True)))
             for stage, done in zip(stages, work, strict=True)
         ),
         norms=batches[-1].norms,
