@@ -9,6 +9,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 import pytest
@@ -39,6 +40,7 @@ def _public() -> Iterator[tuple[str, Any]]:
             yield f"{package}.{name}", found
             if inspect.isclass(found):
                 for key, value in vars(found).items():
+                    value = property(value.func) if isinstance(value, cached_property) else value
                     if not key.startswith("_") and (inspect.isroutine(value) or isinstance(value, property)):
                         yield f"{package}.{name}.{key}", getattr(value, "__func__", value)
 

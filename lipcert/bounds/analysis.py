@@ -74,27 +74,21 @@ class Analysis:
     Attributes:
         graph: of the model.
         region: the open region at the logits.
+        families: sets of its terms, each of which alone bounds the logits; the last one bounds the Lipschitz constant.
         activations: what is known of every activation on the way, in order.
         bound: how it was bounded.
     """
 
     graph: Graph
     region: Region
+    families: tuple[tuple[Term, ...], ...]
     activations: tuple[ActivationBounds, ...]
     bound: Bound
 
-    @property
+    @cached_property
     def logits(self) -> Tensor:
         """Clean logits, (B, K): the region's center."""
         return self.region.center
-
-    @property
-    def families(self) -> list[tuple[Term, ...]]:
-        """Sets of terms, each of which alone bounds the logits; the last one starts at the last activations."""
-        terms, merged = tuple(self.region.terms.values()), self.region.merged
-        if merged is None:
-            return [terms]
-        return [tuple(merged.values()), terms] if RULES[self.bound].both else [tuple(merged.values())]
 
     @property
     def global_lipschitz(self) -> Tensor:
@@ -163,7 +157,6 @@ class Propagation:
     ) -> Propagation:
         """Return the propagation of a batch; arguments as for `analyze`."""
         graph = model if isinstance(model, Graph) else compile_graph(model, images.shape[1:])
-        check_unchanged(graph)
         shape = graph.nodes[0].shape
         if tuple(images.shape[1:]) != shape:
             raise ValueError(
@@ -199,6 +192,7 @@ class Propagation:
     def run(self) -> Iterator[tuple[Node, Region, ActivationBounds | None]]:
         """Yield every node with the region behind it, and what is known of it where it is an activation."""
         graph = self.graph
+        check_unchanged(graph)
         operators, regions = graph.operators(), dict[int, Region]()
         for node in graph.nodes:
             before, bounds = [regions[source] for source in node.sources], None
@@ -359,4 +353,8 @@ def analyze(
         if bounds is not None:
             activations.append(bounds)
     assert output is not None  # a graph has at least its image
-    return Analysis(propagation.graph, output, tuple(activations), propagation.bound)
+    families = [output.terms if output.merged is None else output.merged]
+    if RULES[propagation.bound].both and output.merged is not None:
+        families.append(output.terms)
+    terms = tuple(tuple(each.values()) for each in families)
+    return Analysis(propagation.graph, output, terms, tuple(activations), propagation.bound)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from lipcert.bounds.linear_split import masked
 from lipcert.bounds.product import Closed, Entry, capped_local_norms, constant, needed_inputs, varying_outputs
-from lipcert.bounds.region import Source, Term
-from lipcert.graph import Box, identity_map, scaling
+from lipcert.bounds.region import Source, Term, opened
+from lipcert.graph import Box, scaling
 
 UNIT = (0.0, 1.0)
 """Slopes of activations that a slope of 1/2 leaves a remainder of half the Lipschitz constant."""
@@ -66,7 +66,7 @@ def _remainder(
     """Return the term of an activation's remainder, without row norms: it bounds no neurons."""
     center = torch.zeros_like(source.center)
     kept = Source(source.index, center, box, lipschitz, lipschitz, source.product, varying, remainder=True)
-    return {(source.index, True): Term(kept, identity_map(center))}
+    return {(source.index, True): replace(opened(kept), rows=None)}
 
 
 def _large(shape: tuple[int, ...]) -> bool:

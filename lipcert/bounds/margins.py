@@ -5,7 +5,7 @@ from them to the margins: `pair_support` makes it for some classes at a time, fo
 theorem the gradient needs nothing but the maximiser δ(t) = clip(t d, lower, upper), which follows from d and t.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -194,17 +194,14 @@ def worst_increase(analysis: Analysis, labels: Tensor, box: bool = True, rounds:
         rounds: Newton rounds at most, see `support`.
     """
     *others, last = analysis.families
-    gains = _increase(last, analysis.region, labels, box, rounds, range(analysis.logits.shape[1]))
+    gains = _increase(last, analysis.region, labels, box, rounds)
     for terms in others:
         dear = any(term.map.per_image for term in terms)
-        open_classes = _undecided_classes(analysis, labels, gains) if dear else list(range(gains.shape[1]))
-        if open_classes:
-            refined = _increase(terms, analysis.region, labels, box, rounds, open_classes)
-            gains = gains.index_copy(
-                1,
-                torch.tensor(open_classes, device=gains.device),
-                torch.minimum(gains[:, open_classes], refined),
-            )
+        if not dear:
+            gains = torch.minimum(gains, _increase(terms, analysis.region, labels, box, rounds))
+        elif classes := _undecided_classes(analysis, labels, gains):
+            refined = torch.minimum(gains[:, classes], _increase(terms, analysis.region, labels, box, rounds, classes))
+            gains = gains.index_copy(1, torch.tensor(classes, device=gains.device), refined)
     return gains
 
 
@@ -224,9 +221,9 @@ def _undecided_classes(analysis: Analysis, labels: Tensor, gains: Tensor) -> lis
 
 
 def _increase(
-    terms: tuple[Term, ...], region: Region, labels: Tensor, box: bool, rounds: int, classes: Sequence[int]
+    terms: tuple[Term, ...], region: Region, labels: Tensor, box: bool, rounds: int, classes: list[int] | None = None
 ) -> Tensor:
-    """Return the sum over `terms` of their largest contributions to `classes`, (B, k)."""
+    """Return the sum over `terms` of their largest contributions to `classes`, (B, k); None for all."""
     total = []
     for term in terms:
         source = term.source
@@ -236,11 +233,12 @@ def _increase(
         radius = (region.epsilon * source.lipschitz).expand(labels.shape[0])
         if term.map.per_image:
             units = torch.eye(region.center.shape[1], dtype=region.center.dtype, device=region.center.device)
-            rows = (term.map.adjoint(units[each] - units[labels]).flatten(1).unsqueeze(1) for each in classes)
+            ahead = units if classes is None else units[classes]
+            rows = (term.map.adjoint(each - units[labels]).flatten(1).unsqueeze(1) for each in ahead)
             gains = torch.cat([support(each, radius, lower, upper, rounds) for each in rows], dim=1)
         else:
             matrix = term.map.matrix()
-            chosen = matrix if len(classes) == len(matrix) else matrix[list(classes)]
+            chosen = matrix if classes is None else matrix[classes]
             gains = pair_support(chosen, matrix[labels], radius, lower, upper, rounds)
         total.append(gains)
     return reduce(torch.add, total)

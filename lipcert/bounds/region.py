@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.rounding import Arithmetic, Reach, Rounding, after_affine, input_rounding
-from lipcert.graph import Box, LinearMap, Operator, identity_map
+from lipcert.graph import Box, LinearMap, Operator
 from lipcert.nn.activations import maximum, minimum, share_of_ball
 
 SMALLEST_SQUARE = 1e-30
@@ -195,8 +195,8 @@ def opened(source: Source, mask_rows: bool = False) -> Term:
 
     `mask_rows`: let row norms leave out its constant entries (bound `tight`).
     """
-    rows = RowNorms(source.varying if mask_rows else None, orthogonal=True)
-    return Term(source, identity_map(source.center), rows)
+    shape, rows = tuple(source.center.shape[1:]), RowNorms(source.varying if mask_rows else None, orthogonal=True)
+    return Term(source, LinearMap(shape, shape, source.center.new_empty(0)), rows)
 
 
 def image_region(images: Tensor, radius: Tensor, box: Box | None, arithmetic: Arithmetic | None = None) -> Region:
@@ -247,7 +247,7 @@ def _interval(region: Region, behind: Region, operator: Operator, skip: bool, bo
         return operator.box(*region.box())
     if region.interval is None:
         return None
-    if skip and operator.mixes:
+    if skip and not operator.elementwise:
         return behind.ball_box()
     return (_intersection if box_gradients else _intersection_of_fixed_share)(region, behind, operator)
 
@@ -269,7 +269,7 @@ def _intersection_of_fixed_share(region: Region, behind: Region, operator: Opera
         torch.minimum(upper, center + deviation, out=upper)
     if not torch.is_grad_enabled():
         return lower, upper
-    return share_of_ball(center, deviation, lower), share_of_ball(center, deviation, upper)
+    return share_of_ball(center, deviation, lower, upper)
 
 
 def added(first: Region, second: Region, box: bool = True, arithmetic: Arithmetic | None = None) -> Region:

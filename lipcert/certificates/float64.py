@@ -7,13 +7,7 @@ from torch import Tensor, nn
 
 from lipcert.bounds import Analysis, Arithmetic, Bound, analyze
 from lipcert.graph import Graph, compile_graph, supported_types
-from lipcert.nn.integrity import (
-    UnsupportedLayerError,
-    constants,
-    refuse_altered,
-    refuse_parametrized,
-    refuse_unreadable,
-)
+from lipcert.nn.integrity import refuse_altered, refuse_other_copy, refuse_parametrized, refuse_unreadable
 from lipcert.norms import UpperNorms
 from lipcert.norms.bracket import SMALLEST_NORM
 from lipcert.system.execution import refuse_execution, refuse_interception
@@ -59,32 +53,8 @@ def double_copy(model: nn.Module) -> nn.Module:
         if tensor.is_floating_point() and bool(((tensor != 0) & (tensor.abs() < SMALLEST_NORM)).any()):
             raise ValueError(f"`{name}` has entries below {SMALLEST_NORM}, whose squares vanish; set them to 0.")
     twin = copy.deepcopy(model).double().requires_grad_(False)
-    copies, known = dict(twin.named_modules()), tuple(kinds)
-    for name, layer in model.named_modules():
-        if isinstance(layer, known) and not _same(layer, copies.get(name)):
-            raise UnsupportedLayerError(
-                f"Layer {name or 'model'!r}: its copy is another layer, as copying was altered; undo that."
-            )
+    refuse_other_copy(model, twin, kinds)
     return twin
-
-
-def _same(layer: nn.Module, other: nn.Module | None) -> bool:
-    """Return whether a layer's own tensors, in float64, and attributes are those of another layer of its type."""
-    if other is None or type(layer) is not type(other):
-        return False
-    held, theirs = ({**each._parameters, **each._buffers} for each in (layer, other))
-    return (
-        constants(layer) == constants(other)
-        and layer._modules.keys() == other._modules.keys()
-        and held.keys() == theirs.keys()
-        and all(_equal(tensor, theirs[key]) for key, tensor in held.items())
-    )
-
-
-def _equal(tensor: Tensor | None, other: Tensor | None) -> bool:
-    if tensor is None or other is None:
-        return tensor is other
-    return torch.equal(tensor.double() if tensor.is_floating_point() else tensor, other)
 
 
 class Float64Model:

@@ -18,7 +18,6 @@ from lipcert.graph.operators import (
     Operator,
     Permutation,
     Shape,
-    identity_map,
     map_of,
 )
 from lipcert.graph.pooling import AveragePool
@@ -45,7 +44,6 @@ __all__ = [
     "UnsupportedLayerError",
     "check_unchanged",
     "compile_graph",
-    "identity_map",
     "is_affine",
     "map_of",
     "operator",

@@ -293,7 +293,7 @@ class _Compiler:
                 node: Node = Activation(index, (source,), name, layer, shape, function, _held(layer))
             else:
                 made = self.operators[index] = operator(layer, shape)
-                node = Affine(index, (source,), name, layer, shape, made.output_shape, made.mixes)
+                node = Affine(index, (source,), name, layer, shape, made.output_shape, not made.elementwise)
             _refuse_misfit(layer, shape, node.shape)
         except UnsupportedLayerError as error:
             raise UnsupportedLayerError(f"Layer {name!r}: {error}") from None

@@ -27,7 +27,7 @@ class Affine:
         name: of the layer in the model.
         layer: of a class in the table of affine layers.
         input_shape, shape: of its input and of its output, without the batch.
-        mixes: see `Operator.mixes`.
+        mixes: rows of its matrix have several entries, so that its box costs products of its own.
     """
 
     index: int

@@ -147,11 +147,6 @@ class Operator:
         """Whether it moves entries, and computes nothing."""
         return self.products()[0] == 0
 
-    @property
-    def mixes(self) -> bool:
-        """Whether rows of A have several entries, so that its box costs products of its own."""
-        return not self.elementwise and self.products()[0] > 0
-
     def row_norms(self) -> Tensor | None:
         """Return an upper bound on the l2 norm of every row of A, shape (1, *output_shape), or None for ones.
 
@@ -424,21 +419,7 @@ class LinearMap:
 
 def map_of(operator: Operator, values: Tensor) -> LinearMap:
     """Return the linear map of one operator; `values`: of the dtype and device of its inputs."""
-    return LinearMap(
-        operator.input_shape,
-        operator.output_shape,
-        values.new_empty(0),
-        (operator,),
-        per_image=operator.per_image,
-        images=operator.images,
-        roundings=operator.products(),
-    )
-
-
-def identity_map(values: Tensor) -> LinearMap:
-    """Return the identity on tensors like `values`, (B, *shape)."""
-    shape = tuple(values.shape[1:])
-    return LinearMap(shape, shape, values.new_empty(0))
+    return LinearMap(operator.input_shape, operator.input_shape, values.new_empty(0)).after(operator)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,17 @@
 
 from lipcert.losses.adversarial import TRADES, Adversarial, ReLUStability, relu_stability_loss, trades_loss
 from lipcert.losses.margins import CLL, CRM, EMMA, calibrated_width, cll_logits, crm_penalty, emma_logits
-from lipcert.losses.objective import Objective, Setting, Standard, after_warm_up
-from lipcert.losses.sparsity import Sparsity, sparsity_loss
-from lipcert.losses.worst_case import BCP, CAP, GloRo, bcp_loss, cap_logits, gloro_logits, gloro_loss
+from lipcert.losses.objective import (
+    BCP,
+    Objective,
+    Setting,
+    Sparsity,
+    Standard,
+    after_warm_up,
+    bcp_loss,
+    sparsity_loss,
+)
+from lipcert.losses.worst_case import CAP, GloRo, cap_logits, gloro_logits, gloro_loss
 
 __all__ = [
     "BCP",

@@ -1,4 +1,4 @@
-"""Losses of worst logits: BCP and GloRo, over ball and box, and CAP, over the convex relaxation of a ReLU network."""
+"""Losses of worst logits alone: GloRo, over ball and box, and CAP, over the convex relaxation of a ReLU network."""
 
 import torch
 import torch.nn.functional as F
@@ -11,30 +11,6 @@ from lipcert.losses.objective import MARGIN_ROUNDS, Objective, Setting, after_wa
 from lipcert.losses.options import check_number, check_switch, check_whole
 
 EXCLUDE = ("label", "prediction")
-
-
-def bcp_loss(logits: Tensor, worst: Tensor, labels: Tensor, mixing: float) -> Tensor:
-    """Return (1 - mixing) CE(z, y) + mixing CE(z*, y) (eq. 25).
-
-    Args:
-        logits, worst: clean ones z and worst ones z*, (B, K).
-        labels: (B,).
-        mixing: lambda, in [0, 1].
-    """
-    return (1 - mixing) * F.cross_entropy(logits, labels) + mixing * F.cross_entropy(worst, labels)
-
-
-class BCP:
-    """Mixed loss on clean and worst logits (eqs 24-26); source: appendix B, reference [20] there."""
-
-    name = "bcp"
-
-    @after_warm_up
-    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
-        analysis = setting.analyze(model, images)
-        worst = worst_logits(analysis, labels, rounds=MARGIN_ROUNDS)
-        loss = bcp_loss(analysis.logits, worst, labels, setting.mixing)
-        return Objective(loss + setting.sparsity(analysis), analysis)
 
 
 def gloro_logits(logits: Tensor, worst: Tensor, excluded: Tensor) -> Tensor:

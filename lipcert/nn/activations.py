@@ -57,23 +57,25 @@ def maximum(first: Tensor, second: Tensor) -> Tensor:
 
 
 class _ShareOfBall(torch.autograd.Function):
-    """`end` as center + factor * deviation, with the factor held constant."""
+    """`lower`, `upper` as center + factor * deviation each, with the factors held constant."""
 
     @staticmethod
-    def forward(ctx: Any, center: Tensor, deviation: Tensor, end: Tensor) -> Tensor:
-        ctx.save_for_backward(center, deviation, end)
-        return end
+    def forward(ctx: Any, center: Tensor, deviation: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(center, deviation, lower, upper)
+        return lower, upper
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        center, deviation, end = ctx.saved_tensors
-        factor = (end - center) / deviation.clamp_min(torch.finfo(deviation.dtype).tiny)
-        return gradient, sum_to_shape(gradient * factor, deviation.shape), None
+    def backward(ctx: Any, of_lower: Tensor, of_upper: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        center, deviation, lower, upper = ctx.saved_tensors
+        moved = (of_lower * (lower - center) + of_upper * (upper - center)) / deviation.clamp_min(
+            torch.finfo(deviation.dtype).tiny
+        )
+        return of_lower + of_upper, sum_to_shape(moved, deviation.shape), None, None
 
 
-def share_of_ball(center: Tensor, deviation: Tensor, end: Tensor) -> Tensor:
-    """Return `end`, which lies within `deviation` of `center`, with the gradient of a fixed share of the deviation."""
-    return _ShareOfBall.apply(center, deviation, end)
+def share_of_ball(center: Tensor, deviation: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ends that lie within `deviation` of `center`, with the gradient of fixed shares of the deviation."""
+    return _ShareOfBall.apply(center, deviation, lower, upper)
 
 
 def clipped_relu(inputs: Tensor, threshold: Tensor) -> Tensor:

@@ -189,9 +189,38 @@ def _fixed(value: object) -> bool:
     return kinds <= FIXED or all(kind.__module__ in SIMPLE for kind in kinds)
 
 
-def constants(layer: nn.Module) -> dict[str, object]:
-    """Return the attributes by which a layer of torch computes, its mode among them, by name."""
-    return {key: vars(layer).get(key) for key in ("training", *getattr(type(layer), "__constants__", ()))}
+def refuse_other_copy(model: nn.Module, copied: nn.Module, kinds: Collection[type[nn.Module]]) -> None:
+    """Refuse a float64 copy of a model in which a layer of `kinds` computes something else.
+
+    Raises:
+        UnsupportedLayerError: naming a layer whose tensors, attributes or children are not those of the original.
+    """
+    copies, known = dict(copied.named_modules()), tuple(kinds)
+    for name, layer in model.named_modules():
+        if isinstance(layer, known) and not _same(layer, copies.get(name)):
+            raise UnsupportedLayerError(
+                f"Layer {name or 'model'!r}: its copy is another layer, as copying was altered; undo that."
+            )
+
+
+def _same(layer: nn.Module, other: nn.Module | None) -> bool:
+    """Return whether another layer has the type, attributes, names of children and, in float64, tensors of this one."""
+    if other is None or type(layer) is not type(other):
+        return False
+    held, theirs = ({**each._parameters, **each._buffers} for each in (layer, other))
+    computes_by = ("training", *getattr(type(layer), "__constants__", ()))
+    return (
+        all(vars(layer).get(key) == vars(other).get(key) for key in computes_by)
+        and layer._modules.keys() == other._modules.keys()
+        and held.keys() == theirs.keys()
+        and all(_equal(tensor, theirs[key]) for key, tensor in held.items())
+    )
+
+
+def _equal(tensor: Tensor | None, other: Tensor | None) -> bool:
+    if tensor is None or other is None:
+        return tensor is other
+    return torch.equal(tensor.double() if tensor.is_floating_point() else tensor, other)
 
 
 def refuse_unreadable(model: nn.Module) -> None:

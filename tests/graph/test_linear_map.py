@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lipcert.graph import LinearMap, identity_map, operator, scaling
+from lipcert.graph import LinearMap, map_of, operator, scaling
 from lipcert.graph.operators import largest_absolute
 from tests.oracles import dense_matrix, map_matrix
 
 SHAPE = (2, 5, 4)
 BATCH = 3
+ORIGIN = torch.zeros(0, dtype=torch.float64)
 
 
 def _layers() -> tuple[nn.Module, nn.Module, nn.Module]:
@@ -22,8 +23,7 @@ def _layers() -> tuple[nn.Module, nn.Module, nn.Module]:
 def _chain() -> tuple[LinearMap, Tensor]:
     """Return the map of two convolutions in a row and its matrix."""
     first, second, _ = _layers()
-    linear_map = identity_map(torch.zeros(BATCH, *SHAPE).double())
-    linear_map = linear_map.after(operator(first, SHAPE)).after(operator(second, (3, 3, 2)))
+    linear_map = map_of(operator(first, SHAPE), ORIGIN).after(operator(second, (3, 3, 2)))
     return linear_map, dense_matrix(second, (3, 3, 2)) @ dense_matrix(first, SHAPE)
 
 
@@ -31,14 +31,14 @@ def _sum() -> tuple[LinearMap, Tensor]:
     """Return the sum of the chain with one convolution, on the same input, and a third layer behind it."""
     chain, matrix = _chain()
     shortcut = nn.Conv2d(2, 4, (4, 4)).double()
-    added = chain.plus(identity_map(torch.zeros(1, *SHAPE).double()).after(operator(shortcut, SHAPE)))
+    added = chain.plus(map_of(operator(shortcut, SHAPE), ORIGIN))
     last = nn.Conv2d(4, 2, 1).double()
     linear_map = added.after(operator(last, added.output_shape))
     return linear_map, dense_matrix(last, added.output_shape) @ (matrix + dense_matrix(shortcut, SHAPE))
 
 
 def _identity() -> tuple[LinearMap, Tensor]:
-    return identity_map(torch.zeros(1, *SHAPE).double()), torch.eye(40).double()
+    return LinearMap(SHAPE, SHAPE, ORIGIN), torch.eye(40).double()
 
 
 MAPS = {"identity": _identity, "chain": _chain, "sum": _sum}
@@ -104,7 +104,7 @@ def test_restricted(case: tuple[LinearMap, Tensor], side: str) -> None:
 
 def test_absolute_of_one_layer_is_entrywise() -> None:
     layer, *_ = _layers()
-    linear_map = identity_map(torch.zeros(1, *SHAPE).double()).after(operator(layer, SHAPE))
+    linear_map = map_of(operator(layer, SHAPE), ORIGIN)
     matrix = dense_matrix(layer, SHAPE)
     torch.testing.assert_close(map_matrix(linear_map.absolute(), 1)[0], matrix.abs())
     torch.testing.assert_close(map_matrix(linear_map.transpose().absolute(), 1)[0], matrix.abs().T)
@@ -145,12 +145,12 @@ def test_largest_absolute_is_above_the_norm_of_the_absolute_matrix(case: tuple[L
 def test_maps_that_differ_from_image_to_image() -> None:
     scale = torch.rand(BATCH, *SHAPE, dtype=torch.float64)
     layer, _, _ = _layers()
-    linear_map = identity_map(scale).after(scaling(SHAPE, scale, per_image=True)).after(operator(layer, SHAPE))
+    linear_map = map_of(scaling(SHAPE, scale, per_image=True), ORIGIN).after(operator(layer, SHAPE))
     expected = dense_matrix(layer, SHAPE) * scale.flatten(1)[:, None]
     assert (linear_map.per_image, linear_map.images) == (True, BATCH)
     torch.testing.assert_close(map_matrix(linear_map, BATCH), expected)
     torch.testing.assert_close(map_matrix(linear_map.transpose(), BATCH), expected.mT)
-    total = linear_map.plus(identity_map(scale).after(operator(layer, SHAPE)))
+    total = linear_map.plus(map_of(operator(layer, SHAPE), ORIGIN))
     assert (total.per_image, total.images) == (True, BATCH)
     torch.testing.assert_close(map_matrix(total, BATCH), expected + dense_matrix(layer, SHAPE))
     torch.testing.assert_close(_columns(total), (expected + dense_matrix(layer, SHAPE)).mT)
@@ -158,7 +158,7 @@ def test_maps_that_differ_from_image_to_image() -> None:
 
 def test_matrix_of_a_map_onto_classes() -> None:
     layers = nn.Sequential(nn.Conv2d(2, 3, 3, 2, 1), nn.Flatten(), nn.Linear(18, 4)).double()
-    linear_map = identity_map(torch.zeros(1, *SHAPE).double())
+    linear_map = LinearMap(SHAPE, SHAPE, ORIGIN)
     for layer in layers:
         linear_map = linear_map.after(operator(layer, linear_map.output_shape))
     torch.testing.assert_close(linear_map.matrix(), dense_matrix(layers, SHAPE))
@@ -166,5 +166,5 @@ def test_matrix_of_a_map_onto_classes() -> None:
 
 def test_roundings_forward_and_backward_are_counted_apart() -> None:
     """Forward the inputs of each entry and its bias, (3 + 1) + (2 + 1); backward the outputs, 2 + 4."""
-    linear_map = identity_map(torch.zeros(1, 3)).after(operator(nn.Linear(3, 2), (3,)))
+    linear_map = map_of(operator(nn.Linear(3, 2), (3,)), torch.zeros(0))
     assert linear_map.after(operator(nn.Linear(2, 4), (2,))).roundings == (7, 6)

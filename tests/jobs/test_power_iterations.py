@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lipcert.bounds import Bound, analyze
-from lipcert.graph import LinearMap, identity_map, operator
+from lipcert.graph import LinearMap, map_of, operator
 from lipcert.jobs import power_iterations
 from lipcert.jobs.power_iterations import convergence_counts, iterations_to_converge
 from lipcert.norms import MapKey
@@ -46,9 +46,7 @@ def _dense(linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None, b
 @pytest.mark.parametrize("masked", [True, False])
 def test_counts_are_those_of_dense_matrices(masked: bool, stopped: bool) -> None:
     torch.manual_seed(0)
-    linear_map = identity_map(torch.zeros(1, 2, 6, 6, dtype=torch.float64)).after(
-        operator(nn.Conv2d(2, 3, 3, 2, 1).double(), (2, 6, 6))
-    )
+    linear_map = map_of(operator(nn.Conv2d(2, 3, 3, 2, 1).double(), (2, 6, 6)), torch.zeros(0, dtype=torch.float64))
     generator = torch.Generator().manual_seed(1)
     start = torch.randn(7, *linear_map.input_shape, generator=generator, dtype=torch.float64)
     rows = columns = None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lipcert.bounds import Bound, analyze
 from lipcert.losses import BCP, GloRo, Setting, Sparsity, Standard, bcp_loss, gloro_logits, gloro_loss, sparsity_loss
-from lipcert.losses.sparsity import clipped_max_min_hinge, clipped_relu_hinge
+from lipcert.losses.objective import clipped_max_min_hinge, clipped_relu_hinge
 from lipcert.norms import PowerNorms
 from tests.networks import images, network
 from tests.oracles import ExactNorms

@@ -5,14 +5,15 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from lipcert.graph import LinearMap, identity_map, operator
+from lipcert.graph import LinearMap, operator
+from lipcert.graph import map_of as map_of_operator
 from lipcert.norms import MapKey
 
 
 def map_of(layer: nn.Module, shape: tuple[int, ...]) -> LinearMap:
     """Return the map of an affine layer on (B, *shape), in the dtype of its weights."""
     (weight, *_) = layer.parameters()
-    return identity_map(weight.new_empty(1, *shape)).after(operator(layer, shape))
+    return map_of_operator(operator(layer, shape), weight)
 
 
 def dense_map(matrix: torch.Tensor) -> LinearMap:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import lipcert
 from lipcert.attacks import margins, pgd, random_search, unbounded
 from lipcert.graph import operator
-from lipcert.graph.operators import LinearMap, identity_map
+from lipcert.graph.operators import LinearMap, map_of
 from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin, Residual
 from lipcert.norms import MapKey, UpperNorms
 from tests.oracles import map_matrix
@@ -49,9 +49,7 @@ KEY = MapKey(None, 0, 1, False, "layer")
 
 
 def _map(layer: nn.Module, shape: tuple[int, ...]) -> LinearMap:
-    return identity_map(torch.zeros(1, *shape, dtype=torch.float64)).after(
-        operator(layer.double().requires_grad_(False), shape)
-    )
+    return map_of(operator(layer.double().requires_grad_(False), shape), torch.zeros(0, dtype=torch.float64))
 
 
 def _dense(matrix: Tensor) -> LinearMap:
