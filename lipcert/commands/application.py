@@ -1,7 +1,5 @@
 """What all command lines share: errors as one sentence, exit codes, the entry points of Hydra applications."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import re
@@ -11,12 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lipcert.system.errors import EXPECTED_ERRORS, NO_ROOM, Interrupted, sentence_of
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 _LIST = re.compile(r"^(epsilon=(?=.*,)|stages=(?!null$))([^\[\](){}'\"]+)$")
 """Settings that take lists: several radii with commas between, or one stage and more."""
@@ -54,7 +49,7 @@ def application(name: str, stopped: str = "Stopped.", lists: bool = False) -> Ca
         lists: `epsilon` and `stages` may be lists without brackets, see `with_lists`.
     """
 
-    def job(config: DictConfig) -> Any:
+    def job(config: Any) -> Any:
         from lipcert.system.configuration import register
 
         register()  # a launcher's processes know no resolvers

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
+from torchvision.io import encode_png
 
 from lipcert.attacks.foolbox_pgd import attack_at_growing_radii, refutations
 from lipcert.bounds import Bound
@@ -80,7 +81,7 @@ def run(config: DictConfig) -> float:
         seconds=time.perf_counter() - started,
     )
     rows = image_rows(labels, certified, reached, broken_at)
-    curves = write_measurement(folder, header, rows, convergence, {index: images[index] for index in kept})
+    curves = write_measurement(folder, header, rows, convergence, {index: as_png(images[index]) for index in kept})
     print_measurement(header, curves, convergence, folder)
     return next(row.certified[-1] for row in curves if row.epsilon == subject.epsilon)
 
@@ -148,6 +149,13 @@ def extremes(radius: Tensor, correct: Tensor, number: int) -> list[int]:
     rows = correct.nonzero()[:, 0]
     ordered = rows[radius[rows].argsort(stable=True)].tolist()
     return sorted({*ordered[:number], *(ordered[-number:] if number else [])})
+
+
+def as_png(image: Tensor) -> bytes:
+    """Return an image (C, H, W), pixels in [0, 1], as PNG; other than 1 or 3 channels are averaged."""
+    if image.shape[0] not in (1, 3):
+        image = image.mean(dim=0, keepdim=True)
+    return encode_png((image * 255).round().byte().cpu()).numpy().tobytes()
 
 
 def image_rows(labels: Tensor, certified: list[Certificate], attacked: Tensor, broken_at: Tensor) -> list[ImageRow]:

@@ -3,22 +3,17 @@
 Tables and pictures are written first, then `measurement.json`, so that a measurement with it is complete.
 """
 
-from __future__ import annotations
-
 import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
 
 from lipcert.records.format import Data, FailureProbability, Model
 from lipcert.records.typed_text import decode, from_csv, read_object, to_csv
 from lipcert.system.errors import reason_of
 from lipcert.system.files import write_bytes, write_json, write_text
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 FORMAT = 1
 """Version of the files; readers refuse any other."""
@@ -164,25 +159,16 @@ def columns_of(row: type, bounds: Sequence[str] = ()) -> dict[str, type]:
     return {**kinds, **{f"{BY_BOUND[row]}_{bound}": float for bound in bounds}}
 
 
-def as_png(image: Tensor) -> bytes:
-    """Return an image (C, H, W), pixels in [0, 1], as PNG; other than 1 or 3 channels are averaged."""
-    from torchvision.io import encode_png
-
-    if image.shape[0] not in (1, 3):
-        image = image.mean(dim=0, keepdim=True)
-    return encode_png((image * 255).round().byte().cpu()).numpy().tobytes()
-
-
 def write_measurement(
     folder: Path,
     header: Header,
     images: Sequence[ImageRow],
     convergence: Sequence[ConvergenceRow],
-    thumbnails: Mapping[int, Tensor],
+    thumbnails: Mapping[int, bytes],
 ) -> tuple[CurveRow, ...]:
     """Write everything into `folder`, in place of an earlier measurement; return the curves.
 
-    `thumbnails`: images (C, H, W) by index.
+    `thumbnails`: images as PNG, by index.
 
     Raises:
         OSError: if it cannot be written.
@@ -191,7 +177,7 @@ def write_measurement(
     shutil.rmtree(folder / THUMBNAILS, ignore_errors=True)
     (folder / THUMBNAILS).mkdir()
     for index, image in thumbnails.items():
-        write_bytes(folder / THUMBNAILS / f"{index}.png", as_png(image))
+        write_bytes(folder / THUMBNAILS / f"{index}.png", image)
     points = curves(header, images)
     write_text(folder / CURVES_NAME, to_csv(columns_of(CurveRow, header.bounds), map(_cells, points)))
     write_text(folder / IMAGES_NAME, to_csv(columns_of(ImageRow, header.bounds), map(_cells, images)))

@@ -17,7 +17,8 @@ from lipcert.certificates import certify
 from lipcert.commands.measure import main
 from lipcert.commands.report import main as report
 from lipcert.jobs import measure as job
-from lipcert.records.measurement import Measurement, as_png, read_measurement
+from lipcert.jobs.measure import as_png
+from lipcert.records.measurement import Measurement, read_measurement
 from tests.reporting.examples import Page, write_run
 from tests.running import contents
 from tests.soundness.trained import DESCRIPTION, EPSILON, digits, trained

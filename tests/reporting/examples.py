@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import yaml
 
+from lipcert.jobs.measure import as_png
 from lipcert.records import Data, FailureProbability, Model
 from lipcert.records.measurement import (
     NOT_CONVERGED,
@@ -114,7 +115,9 @@ def write_measured(run: Path, name: str = "last") -> Path:
     """Write the example of a measurement into a run."""
     folder = run / "measurements" / name
     folder.mkdir(parents=True)
-    write_measurement(folder, HEADER, IMAGES, CONVERGENCE, {0: torch.zeros(1, 2, 2), 1: torch.ones(1, 2, 2)})
+    write_measurement(
+        folder, HEADER, IMAGES, CONVERGENCE, {0: as_png(torch.zeros(1, 2, 2)), 1: as_png(torch.ones(1, 2, 2))}
+    )
     return folder
 
 
