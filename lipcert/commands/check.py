@@ -113,7 +113,7 @@ def check(options: argparse.Namespace, say: Callable[[str], object]) -> None:
 def _network(options: argparse.Namespace, record: Record) -> nn.Module:
     """Return the network of the checkpoint; refuse one whose fingerprint is not the record's."""
     from lipcert.checkpoints import load_network
-    from lipcert.records import model_sha256, unsaid
+    from lipcert.records.fingerprint import model_sha256, unsaid
 
     data, said = record.contents.data, record.contents.model
     known = {} if options.builder else {key: said.description.get(key) for key in ("model", "activation")}
@@ -143,7 +143,7 @@ def _network(options: argparse.Namespace, record: Record) -> nn.Module:
 def _data(options: argparse.Namespace, record: Record) -> tuple[Tensor, Tensor]:
     """Return the images and labels the record is about; refuse others."""
     from lipcert.data import load_images
-    from lipcert.records import data_sha256
+    from lipcert.records.fingerprint import data_sha256
 
     said = record.contents.data
     source = load_images(said.name, options.data_root)

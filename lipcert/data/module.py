@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from lipcert.data.arrays import Split, Stored, sent, to_pixels
-from lipcert.data.batches import GlobalBatches, ShuffledBatches
+from lipcert.data.batches import GlobalBatches
 from lipcert.data.sources import load_images
 from lipcert.system.errors import refuse_below
 
@@ -137,17 +137,13 @@ class ImageDataModule(pl.LightningDataModule):
     def _ranks(self) -> tuple[int, int]:
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
 
-    def training_batches(self) -> ShuffledBatches:
-        """Return this process's share of every training batch; the order depends on seed and epoch alone."""
-        return ShuffledBatches(len(self.train), self.batch_size, *self._ranks(), seed=self.seed)
-
     def train_dataloader(self) -> Prefetched | DataLoader[tuple[Tensor, ...]]:
         """Return batches of images, as they are stored, and labels.
 
         From the device where the images lie there, else from the host; the same ones either way.
         """
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
-        batches = self.training_batches()
+        batches = GlobalBatches(len(self.train), self.batch_size, *self._ranks(), seed=self.seed)
         if belongs_on_device(self.train.images, device, self.on_device):
             return self._loader(self.train.to(device), batches)
         loader = self._loader(self.train, batches, pinned=device.type == "cuda")

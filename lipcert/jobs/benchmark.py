@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lipcert.bounds import Bound, Plan, measure_plan
 from lipcert.checkpoints import load_network, read_checkpoint
 from lipcert.data import ImageDataModule, Split
-from lipcert.data.batches import ShuffledBatches
+from lipcert.data.batches import GlobalBatches
 from lipcert.graph import compile_graph
 from lipcert.jobs.preparation import chosen_device
 from lipcert.losses import BCP, Setting, Sparsity
@@ -177,7 +177,7 @@ def steps_of(work: Work, config: DictConfig, device: torch.device) -> dict[str, 
             yield method(model, images, labels, setting).loss.backward()
 
     def served() -> Iterator[tuple[Tensor, Tensor]]:
-        order = ShuffledBatches(len(work.split), config.batch_size)
+        order = GlobalBatches(len(work.split), config.batch_size, seed=0)
         for epoch in itertools.count():
             order.set_epoch(epoch)
             yield from (work.split[chosen] for chosen in order)

@@ -15,7 +15,8 @@ from lipcert.certificates.batch_size import choose_batch_size
 from lipcert.certificates.float64 import executed_dtype
 from lipcert.checkpoints import LoadedNetwork, load_network, read_checkpoint
 from lipcert.data import Split, load_images
-from lipcert.records import Arithmetic, Data, Model, data_sha256, model_sha256
+from lipcert.records import Arithmetic, Data, Model
+from lipcert.records.fingerprint import data_sha256, model_sha256
 from lipcert.system.configuration import refuse_unknown
 from lipcert.system.errors import refuse_below
 from lipcert.system.execution import cover_execution

@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from lipcert.jobs.preparation import check_choice, check_numbers, make_folder, prepare
 from lipcert.jobs.tables import print_findings
-from lipcert.records import model_sha256
+from lipcert.records.fingerprint import model_sha256
 from lipcert.soundness.attacked import ATTACKS, Strength, usable_attacks
 from lipcert.soundness.examination import examine
 from lipcert.version import __version__

@@ -1,6 +1,5 @@
 """Records of certificates: what is written of a certification, what it is about, how it is read back."""
 
-from lipcert.records.fingerprint import data_sha256, model_sha256, unsaid
 from lipcert.records.format import (
     FORMAT,
     Arithmetic,
@@ -37,10 +36,7 @@ __all__ = [
     "StageTally",
     "StageWork",
     "Totals",
-    "data_sha256",
-    "model_sha256",
     "read_record",
     "totals",
-    "unsaid",
     "write_record",
 ]

@@ -4,16 +4,14 @@ The fingerprint of a network covers its `repr`, every tensor, and whatever else 
 computes: attributes that its `repr` does not tell, buffers that no state dict has, what its class derives from.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:  # reports read records without torch
-    from torch import Tensor, nn
+import torch
+from torch import Tensor, nn
 
 TOLD: dict[str, set[str]] = {
     "AvgPool2d": {"kernel_size", "stride", "padding"},
@@ -41,10 +39,8 @@ NAMES = {"ClippedMaxMin", "ClippedReLU", "MaxMin", "Normalize", "Residual", "Ide
 """What layers with bounds are called."""
 
 
-def _add(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
+def _add(digest: "hashlib._Hash", name: str, tensor: Tensor) -> None:
     """Add a tensor: a line of JSON with its name, dtype and shape, then its bytes in row-major order."""
-    import torch
-
     digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode() + b"\n")
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     digest.update(flat.view(torch.uint8).numpy().data)
@@ -60,8 +56,6 @@ def model_sha256(model: nn.Module, complete: bool = True) -> str:
     Raises:
         ValueError: for a `state_dict` entry that is no tensor, or an attribute that cannot be told in words.
     """
-    from torch import Tensor
-
     digest = hashlib.sha256(json.dumps(repr(model)).encode() + b"\n")
     tensors = dict(model.state_dict())
     if complete:  # buffers that are not persistent, and all others as they are, whatever hooks make of a state_dict
@@ -89,8 +83,6 @@ def unsaid(model: nn.Module) -> list[list[Any]]:
 
 
 def _unsaid(layer: nn.Module, name: str) -> Iterator[tuple[str, Any]]:
-    from torch import nn
-
     kind = type(layer)
     bases = [cls for cls in kind.__mro__ if cls.__module__.startswith(("torch.nn.", "lipcert.nn."))]
     owner = bases[0].__name__ if bases[0] is not nn.Module else ""
@@ -110,8 +102,6 @@ def _words(value: Any, place: str) -> Any:
     Raises:
         ValueError: for a value of a type whose text does not tell all of it.
     """
-    import torch
-
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):

@@ -23,7 +23,8 @@ from lipcert.data import Images, Split, load_images
 from lipcert.jobs import certify as job
 from lipcert.jobs import preparation
 from lipcert.nn import build
-from lipcert.records import JOURNAL_NAME, Record, data_sha256, model_sha256, read_record
+from lipcert.records import JOURNAL_NAME, Record, read_record
+from lipcert.records.fingerprint import data_sha256, model_sha256
 from tests.running import contents, forked, python
 
 FILES = {"certificate.json", "certificates.csv"}

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from lipcert.commands.check import main
-from lipcert.records import Contents, FailureProbability, Model, NormBracket, Row, StageTally, model_sha256
+from lipcert.records import Contents, FailureProbability, Model, NormBracket, Row, StageTally
+from lipcert.records.fingerprint import model_sha256
 from tests.recheck.records import BUILDER, EPSILONS, changed, honest_rows, make, nearest_mean, write
 from tests.running import forked
 

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lipcert.data.arrays import Split, Stored
-from lipcert.data.batches import GlobalBatches, ShuffledBatches
+from lipcert.data.batches import GlobalBatches
 
 COUNTS = st.integers(1, 70)
 RANKS = st.integers(1, 5)
 IMAGES_A_RANK = st.integers(1, 4)
 
 
-def _epoch(batches: ShuffledBatches, epoch: int) -> list[list[int]]:
+def _epoch(batches: GlobalBatches, epoch: int) -> list[list[int]]:
     batches.set_epoch(epoch)
     return list(batches)
 
@@ -25,9 +25,9 @@ def _epoch(batches: ShuffledBatches, epoch: int) -> list[list[int]]:
 @given(COUNTS, RANKS, IMAGES_A_RANK, st.integers(0, 3))
 def test_ranks_split_the_batches_of_one_process(count: int, ranks: int, images_a_rank: int, epoch: int) -> None:
     size = ranks * images_a_rank
-    whole = _epoch(ShuffledBatches(count, size, seed=7), epoch)
-    parts = [_epoch(ShuffledBatches(count, size, ranks, rank, seed=7), epoch) for rank in range(ranks)]
-    samplers = [ShuffledBatches(count, size, ranks, rank, seed=7) for rank in range(ranks)]
+    whole = _epoch(GlobalBatches(count, size, seed=7), epoch)
+    parts = [_epoch(GlobalBatches(count, size, ranks, rank, seed=7), epoch) for rank in range(ranks)]
+    samplers = [GlobalBatches(count, size, ranks, rank, seed=7) for rank in range(ranks)]
     assert sorted(chain(*whole)) == list(range(count))
     assert {len(part) for part in parts} == {len(whole)} == {len(sampler) for sampler in samplers}
     for index, batch in enumerate(whole):
@@ -43,11 +43,11 @@ def test_ranks_split_the_batches_of_one_process(count: int, ranks: int, images_a
 def test_weights_turn_means_of_shares_into_the_mean_of_the_batch(count: int, ranks: int, images_a_rank: int) -> None:
     """The mean over ranks of weight x mean over the share, of the images' own numbers."""
     size = ranks * images_a_rank
-    last = len(ShuffledBatches(count, size)) - 1
-    batch = list(ShuffledBatches(count, size, seed=1))[last]
+    last = len(GlobalBatches(count, size)) - 1
+    batch = list(GlobalBatches(count, size, seed=1))[last]
     total = 0.0
     for rank in range(ranks):
-        sampler = ShuffledBatches(count, size, ranks, rank, seed=1)
+        sampler = GlobalBatches(count, size, ranks, rank, seed=1)
         (held, everyones), images = sampler.share(last), list(sampler)[last]
         total += held / everyones * sum(images) / len(images) / ranks
         assert held % ranks == 0, "Lightning divides it by the ranks in integers"
@@ -63,11 +63,11 @@ def test_in_order_every_image_once_and_no_more(count: int, ranks: int, images_a_
 
 
 def test_order_depends_on_seed_and_epoch() -> None:
-    batches = ShuffledBatches(50, 10, seed=1)
+    batches = GlobalBatches(50, 10, seed=1)
     first, second = _epoch(batches, 0), _epoch(batches, 1)
     assert first != second
-    assert first == _epoch(batches, 0) == _epoch(ShuffledBatches(50, 10, seed=1), 0)
-    assert first != _epoch(ShuffledBatches(50, 10, seed=2), 0)
+    assert first == _epoch(batches, 0) == _epoch(GlobalBatches(50, 10, seed=1), 0)
+    assert first != _epoch(GlobalBatches(50, 10, seed=2), 0)
 
 
 def test_ranks_must_divide_the_batch() -> None:

@@ -73,8 +73,8 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
 def test_training_batches_hold_the_images_that_their_order_says() -> None:
     """By places in the training split, every image once, and not in their order."""
     data = ImageDataModule("digits", 32, limit_train=70, validation=20)
-    seen = []
-    for numbers, (images, labels) in zip(data.training_batches(), data.train_dataloader(), strict=True):
+    seen, loader = [], data.train_dataloader()
+    for numbers, (images, labels) in zip(loader.sampler, loader, strict=True):
         assert torch.equal(images, data.train[numbers][0])
         assert torch.equal(labels, data.train.labels[numbers])
         seen += numbers

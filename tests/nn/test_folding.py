@@ -14,7 +14,7 @@ from lipcert.nn import AlmostOrthogonal, UnsupportedLayerError, build, folded
 from lipcert.nn.almost_orthogonal import parametrize_almost_orthogonal
 from lipcert.recheck import Rechecker
 from lipcert.recheck.margins import margins
-from lipcert.records import model_sha256
+from lipcert.records.fingerprint import model_sha256
 
 
 def _layers() -> nn.Sequential:

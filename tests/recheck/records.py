@@ -21,10 +21,9 @@ from lipcert.records import (
     NormBracket,
     Row,
     StageTally,
-    data_sha256,
-    model_sha256,
     write_record,
 )
+from lipcert.records.fingerprint import data_sha256, model_sha256
 from lipcert.system.execution import present_execution
 
 COUNT = 8

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lipcert.graph import supported_types
 from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin, Normalize, Residual
-from lipcert.records import model_sha256, unsaid
+from lipcert.records.fingerprint import model_sha256, unsaid
 
 Arguments = dict[str, Any]
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lipcert.nn import Normalize
-from lipcert.records import data_sha256, model_sha256
+from lipcert.records.fingerprint import data_sha256, model_sha256
 
 
 def _network() -> nn.Sequential:
