@@ -235,10 +235,8 @@ def through_affine(
             behind = replace(behind, interval=_interval(region, behind, operator, skip, bool(box_gradients)))
     if arithmetic is None or region.rounding is None:
         return behind
-    outputs = behind.size()
-    return behind.executed(
-        after_affine(region.rounding, operator, region.reach(), outputs, norm, arithmetic), arithmetic
-    )
+    rounding = after_affine(region.rounding, operator, region.reach(), behind.reach(), norm, arithmetic)
+    return behind.executed(rounding, arithmetic)
 
 
 def _interval(region: Region, behind: Region, operator: Operator, skip: bool, box_gradients: bool) -> Box | None:

@@ -12,6 +12,9 @@ negative ones, (z - s)/2, and that of all positive ones, (z + s)/2, s the sum of
 n - 1 additions has an error of at most u (s + |z|)/2, and all products together of u s, over 1 - n u for what the
 partial sums carry themselves.
 
+Of all these errors in l2, those that the center would have are a vector that is known, and what h - center adds is a
+multiple of |W| |h - center| and |W (h - center)|: no longer than the norm of |W|, or of W, times the radius.
+
 Errors of earlier layers pass through |W| entry by entry, or in l2 through the spectral norm of W, or of what a local
 bound leaves of it: errors at values that vary through the masked norm, others, few and small, through the whole one.
 Activations select among exact numbers: they add no error and, being 1-Lipschitz, enlarge none.
@@ -27,7 +30,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lipcert.graph.operators import Operator, Shape
+from lipcert.graph.operators import Magnitudes, Operator, Shape
 
 ANALYSIS_OPERATIONS = 2**14
 """Roundings of float64 that the bounds take, at most, where the network takes one of its own.
@@ -104,6 +107,7 @@ class Rounding:
         stray: length of those errors that are at values which do not vary, (B,); None where none are told apart.
         fresh: the part of `entries` that the last affine layer adds to what its inputs bring along; None where there is
             no such layer.
+        fresh_length: length of that part, (B,), at most its own l2 norm.
         inherited: the error of those inputs.
         layer: that affine layer, if nothing was moved since.
     """
@@ -112,6 +116,7 @@ class Rounding:
     length: Tensor
     stray: Tensor | None = None
     fresh: Tensor | None = None
+    fresh_length: Tensor | None = None
     inherited: Rounding | None = None
     layer: Operator | None = None
 
@@ -160,14 +165,16 @@ def after_activation(
         rows: 1 for outputs that `norms` are about, (B, *shape); None for ones. Others have their `entries`.
     """
     length = rounding.length
-    if norms is not None and rounding.fresh is not None and rounding.inherited is not None:
-        before, (masked, whole) = rounding.inherited, norms
+    fresh, fresh_length, before = rounding.fresh, rounding.fresh_length, rounding.inherited
+    if norms is not None and fresh is not None and fresh_length is not None and before is not None:
+        masked, whole = norms
         stray = torch.zeros_like(before.length) if before.stray is None else before.stray
         own = masked * before.length + whole * stray
         if rows is None:
-            own = own + l2_norm(rounding.fresh.flatten(1))
+            own = own + fresh_length
         else:
-            own = own + l2_norm((rounding.fresh * rows).flatten(1)) + l2_norm((entries * (1 - rows)).flatten(1))
+            own = own + torch.minimum(fresh_length, l2_norm((fresh * rows).flatten(1)))
+            own = own + l2_norm((entries * (1 - rows)).flatten(1))
         length = torch.minimum(length, own)
     behind = Rounding.of(entries, length)
     return behind if varying is None else replace(behind, stray=l2_norm((entries * (1 - varying)).flatten(1)))
@@ -182,8 +189,8 @@ def _scaled_rows(rows: Tensor | None, lengths: Tensor, shape: Shape) -> Tensor:
 def after_affine(
     rounding: Rounding,
     operator: Operator,
-    reach: Reach,
-    outputs: Tensor,
+    before: Reach,
+    behind: Reach,
     norm: Tensor | None,
     arithmetic: Arithmetic,
 ) -> Rounding:
@@ -191,35 +198,53 @@ def after_affine(
 
     Args:
         rounding: the error before it.
-        reach: where its exact inputs lie.
-        outputs: what no exact output exceeds in absolute value, (B, *output_shape).
+        before, behind: where its exact inputs and outputs lie.
         norm: upper bound on the layer's spectral norm, (1,); None for no inherited error.
         arithmetic: what the network is executed in.
 
     Entries are infinite where an intermediate result could overflow.
     """
-    sizes = operator.magnitudes(reach.center, reach.deviation, rounding.entries)
+    sizes = operator.magnitudes(before.center, before.deviation, rounding.entries)
     if sizes is None:
         fresh = None if rounding.fresh is None else operator.apply(rounding.fresh)
         return replace(rounding, entries=operator.apply(rounding.entries), fresh=fresh, layer=None)
     shape, moved = operator.output_shape, sizes.deviation
-    if reach.radius is not None:
-        moved = torch.minimum(moved, _scaled_rows(sizes.rows, reach.radius, shape))
+    if before.radius is not None:
+        moved = torch.minimum(moved, _scaled_rows(sizes.rows, before.radius, shape))
     magnitude = sizes.center + moved
+    exact = (sizes.inputs == 0) & (sizes.bias == 0)  # nothing but zeros is added up
     vanished = (sizes.inputs + (2 * sizes.operations + 1) * sizes.largest) * arithmetic.tiny  # below `tiny` may be 0
-    fits = torch.maximum(magnitude, sizes.largest) < arithmetic.largest / HEADROOM
-    rounded = arithmetic.gamma(sizes.operations) * magnitude
-    if sizes.one_sum:
+    vanished = torch.where(torch.maximum(magnitude, sizes.largest) < arithmetic.largest / HEADROOM, vanished, torch.inf)
+
+    def rounded(magnitude: Tensor, outputs: Tensor) -> Tensor:
+        """Return the error of sums whose terms add up to `magnitude` in absolute value, and which are `outputs`."""
+        if not sizes.one_sum:
+            return torch.where(exact, 0, arithmetic.gamma(sizes.operations) * magnitude + vanished)
         partial = (magnitude + torch.minimum(outputs + sizes.errors, magnitude)) / 2
-        rounded = arithmetic.share(sizes.operations) * ((sizes.operations - 1) * partial + magnitude)
-    fresh = torch.where(fits, rounded + vanished, torch.inf)
-    fresh = torch.where((sizes.inputs > 0) | (sizes.bias > 0), fresh, 0)  # else nothing but zeros is added up
-    before = replace(rounding, fresh=None, inherited=None, layer=None)
-    if norm is None:
-        return replace(Rounding.of(fresh), fresh=fresh, inherited=before, layer=operator)
-    through = torch.minimum(sizes.errors, _scaled_rows(sizes.rows, rounding.length, shape))
-    total = Rounding.of(through + fresh, norm * rounding.length + l2_norm(fresh.flatten(1)))
-    return replace(total, fresh=fresh, inherited=before, layer=operator)
+        relative = (sizes.operations - 1) * partial + magnitude
+        return torch.where(exact, 0, arithmetic.share(sizes.operations) * relative + vanished)
+
+    fresh = rounded(magnitude, behind.center + behind.deviation)
+    length = l2_norm(fresh.flatten(1))
+    if before.radius is not None:
+        still = l2_norm(rounded(sizes.center, behind.center).flatten(1))
+        length = torch.minimum(length, still + before.radius * _rounded_norm(operator, sizes, norm, arithmetic))
+    source = replace(rounding, fresh=None, fresh_length=None, inherited=None, layer=None)
+    total = Rounding.of(fresh, length)
+    if norm is not None:
+        through = torch.minimum(sizes.errors, _scaled_rows(sizes.rows, rounding.length, shape))
+        total = Rounding.of(through + fresh, norm * rounding.length + length)
+    return replace(total, fresh=fresh, fresh_length=length, inherited=source, layer=operator)
+
+
+def _rounded_norm(operator: Operator, sizes: Magnitudes, norm: Tensor | None, arithmetic: Arithmetic) -> Tensor:
+    """Return how much longer the errors of sums become, at most, for inputs that move by 1 in l2, (B,)."""
+    operations = sizes.operations.expand(len(sizes.center), *operator.output_shape).flatten(1).amax(dim=1)
+    whole = operator.absolute_norm.to(operations)
+    if not sizes.one_sum:
+        return arithmetic.gamma(operations) * whole
+    outputs = whole if norm is None else torch.minimum(norm, whole)
+    return arithmetic.share(operations) * ((operations - 1) * (whole + outputs) / 2 + whole)
 
 
 def of_differences(rounding: Rounding, labels: Tensor, varying: Tensor | None) -> Tensor:

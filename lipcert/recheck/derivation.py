@@ -17,7 +17,7 @@ from lipcert.recheck.linear import LinearMap, linear_map
 from lipcert.recheck.norms import Norms
 from lipcert.recheck.program import ActivationStep, AddStep, AffineStep, Program
 from lipcert.recheck.reach import SLACK, Reach, Rows, Source, widened
-from lipcert.recheck.rounding import ARITHMETIC, Error, after_activation, after_addition, after_affine, no_error
+from lipcert.recheck.rounding import ARITHMETIC, Ball, after_activation, after_addition, after_affine, no_error
 
 
 @dataclass(eq=False)
@@ -82,17 +82,24 @@ class Derivation:
         row_norms = affine.squared(torch.ones_like(before.center)).sqrt()
         norm = self.norms.affine(step, self.program) if affine.operations else 1.0
 
-        def error(of: Error, dtype: torch.dtype, outputs: Tensor | None = None) -> Error:
-            return after_affine(of, affine, products, row_norms, norm, ARITHMETIC[dtype], before.magnitude, outputs)
-
         rows = {source: rows.after(affine) for source, rows in before.rows.items()}
         moved = self._moved(rows) + affine.absolute(before.own.entries)
         products = torch.minimum(affine.magnitude(before.magnitude), affine.magnitude(before.center.abs()) + moved)
-        own = error(before.own, torch.float64)
+        sizes = (affine, products, row_norms, norm)
+        own = after_affine(before.own, *sizes, ARITHMETIC[torch.float64], before.magnitude)
         half = half * (1 + SLACK) + own.entries
-        executed = error(before.executed, self.program.dtype, middle.abs() + half)
-        reach = Reach(affine.whole(before.center), middle - half, middle + half, executed, own, rows)
-        return reach.within(self._moved(rows))
+        center, outputs = affine.whole(before.center), middle.abs() + half
+        arithmetic, ball = ARITHMETIC[self.program.dtype], self._ball(step, before, center)
+        executed = after_affine(before.executed, *sizes, arithmetic, before.magnitude, outputs, ball)
+        return Reach(center, middle - half, middle + half, executed, own, rows).within(self._moved(rows))
+
+    def _ball(self, step: AffineStep, before: Reach, center: Tensor) -> Ball | None:
+        """Return the ball around the inputs of a layer, `center`: its outputs there; None where it is not known."""
+        if not before.executed.at_source or not step.affine.operations:
+            return None
+        radius = sum(self.sources[source].tight for source in before.rows) * self.epsilon * (1 + SLACK)
+        products, off = step.affine.magnitude(before.center.abs() + before.own.entries), step.affine.absolute
+        return Ball(radius, products, center.abs() + off(before.own.entries), self.norms.absolute(step, self.program))
 
     def _add(self, first: Reach, second: Reach) -> Reach:
         magnitude = first.magnitude + second.magnitude

@@ -1,6 +1,6 @@
 """Spectral norms of masked linear maps, and how often they may fail."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ class Norms:
     generator: np.random.Generator = field(default_factory=np.random.default_rng)
     drawn: int = 0
     _affine: dict[Affine, float] = field(default_factory=dict)
+    _absolute: dict[Affine, float] = field(default_factory=dict)
     _whole: dict[tuple[Program, int, int], Bracket] = field(default_factory=dict)
 
     @property
@@ -89,6 +90,13 @@ class Norms:
             norm = self.bracket(single, None, None, WHOLE_STEPS).upper if diagonal is None else diagonal
             self._affine[step.affine] = norm
         return self._affine[step.affine]
+
+    def absolute(self, step: AffineStep, program: Program) -> float:
+        """Return an upper bound of the norm of one layer's matrix of moduli; computed once a layer."""
+        if step.affine not in self._absolute:
+            moduli = replace(step, affine=replace(step.affine, linear=step.affine.absolute))
+            self._absolute[step.affine] = self.affine(moduli, program)
+        return self._absolute[step.affine]
 
 
 def _diagonal_norm(affine: Affine, there: LinearMap) -> float | None:

@@ -5,7 +5,7 @@ number; sums may be taken in any order. Source: Higham, Accuracy and Stability o
 
 Nothing is rounded where 0 is added. Of terms with moduli that add up to m and with sum s no subset adds up to more than
 (m + |s|)/2, since those left out add up to at least (|s| - m)/2 with the sign of s: that bounds what is rounded at each
-addition.
+addition. Over a ball, m and s are those of its center c, and at most |W| |v - c| and |W (v - c)| more.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ ARITHMETIC = {
 
 @dataclass(frozen=True, eq=False)
 class Error:
-    """|executed - real| entrywise, (1, ...), and a bound of its l2 norm; `fresh`: the part of `entries` added last.
+    """|executed - real| entrywise, (1, ...), and a bound of its l2 norm; `fresh`: the part of `entries` added last,
+    and `fresh_norm` a bound of its l2 norm.
 
     `stray`: norm of the part at entries that do not vary over the ball. `at_source`: these are errors of the image, of
     an activation's outputs, or of such, moved. `inputs`: errors before the layer that rounded last, if they are at a
@@ -46,15 +47,29 @@ class Error:
     entries: Tensor
     norm: float
     fresh: Tensor
+    fresh_norm: float
     stray: float = 0.0
     at_source: bool = False
     inputs: Error | None = None
     whole: float = 0.0
 
 
+@dataclass(frozen=True, eq=False)
+class Ball:
+    """Where the inputs of a layer W lie: within `radius` of c in l2.
+
+    `products`: at least |W| |c| + offset, `outputs`: |W c + b|, (1, ...); `norm`: upper bound of the norm of |W|.
+    """
+
+    radius: float
+    products: Tensor
+    outputs: Tensor
+    norm: float
+
+
 def no_error(like: Tensor) -> Error:
     """Return the error of values that are exact."""
-    return Error(torch.zeros_like(like), 0.0, torch.zeros_like(like), at_source=True)
+    return Error(torch.zeros_like(like), 0.0, torch.zeros_like(like), 0.0, at_source=True)
 
 
 def gamma(operations: int, unit: float) -> float:
@@ -77,6 +92,7 @@ def after_affine(
     arithmetic: Arithmetic,
     inputs: Tensor,
     outputs: Tensor | None = None,
+    ball: Ball | None = None,
 ) -> Error:
     """Return the error behind an affine layer.
 
@@ -89,29 +105,46 @@ def after_affine(
         arithmetic: in which it is executed.
         inputs: the largest moduli of its inputs in real arithmetic, (1, ...).
         outputs: the same of its outputs, where they are to make the bound smaller.
+        ball: around its inputs, where it is to make the bound smaller.
 
     Raises:
         ArithmeticError: where a value may overflow.
     """
     carried = affine.absolute(error.entries)
     if affine.operations == 0:
-        return Error(carried, error.norm, torch.zeros_like(carried), error.stray, error.at_source)
+        return Error(carried, error.norm, torch.zeros_like(carried), 0.0, error.stray, error.at_source)
     carried = torch.minimum(carried, row_norms * error.norm)
     # |W| |error| is at most row norm times l2 norm, too.
     reach = products + carried
     largest = affine.growth * (1 + affine.shift + float((inputs + error.entries).max()))
     if not (bool((reach <= arithmetic.limit).all()) and largest <= arithmetic.limit):
         raise ArithmeticError(f"Layer {affine.name!r} may overflow.")
-    rounded = gamma(affine.operations, arithmetic.unit) * reach
+    lost = (2 * affine.operations + 1) * arithmetic.tiny * largest
+    additions = None  # the bias is one, the first term is none
     if affine.counted is not None and outputs is not None:
-        additions = affine.counted((inputs + error.entries > 0).double())  # the bias is one, the first term is none
-        subsets = (reach + torch.minimum(outputs + carried, reach)) / 2
-        rounded = arithmetic.unit * (additions * subsets + reach) / (1 - affine.operations * arithmetic.unit)
-    fresh = rounded + (2 * affine.operations + 1) * arithmetic.tiny * largest
+        additions = affine.counted((inputs + error.entries > 0).double())
+    fresh = _rounded(reach, reach if outputs is None else outputs + carried, additions, affine, arithmetic) + lost
+    fresh_norm = float(fresh.norm())
+    if ball is not None:
+        still = _rounded(ball.products + carried, ball.outputs + carried, additions, affine, arithmetic) + lost
+        most = None if additions is None else additions.max()
+        whole, by_outputs = torch.tensor(ball.norm), torch.tensor(min(norm, ball.norm))
+        moving = float(_rounded(whole, by_outputs, most, affine, arithmetic))
+        fresh_norm = min(fresh_norm, float(still.norm()) + ball.radius * moving)
     entries = carried + fresh
-    length = min(norm * error.norm + float(fresh.norm()), float(entries.norm()))
+    length = min(norm * error.norm + fresh_norm, float(entries.norm()))
     source = replace(error, inputs=None) if error.at_source else None
-    return Error(entries, length, fresh, inputs=source, whole=norm)
+    return Error(entries, length, fresh, fresh_norm, inputs=source, whole=norm)
+
+
+def _rounded(
+    products: Tensor, outputs: Tensor, additions: Tensor | None, affine: Affine, arithmetic: Arithmetic
+) -> Tensor:
+    """Return what is rounded in sums of moduli `products` that are `outputs`; `additions`: None where not counted."""
+    if additions is None:
+        return gamma(affine.operations, arithmetic.unit) * products
+    subsets = (products + torch.minimum(outputs, products)) / 2
+    return arithmetic.unit * (additions * subsets + products) / (1 - affine.operations * arithmetic.unit)
 
 
 def after_addition(first: Error, second: Error, magnitude: Tensor, arithmetic: Arithmetic) -> Error:
@@ -124,8 +157,8 @@ def after_addition(first: Error, second: Error, magnitude: Tensor, arithmetic: A
     if not bool((size <= arithmetic.limit).all()):
         raise ArithmeticError("A sum of two branches may overflow.")
     fresh = arithmetic.unit * size + 3 * arithmetic.tiny * (size > 0)  # both terms and the sum may count as zero
-    entries = first.entries + second.entries + fresh
-    return Error(entries, min(first.norm + second.norm + float(fresh.norm()), float(entries.norm())), fresh)
+    entries, fresh_norm = first.entries + second.entries + fresh, float(fresh.norm())
+    return Error(entries, min(first.norm + second.norm + fresh_norm, float(entries.norm())), fresh, fresh_norm)
 
 
 def after_activation(
@@ -144,12 +177,11 @@ def after_activation(
     entries = torch.where(fixed, 0.0, entries)
     norm = min(error.norm, float(entries.norm()))
     if masked is not None and error.inputs is not None and (not activation.paired or bool(mask.needed.all())):
-        passed = (
-            masked * error.inputs.norm + error.whole * error.inputs.stray + float((error.fresh * mask.needed).norm())
-        )
-        norm = min(norm, passed + float((entries * (1 - mask.needed)).norm()))
+        passed = masked * error.inputs.norm + error.whole * error.inputs.stray
+        added = min(error.fresh_norm, float((error.fresh * mask.needed).norm()))
+        norm = min(norm, passed + added + float((entries * (1 - mask.needed)).norm()))
     stray = float((entries * (1 - mask.varying)).norm())
-    return Error(entries, norm, torch.zeros_like(entries), stray, at_source=True)
+    return Error(entries, norm, torch.zeros_like(entries), 0.0, stray, at_source=True)
 
 
 def of_differences(error: Error, before: Error, varying: Tensor, gradients: Tensor, label: int) -> Tensor:

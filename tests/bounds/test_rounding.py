@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from lipcert.bounds import Arithmetic, analyze
 from lipcert.bounds.rounding import Reach, Rounding, after_activation, after_affine
+from lipcert.graph import operator
 from lipcert.graph.operators import Dense
 from lipcert.norms import UpperNorms
 from tests.networks import images
+from tests.oracles import dense_matrix
 
 SINGLE = Arithmetic.of(torch.float32, torch.float32)
 
@@ -54,8 +56,8 @@ def test_sums_in_any_order_stay_within_the_bound_of_their_terms() -> None:
     weight, bias, inputs = drawn(4000, 3), drawn(4000), drawn(8, 3)
     layer = Dense((3,), (4000,), weight.double(), bias.double())
     exact = layer.affine(inputs.double())  # products of float32 are exact in float64, sums of four nearly
-    reach = Reach(inputs.double().abs(), torch.zeros(8, 3).double(), None)
-    bound = after_affine(Rounding.of(torch.zeros(8, 3).double()), layer, reach, exact.abs(), None, SINGLE).entries
+    before, behind = (Reach(each.double().abs(), torch.zeros_like(each).double(), None) for each in (inputs, exact))
+    bound = after_affine(Rounding.of(torch.zeros(8, 3).double()), layer, before, behind, None, SINGLE).entries
     terms = [*(inputs[:, None] * weight).unbind(2), bias.expand(8, -1)]
     worst = torch.zeros_like(bound)
     for order in itertools.permutations(terms):
@@ -65,6 +67,31 @@ def test_sums_in_any_order_stay_within_the_bound_of_their_terms() -> None:
     assert (worst / bound.clamp_min(1e-30)).max() > 0.5
     zeros = ((inputs[:, None] * weight == 0).all(2)) & (bias == 0)
     assert (bound[zeros] == 0).all()
+
+
+@pytest.mark.parametrize(("layer", "shape"), [(nn.Linear(72, 9), (72,)), (nn.Conv2d(2, 3, 3, 2, 1), (2, 6, 6))])
+def test_errors_of_sums_all_over_a_ball_are_no_longer_than_stated(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    """At points where rounding may be largest: along the vector that |W| stretches most, and others of its signs."""
+    torch.manual_seed(0)
+    layer = layer.double().requires_grad_(False)
+    found, center, radius = operator(layer, shape), torch.randn(1, *shape).double(), torch.tensor([3.0]).double()
+    terms, unit = dense_matrix(layer, shape), SINGLE.unit
+    deviation = radius.view(1, *(1 for _ in shape)).expand_as(center)
+    outputs, rows = layer(center), found.row_norms()
+    assert rows is not None
+    before, behind = Reach(center.abs(), deviation, radius), Reach(outputs.abs(), rows * radius, None)
+    bound = after_affine(Rounding.of(torch.zeros_like(center)), found, before, behind, None, SINGLE)
+    assert bound.fresh_length is not None
+    assert bound.length < bound.entries.norm()
+    stretched, drawn = torch.linalg.svd(terms.abs()).Vh[:1].abs(), torch.randn(500, terms.shape[1]).double()
+    moves = torch.cat([stretched * center.flatten().sign(), stretched * drawn.sign(), drawn])
+    points = center.flatten() + radius * moves / moves.norm(dim=1, keepdim=True)
+    bias = layer.bias.view(-1, *(1 for _ in outputs.shape[2:])).expand_as(outputs[0]).flatten()  # type: ignore[union-attr]
+    sums, sizes = points @ terms.T + bias, points.abs() @ terms.abs().T + bias.abs()
+    additions = (terms != 0).sum(dim=1)
+    errors = unit * (additions * (sizes + sums.abs()) / 2 + sizes)
+    assert (errors.norm(dim=1) <= bound.fresh_length).all()
+    assert errors.norm(dim=1).max() > 0.5 * bound.fresh_length
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -80,7 +107,14 @@ def test_errors_behind_an_activation_are_no_longer_than_stated(masked: bool) -> 
         varying, rows = (drawn(1, 6) < 0.6).double(), (drawn(1, 5) < 0.6).double()
         source = replace(Rounding.of(before), stray=(before * (1 - varying)).norm(dim=1))
         entries = torch.where(rows > 0, before @ matrix.abs().T + fresh, 0.01)
-        known = Rounding(before @ matrix.abs().T + fresh, torch.full((1,), torch.inf).double(), None, fresh, source)
+        known = Rounding(
+            before @ matrix.abs().T + fresh,
+            torch.full((1,), torch.inf).double(),
+            None,
+            fresh,
+            fresh.norm(dim=1),
+            source,
+        )
         used = matrix * varying * rows.T if masked else matrix * varying
         norms = [torch.linalg.matrix_norm(each, 2).view(1) for each in (used, matrix)]
         behind = after_activation(known, entries, None, (norms[0], norms[1]), rows if masked else None)

@@ -89,6 +89,11 @@ class TestOperator:
         if not isinstance(case[0], nn.Conv2d):
             torch.testing.assert_close(norms.double(), exact)
 
+    def test_the_norm_of_absolute_entries_is_bounded_closely(self, case) -> None:  # type: ignore[no-untyped-def]
+        _, op, matrix = case
+        exact = torch.linalg.matrix_norm(matrix.abs(), 2)
+        assert exact * (1 - 1e-12) <= op.absolute_norm.item() <= 1.1 * exact
+
     def test_orthogonal_rows_are_orthogonal(self, case) -> None:  # type: ignore[no-untyped-def]
         _, op, matrix = case
         gram = matrix @ matrix.T

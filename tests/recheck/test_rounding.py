@@ -113,7 +113,7 @@ def test_a_pair_carries_the_larger_error_of_its_two() -> None:
     moved = torch.stack((larger.abs().amax(), smaller.abs().amax()))
     entries = torch.tensor([[1.0, 3.0]], dtype=torch.float64)
     end = torch.full_like(entries, 5)
-    before = Error(entries, 100.0, torch.zeros_like(entries))
+    before = Error(entries, 100.0, torch.zeros_like(entries), 0.0)
     pairs = describe_activation(MaxMin(), "pairs")
     after = after_activation(before, pairs, -end, end, masks(pairs, -end, end))
     assert moved.tolist() == [3.0, 3.0]
