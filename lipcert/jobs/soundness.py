@@ -12,12 +12,15 @@ from lipcert.soundness.attacked import ATTACKS, Strength, usable_attacks
 from lipcert.soundness.examination import examine
 from lipcert.version import __version__
 
+SHOWN = 3
+"""Most refutations that the error names; the file has all."""
+
 
 def run(config: DictConfig) -> float:
     """Try to refute a network's certificates; return the least room that attacks left above a certified margin.
 
     Raises:
-        RefutedError: naming an image or a layer, after the findings are written.
+        ArithmeticError: naming refuted images or layers, after the findings are written.
         ValueError, OSError: for settings, files or folders that cannot be, before anything is computed.
     """
     positive = ("side", "steps", "restarts", "queries", "batch_size")
@@ -46,5 +49,7 @@ def run(config: DictConfig) -> float:
     )
     findings.write(folder)
     print_findings(findings, folder)
-    findings.refuse()
+    if refuted := findings.refutations:
+        more = f"; and {len(refuted) - SHOWN} more" if len(refuted) > SHOWN else ""
+        raise ArithmeticError(f"Refuted: {'; '.join(refuted[:SHOWN])}{more}.")
     return min((each.smallest_room for each in findings.attacks), default=math.inf)

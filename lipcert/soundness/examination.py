@@ -22,13 +22,6 @@ from lipcert.system.files import write_json
 
 NAME = "soundness.json"
 
-SHOWN = 3
-"""Most refutations that the error names; the file has all."""
-
-
-class RefutedError(ArithmeticError):
-    """Something that was certified is not so."""
-
 
 @dataclass(frozen=True)
 class Findings:
@@ -58,13 +51,6 @@ class Findings:
         parts = asdict(self)
         content = json.dumps({**parts.pop("about"), "refuted": self.refutations, **parts})
         write_json(folder / NAME, json.loads(content, parse_constant=lambda constant: None))
-
-    def refuse(self) -> None:
-        """Raise RefutedError with the first refutations, if there are any."""
-        sentences = self.refutations
-        if sentences:
-            more = f"; and {len(sentences) - SHOWN} more" if len(sentences) > SHOWN else ""
-            raise RefutedError(f"Refuted: {'; '.join(sentences[:SHOWN])}{more}.")
 
 
 def examine(
