@@ -97,16 +97,6 @@ class ActivationBounds:
         """Upper ends of the box before the activation, (B, *shape)."""
         return self._box()[1]
 
-    @property
-    def output_lower(self) -> Tensor:
-        """Lower ends of the box after the activation, (B, *shape)."""
-        return self.output_box()[0]
-
-    @property
-    def output_upper(self) -> Tensor:
-        """Upper ends of the box after the activation, (B, *shape)."""
-        return self.output_box()[1]
-
     def output_box(self) -> Box:
         """Return lower and upper ends after the activation, (B, *shape) each, made anew at each call."""
         return self.node.function.range(*self._box())

@@ -59,8 +59,12 @@ class Maximum(NamedTuple):
     step: Tensor
 
 
-def maximum_over_box(directions: Tensor, radius: Tensor, lower: Tensor, upper: Tensor, rounds: int) -> Maximum:
-    """Return what `support` does for a box, and where it is attained: at δ(t) = clip(t d, lower, upper)."""
+def _largest(directions: Tensor, radius: Tensor, lower: Tensor | None, upper: Tensor | None, rounds: int) -> Maximum:
+    """Return what `support` does, and where it is attained: at δ(t) = clip(t d, lower, upper)."""
+    if lower is None or upper is None:
+        lengths = l2_norm(directions)
+        step = torch.where(lengths > 0, radius.view(-1, 1) / lengths, 0)
+        return Maximum(radius.view(-1, 1) * lengths, step.unsqueeze(2))
     radius = radius.view(-1, 1, 1)
     low, high = lower.clamp_max(0).unsqueeze(-2), upper.clamp_min(0).unsqueeze(-2)
     rising = (directions > 0).to(directions.dtype)
@@ -106,15 +110,6 @@ def _chunks(rows: Tensor, label_rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
     for start in range(0, len(rows), at_a_time):
         classes = slice(start, start + at_a_time)
         yield classes, rows[classes] - label_rows.unsqueeze(1)
-
-
-def _largest(directions: Tensor, radius: Tensor, lower: Tensor | None, upper: Tensor | None, rounds: int) -> Maximum:
-    """Return the largest values over ball and box, or over the ball alone."""
-    if lower is not None and upper is not None:
-        return maximum_over_box(directions, radius, lower, upper, rounds)
-    lengths = l2_norm(directions)
-    step = torch.where(lengths > 0, radius.view(-1, 1) / lengths, 0)
-    return Maximum(radius.view(-1, 1) * lengths, step.unsqueeze(2))
 
 
 class _PairSupport(torch.autograd.Function):

@@ -247,27 +247,20 @@ def _interval(region: Region, behind: Region, operator: Operator, skip: bool, bo
         return None
     if skip and not operator.elementwise:
         return behind.ball_box()
-    return (_intersection if box_gradients else _intersection_of_fixed_share)(region, behind, operator)
+    return _intersection(region, behind, operator, box_gradients)
 
 
-def _intersection(region: Region, behind: Region, operator: Operator) -> Box:
-    """Return box ∩ ball behind an affine layer (eqs 21-22)."""
-    (lower, upper), (ball_lower, ball_upper) = operator.box(*region.box()), behind.ball_box()
-    if not torch.is_grad_enabled():
-        return torch.maximum(lower, ball_lower), torch.minimum(upper, ball_upper)
-    return maximum(lower, ball_lower), minimum(upper, ball_upper)
-
-
-def _intersection_of_fixed_share(region: Region, behind: Region, operator: Operator) -> Box:
-    """Return box ∩ ball behind an affine layer; gradients are those of fixed shares of the ball's deviation."""
+def _intersection(region: Region, behind: Region, operator: Operator, box_gradients: bool) -> Box:
+    """Return box ∩ ball behind an affine layer (eqs 21-22), with its gradients or those of fixed shares of the ball."""
+    if box_gradients and torch.is_grad_enabled():
+        (lower, upper), (ball_lower, ball_upper) = operator.box(*region.box()), behind.ball_box()
+        return maximum(lower, ball_lower), minimum(upper, ball_upper)
     center, deviation = behind.center, behind.deviation()
     with torch.no_grad():
         lower, upper = operator.box(*region.box())
         torch.maximum(lower, center - deviation, out=lower)
         torch.minimum(upper, center + deviation, out=upper)
-    if not torch.is_grad_enabled():
-        return lower, upper
-    return share_of_ball(center, deviation, lower, upper)
+    return share_of_ball(center, deviation, lower, upper) if torch.is_grad_enabled() else (lower, upper)
 
 
 def added(first: Region, second: Region, box: bool = True, arithmetic: Arithmetic | None = None) -> Region:

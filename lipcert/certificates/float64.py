@@ -9,7 +9,7 @@ from lipcert.bounds import Analysis, Arithmetic, Bound, analyze
 from lipcert.graph import Graph, compile_graph, supported_types
 from lipcert.nn.integrity import refuse_altered, refuse_other_copy, refuse_parametrized, refuse_unreadable
 from lipcert.norms import UpperNorms
-from lipcert.norms.bracket import SMALLEST_NORM
+from lipcert.norms.lanczos import SMALLEST_NORM
 from lipcert.system.execution import refuse_execution, refuse_interception
 
 FAILURE_PROBABILITY = 1e-9

@@ -30,19 +30,11 @@ class Nonlinearity:
     """Smallest and largest slope of an elementwise activation; None for one that is not elementwise."""
 
     def apply(self, inputs: Tensor) -> Tensor:
-        """Return the activation's output for `inputs`, (B, *shape).
-
-        Raises:
-            NotImplementedError: where a subclass leaves it out.
-        """
+        """Return the activation's output for `inputs`, (B, *shape)."""
         raise NotImplementedError
 
     def range(self, lower: Tensor, upper: Tensor) -> Box:
-        """Return a box of the output: its values at the ends for an activation that is monotone in every entry.
-
-        Raises:
-            NotImplementedError: where a subclass leaves it out.
-        """
+        """Return a box of the output: its values at the ends for an activation that is monotone in every entry."""
         raise NotImplementedError
 
     def varying(self, lower: Tensor, upper: Tensor) -> Tensor | None:
@@ -62,19 +54,11 @@ class Nonlinearity:
         return None
 
     def rounding(self, entries: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-        """Return bounds on executed minus exact outputs, (B, *shape), from those of the inputs, `entries`.
-
-        Raises:
-            NotImplementedError: where a subclass leaves it out.
-        """
+        """Return bounds on executed minus exact outputs, (B, *shape), from those of the inputs, `entries`."""
         raise NotImplementedError
 
     def clamps(self, shape: Shape) -> Sequence[Clamp | PairSort]:
-        """Return the steps that backward bounds follow on (B, *shape), clamps and sorts of pairs, the first one first.
-
-        Raises:
-            NotImplementedError: where a subclass leaves it out.
-        """
+        """Return the steps that backward bounds follow on (B, *shape), clamps and sorts of pairs, first to last."""
         raise NotImplementedError
 
 

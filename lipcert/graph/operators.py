@@ -184,13 +184,31 @@ class Operator:
 
 
 @dataclass(frozen=True)
-class Dense(Operator):
-    """Fully connected layer on the last of any number of dimensions; `weight`: (out, in)."""
+class Weighted(Operator):
+    """Sums of products with a `weight`, and a `bias`."""
 
     one_sum: ClassVar[bool] = True
 
     weight: Tensor
     bias: Tensor | None
+
+    def absolute(self) -> Operator:
+        return replace(self, weight=self.weight.abs(), bias=None)
+
+    def squared(self) -> Operator:
+        return replace(self, weight=self.weight.square(), bias=None)
+
+    def operations(self, nonzero: Tensor) -> Tensor:
+        return replace(self, weight=(self.weight != 0).to(nonzero)).apply(nonzero) + 1
+
+    def magnitude(self, size: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.abs()
+        return replace(self, weight=self.weight.abs(), bias=bias).affine(size)
+
+
+@dataclass(frozen=True)
+class Dense(Weighted):
+    """Fully connected layer on the last of any number of dimensions; `weight`: (out, in)."""
 
     def apply(self, inputs: Tensor) -> Tensor:
         return F.linear(inputs, self.weight)
@@ -201,33 +219,17 @@ class Dense(Operator):
     def adjoint(self, outputs: Tensor) -> Tensor:
         return outputs @ self.weight
 
-    def absolute(self) -> Operator:
-        return replace(self, weight=self.weight.abs(), bias=None)
-
-    def squared(self) -> Operator:
-        return replace(self, weight=self.weight.square(), bias=None)
-
     def products(self) -> tuple[int, int]:
         return self.weight.shape[1] + 1, self.weight.shape[0]
-
-    def operations(self, nonzero: Tensor) -> Tensor:
-        return F.linear(nonzero, (self.weight != 0).to(nonzero)) + 1
-
-    def magnitude(self, size: Tensor) -> Tensor:
-        return F.linear(size, self.weight.abs(), None if self.bias is None else self.bias.abs())
 
     def row_norms(self) -> Tensor:
         return self.weight.norm(dim=1).expand(1, *self.output_shape)
 
 
 @dataclass(frozen=True)
-class Convolution(Operator):
+class Convolution(Weighted):
     """Zero-padded 2-d convolution; `padding` is (left, right, top, bottom)."""
 
-    one_sum: ClassVar[bool] = True
-
-    weight: Tensor
-    bias: Tensor | None
     stride: tuple[int, int]
     padding: tuple[int, int, int, int]
     dilation: tuple[int, int]
@@ -252,38 +254,17 @@ class Convolution(Operator):
         height, width = self.input_shape[1:]
         padded = (height, width) if symmetric else (height + top + bottom, width + left + right)
         padding = (top, left) if symmetric else (0, 0)
-        # The rows and columns at the far border that no window reaches.
-        missing = [
-            padded[i]
-            - (
-                (outputs.shape[2 + i] - 1) * self.stride[i]
-                - 2 * padding[i]
-                + self.dilation[i] * (self.weight.shape[2 + i] - 1)
-                + 1
-            )
-            for i in (0, 1)
-        ]
+        kernel = [self.dilation[i] * (self.weight.shape[2 + i] - 1) + 1 for i in (0, 1)]
+        reached = [(outputs.shape[2 + i] - 1) * self.stride[i] + kernel[i] - 2 * padding[i] for i in (0, 1)]
+        missing = [padded[i] - reached[i] for i in (0, 1)]  # rows and columns at the far border
         result = F.conv_transpose2d(
             outputs, self.weight, None, self.stride, padding, missing, self.groups, self.dilation
         )
         return result if symmetric else result[..., top : top + height, left : left + width]
 
-    def absolute(self) -> Operator:
-        return replace(self, weight=self.weight.abs(), bias=None)
-
-    def squared(self) -> Operator:
-        return replace(self, weight=self.weight.square(), bias=None)
-
     def products(self) -> tuple[int, int]:
         outputs, inputs_in_group, height, width = self.weight.shape
         return inputs_in_group * height * width + 1, outputs // self.groups * height * width
-
-    def operations(self, nonzero: Tensor) -> Tensor:
-        return replace(self, weight=(self.weight != 0).to(nonzero)).apply(nonzero) + 1
-
-    def magnitude(self, size: Tensor) -> Tensor:
-        absolute = replace(self, weight=self.weight.abs(), bias=None if self.bias is None else self.bias.abs())
-        return absolute.affine(size)
 
     def row_norms(self) -> Tensor:
         kernel_norms = self.weight.flatten(1).norm(dim=1).view(-1, 1, 1)

@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 
 from lipcert.graph.operators import LinearMap, NonFiniteBoundError, largest_absolute
-from lipcert.norms.bracket import ROUNDING, Bracket, enclose
 from lipcert.norms.krylov import per_image
 
 BREAKDOWN = 1e-14
@@ -48,6 +47,34 @@ SMALLEST_PROBABILITY = 1e-25
 
 LONGEST_VECTOR = 1e-9
 """Logarithm that no computed Lanczos vector's length exceeds."""
+
+ROUNDING = 1e-9
+"""Relative allowance for the float64 arithmetic that is not iterated: roots, products of norms, lengths."""
+
+SMALLEST_NORM = 1e-60
+"""No norm is bounded below this: squares of smaller ones would underflow in the recurrence."""
+
+
+class Bracket(NamedTuple):
+    """A lower and an upper bound, (B,) each."""
+
+    lower: Tensor
+    upper: Tensor
+
+
+def enclose(
+    linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None, lower: Tensor, upper: Tensor
+) -> Bracket:
+    """Return the bracket with no upper bound below `SMALLEST_NORM`, which stands for that of a zero map.
+
+    A map is zero where no path of nonzero weights joins a masked input to a masked output.
+    """
+    images = linear_map.masked_images(rows, columns)
+    inputs = linear_map.origin.new_ones(images, *linear_map.input_shape) if columns is None else columns
+    reached = linear_map.absolute().apply(inputs)
+    reached = reached if rows is None else reached * rows
+    upper = torch.where(reached.flatten(1).amax(dim=1) == 0, 0, upper).clamp_min(SMALLEST_NORM)
+    return Bracket(torch.minimum(lower, upper), upper)
 
 
 class Tridiagonal(NamedTuple):

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from lipcert.graph import Activation, Graph, Image
 from lipcert.graph.operators import LinearMap, NonFiniteBoundError, largest_absolute
-from lipcert.norms.bracket import ROUNDING, SMALLEST_NORM, Bracket, enclose
-from lipcert.norms.lanczos import norm_bracket
+from lipcert.norms.lanczos import ROUNDING, SMALLEST_NORM, Bracket, enclose, norm_bracket
 from lipcert.norms.protocol import MapKey
 
 EXACT_SIDE, EXACT_SIDE_PER_IMAGE = 128, 64

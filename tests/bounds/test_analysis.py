@@ -50,8 +50,8 @@ def test_sampled_points_stay_inside(name: str, kind: str, bound: Bound) -> None:
         for bounds, (before, after), (_, center) in zip(analysis.activations, moved, centers, strict=True):
             assert (before >= bounds.lower - 1e-9).all()
             assert (before <= bounds.upper + 1e-9).all()
-            assert (after >= bounds.output_lower - 1e-9).all()
-            assert (after <= bounds.output_upper + 1e-9).all()
+            assert (after >= bounds.output_box()[0] - 1e-9).all()
+            assert (after <= bounds.output_box()[1] + 1e-9).all()
             if bounds.varying is not None:
                 assert ((after - center) * (1 - bounds.varying)).abs().max() == 0
         distance = (points - inputs).flatten(1).norm(dim=1)

@@ -56,7 +56,7 @@ def test_thresholds_still_learn_from_boxes() -> None:
     """A threshold that cuts a box moves the box of its own activation."""
     model = nn.Sequential(nn.Linear(4, 4), ClippedReLU((4,), 0.1), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).double()
     analysis = analyze(model, torch.rand(5, 4).double(), 2.0, "local", PowerNorms(2), box_gradients=False)
-    analysis.activations[0].output_upper.sum().backward()
+    analysis.activations[0].output_box()[1].sum().backward()
     gradient = model[1].threshold.grad
     assert gradient is not None
     assert (gradient > 0).any()

@@ -11,7 +11,7 @@ from torch import Tensor
 from lipcert.bounds import Analysis, logit_rounding
 from lipcert.crown.ball_box import Pieces, Remainder, least_remainder
 from lipcert.norms import UpperNorms
-from lipcert.norms.bracket import Bracket
+from lipcert.norms.lanczos import Bracket
 from tests.fuzz.checks import check
 from tests.fuzz.rounds import run_round
 from tests.fuzz.subject import RefutedError

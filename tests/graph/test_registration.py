@@ -100,7 +100,7 @@ def test_sampled_points_stay_inside_forward_bounds(bound: Bound) -> None:
             for bounds, values in zip(analysis.activations, _inputs_of_activations(model, points), strict=True):
                 assert ((bounds.lower - 1e-9 <= values) & (values <= bounds.upper + 1e-9)).all()
                 after = bounds.layer(values)
-                assert ((bounds.output_lower - 1e-9 <= after) & (after <= bounds.output_upper + 1e-9)).all()
+                assert ((bounds.output_box()[0] - 1e-9 <= after) & (after <= bounds.output_box()[1] + 1e-9)).all()
             moved = model(points)
             assert ((lower - 1e-9 <= moved) & (moved <= upper + 1e-9)).all()
             distance = (points - inputs).flatten(1).norm(dim=1)

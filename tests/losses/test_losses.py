@@ -78,8 +78,8 @@ def test_sparsity_is_summed_over_layers_and_falls_when_neurons_become_constant(k
             hinge = bounds.upper.clamp_min(0) + 0.1 * (layer.threshold - bounds.lower).clamp_min(0)
         else:
             half = bounds.lower.shape[1] // 2
-            smaller = (bounds.output_upper[:, half:] - layer.min).clamp_min(0)
-            hinge = smaller + 0.1 * (layer.max - bounds.output_lower[:, :half]).clamp_min(0)
+            smaller = (bounds.output_box()[1][:, half:] - layer.min).clamp_min(0)
+            hinge = smaller + 0.1 * (layer.max - bounds.output_box()[0][:, :half]).clamp_min(0)
         parts.append(hinge.mean().item())
     assert value.item() == pytest.approx(sum(parts))
     narrower = analyze(model, inputs, 0.01, "local", ExactNorms())

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from lipcert.graph import LinearMap, NonFiniteBoundError
 from lipcert.norms import lanczos as lanczos_module
 from lipcert.norms import norm_bracket
-from lipcert.norms.bracket import SMALLEST_NORM
-from lipcert.norms.lanczos import Tridiagonal, _exceeds, fresh_generator
+from lipcert.norms.lanczos import SMALLEST_NORM, Tridiagonal, _exceeds, fresh_generator
 from tests.norms.maps import dense_map, map_of
 from tests.oracles import map_matrix
 
