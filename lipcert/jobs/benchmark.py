@@ -52,13 +52,9 @@ SIZES: dict[str, tuple[float, ...]] = {
 
 @dataclass(frozen=True)
 class Work:
-    """What is measured.
+    """What is measured: a network, and images that it trains on.
 
-    Attributes:
-        named: how rows begin.
-        model: the network.
-        split: images that it trains on.
-        fetches: whether steps fetch batches, or repeat the first one.
+    `named`: how rows begin; `fetches`: whether steps fetch batches, or repeat the first one.
     """
 
     named: dict[str, Any]

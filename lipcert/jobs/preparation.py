@@ -25,16 +25,10 @@ from lipcert.system.plugins import load_plugins
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained network, test images and l2 radii: what the settings of a job name.
+    """What the settings of a job name: a trained network, test images and l2 radii.
 
-    Attributes:
-        config: all settings of the job.
-        checkpoint: the network's file.
-        network: in eval mode, on the device.
-        split: the images and labels, on the CPU.
-        data: what records say of them.
-        epsilons: in the order given, at least one.
-        device: of the network.
+    The network is in eval mode on `device`, images and labels are on the CPU. `data`: what records say of them;
+    `epsilons`: in the order given, at least one.
     """
 
     config: DictConfig

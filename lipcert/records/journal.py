@@ -26,15 +26,9 @@ class StageWork:
 
 @dataclass(frozen=True)
 class Batch:
-    """One finished batch.
+    """One finished batch: the next `count` images behind those of earlier batches.
 
-    Attributes:
-        count: of images, those behind the images of earlier batches.
-        rows: one an image and epsilon, in any order.
-        norms_bounded: how many norms were bounded for it.
-        stages: what each stage of the cascade did.
-        norms: brackets of the global norms it relied on.
-        seconds: spent on it.
+    `rows`: one an image and epsilon, in any order; `norms_bounded`: for it; `norms`: the global ones that it relied on.
     """
 
     count: int

@@ -34,13 +34,7 @@ OPEN = 4
 
 @dataclass(frozen=True)
 class Report:
-    """Everything a page shows.
-
-    Attributes:
-        runs: all that were asked for.
-        tables, pictures: over runs.
-        notes: sentences on the comparison.
-    """
+    """Everything a page shows: runs, tables and pictures that compare them, and sentences on the comparison."""
 
     runs: tuple[Shown, ...]
     tables: tuple[Table, ...]

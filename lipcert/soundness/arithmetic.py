@@ -23,11 +23,9 @@ class RoundingOutcome:
     """Outcome: `points` of certified images at which every logit less the label's was computed in both precisions.
 
     Attributes:
-        points: how many.
         above: those where the difference exceeds the rounding of the certificate, or of the pair of classes.
         largest_error: of z_j - z_y.
         largest_share: of the certificate's rounding that was reached; largest_pair_share: of the pair's own.
-        seconds: for all points.
         refutations: a sentence for each point above.
     """
 

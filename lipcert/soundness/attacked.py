@@ -112,13 +112,12 @@ class AttackOutcome:
     """Outcome of one attack.
 
     Attributes:
-        attack: its name; box: whether pixels stayed in [0, 1].
-        attacked: images; found: those with a point in the ball whose executed margin is not positive.
+        box: whether pixels stayed in [0, 1].
+        found: images with a point in the ball whose executed margin is not positive.
         below: those with one whose executed margin is less than the certified one.
         points: at which the network was executed; inside: share of them in the ball, the only ones that count.
         smallest_executed, smallest_certified: margins over all images.
         smallest_room: least executed minus certified margin of an image.
-        seconds: for all images.
         refutations: a sentence for each image that is refuted.
     """
 

@@ -31,12 +31,9 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Segment:
-    """A linear map between two activations.
+    """A linear map between two activations; `kind`: the layers it is made of.
 
-    Attributes:
-        apply: A h of a batch in float64 on the CPU, (B, *input_shape) to (B, *output_shape).
-        input_shape, output_shape: without the batch.
-        kind: the layers it is made of.
+    `apply`: A h of a batch in float64 on the CPU, (B, *input_shape) to (B, *output_shape).
     """
 
     apply: Callable[[Tensor], Tensor]
@@ -119,10 +116,7 @@ class Part:
 class Layer:
     """One layer's dense matrix, where it is small enough, and random parts of it, built once each.
 
-    Args:
-        segment: the layer.
-        side: outputs, and inputs, of a part.
-        generator: of the parts.
+    `side`: outputs, and inputs, of a part; `generator`: of the parts.
     """
 
     def __init__(self, segment: Segment, side: int, generator: np.random.Generator) -> None:

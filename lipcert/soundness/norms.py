@@ -29,8 +29,7 @@ class Ratios:
     """Upper bound over exact norm, of one layer by one algorithm.
 
     Attributes:
-        layer: name of the activation behind the map.
-        kind: the layers it is made of.
+        layer: name of the activation behind the map; kind: the layers it is made of.
         method: `exact` or `Lanczos`.
         parts: whether random parts of the masked map were compared, for it is too large.
         shape: (outputs, inputs).

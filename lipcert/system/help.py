@@ -29,15 +29,10 @@ def asks_for_help(words: Sequence[str]) -> bool:
 
 
 def usage(folder: Path, name: str, columns: int | None = None) -> str:
-    """Return the help of a command.
+    """Return the help of a command, as wide as the terminal, or in `columns`.
 
-    Args:
-        folder: of the configuration files.
-        name: of the command's own, without its suffix; its `hydra.help` holds header and template.
-        columns: width of the text; that of the terminal when None.
-
-    Returns:
-        The template, with a block of text for `$APP_CONFIG_GROUPS` and one for `$CONFIG`.
+    It is the template in `hydra.help` of `folder`/`name`.yaml, with blocks of text for `$APP_CONFIG_GROUPS` and
+    `$CONFIG`.
     """
     text = (folder / f"{name}.yaml").read_text(encoding="utf-8")
     said = yaml.safe_load(text)["hydra"]["help"]

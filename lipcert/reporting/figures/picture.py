@@ -54,10 +54,8 @@ Draw = Callable[[Figure, Palette], None]
 class Picture:
     """A picture that can be drawn in any palette.
 
-    Attributes:
-        key: name of its file, without folder and ending.
-        title: heading; caption: what is seen and where it comes from; alt: for who cannot see it.
-        draw: draws it; height: of the figure, in inches.
+    `key`: name of its file, without folder and ending; `caption`: what is seen and where it comes from; `alt`: for who
+    cannot see it; `height`: in inches.
     """
 
     key: str

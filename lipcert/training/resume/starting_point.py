@@ -30,12 +30,9 @@ CONFIGURATION = Path(".hydra", "config.yaml")
 
 @dataclass(frozen=True)
 class State:
-    """Where a run stands.
+    """Where a run stands: `epochs` are behind a good checkpoint, none behind a run that starts anew.
 
-    Attributes:
-        checkpoint: a good one to go on from; None for a run that starts anew.
-        epochs: behind it.
-        damaged: checkpoints that were found beside it, with what is wrong with them.
+    `damaged`: checkpoints that were found beside it, with what is wrong with them.
     """
 
     checkpoint: Path | None = None

@@ -39,14 +39,9 @@ QUANTITIES = {
 
 @dataclass(frozen=True)
 class Job:
-    """How a job ended.
+    """How a job ended: `complete`, `skipped` because it was complete before, or `failed` with a message.
 
-    Attributes:
-        number: its place in the sweep.
-        overrides: what it was started with.
-        folder: name of its folder inside the sweep's.
-        state: `complete`, `skipped` because it was complete before, or `failed`.
-        message: of its error.
+    `number`: its place in the sweep; `folder`: the name of its own inside the sweep's.
     """
 
     number: int
