@@ -24,15 +24,19 @@ LAST_RESORT = (
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in their seed alone; `runs` have results, `missing` have none."""
+    """Runs that differ in their seed alone."""
 
-    runs: tuple[Run, ...]
-    missing: tuple[Run, ...]
+    members: tuple[Run, ...]
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """Those with results."""
+        return tuple(run for run in self.members if run.state is State.COMPLETE)
 
     @property
     def first(self) -> Run:
         """A run that stands for the group, one with results if there is any."""
-        return (*self.runs, *self.missing)[0]
+        return (*self.runs, *self.members)[0]
 
     def values(self, key: str, part: str | None = None) -> list[float]:
         """Return the numbers under a key of `results.json`, or under a part of it, one a run that has one."""
@@ -53,7 +57,8 @@ class Group:
     def seeds(self) -> str:
         """The seeds with results, and how many runs have none."""
         seeds = ", ".join(sorted((run.word("seed") for run in self.runs), key=lambda seed: (len(seed), seed)))
-        missing = f"{len(self.missing)} missing" if self.missing else ""
+        lacking = len(self.members) - len(self.runs)
+        missing = f"{lacking} missing" if lacking else ""
         return f"{seeds} ({missing})" if seeds and missing else seeds or missing
 
     @property
@@ -93,13 +98,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         if run.results or run.settings:
             shared = run.settings or {word: run.word(word) for word in ("data", *WORDS)}
             groups.setdefault(json.dumps(shared, sort_keys=True, default=str), []).append(run)
-    return [
-        Group(
-            tuple(run for run in members if run.state is State.COMPLETE),
-            tuple(run for run in members if run.state is not State.COMPLETE),
-        )
-        for members in groups.values()
-    ]
+    return [Group(tuple(members)) for members in groups.values()]
 
 
 def by_data_set(groups: Sequence[Group]) -> list[DataSet]:
