@@ -106,7 +106,6 @@ def quieten_lightning() -> None:
         ".*does not have many workers.*",  # images lie in memory
         "Checkpoint directory .* exists and is not empty.*",  # `starting_point` has made sure of it
         ".*treespec, LeafSpec.*",  # torch deprecates what Lightning calls
-        "Be aware that when using `ckpt_path`.*",  # random state of earlier versions; epochs are seeded now
         "The dirpath has changed.*",  # a resumed run has a folder of its own
         "It is recommended to use .self.log.'schedule/.*",  # the same in every process
         "Total length of `list` across ranks is zero.*",  # no validation split

@@ -112,8 +112,9 @@ def test_checkpoint_of_another_architecture(stopped: tuple[Path, pl.LightningMod
 
 
 def _of_earlier_version(path: Path, starts: dict[str, Any]) -> None:
-    """Write into a checkpoint where norm estimates started, and what steps left out, as an earlier version did."""
+    """Write into a checkpoint where norm estimates started, and more state of its time, as an earlier version did."""
     content = torch.load(path, weights_only=True)
+    content["callbacks"]["RandomState"] = {"torch": torch.get_rng_state()}
     content["callbacks"].pop("SkipPlan", None)
     torch.save({**content, "warm_start": starts, "economy": {"box 2": (False, 3), "norm 3": (True, 1)}}, path)
 
