@@ -1,13 +1,15 @@
 """Callbacks that every run has: schedules, projections, seeds, what is skipped, what training has cost."""
 
+import random
 import resource
 import sys
 import time
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
+from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lipcert.bounds import Plan, measure_plan
 from lipcert.nn.architectures import project_thresholds
@@ -55,7 +57,9 @@ class RandomState(Callback):
         self.seed = seed
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        seed_everything((self.seed * 1_000_003 + trainer.current_epoch) % 2**32, verbose=False)
+        seed = (self.seed * 1_000_003 + trainer.current_epoch) % 2**32
+        for seeded in (random.seed, np.random.seed, torch.manual_seed):
+            seeded(seed)
 
 
 class SkipPlan(Callback):
