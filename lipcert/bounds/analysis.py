@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import Any, NamedTuple
 
@@ -127,37 +127,26 @@ def check_epsilon(epsilon: float | Tensor, images: int | None = None, name: str 
         raise ValueError(f"Expected `{name}` > 0 and finite, got {epsilon}.")
 
 
-@dataclass(frozen=True)
 class Propagation:
-    """Carries regions through a graph; attributes as the arguments of `analyze`, `radius` and `box` of the image."""
+    """Carries regions of a batch through a graph; arguments as for `analyze`."""
 
-    graph: Graph
-    images: Tensor
-    radius: Tensor
-    box: Box | None
-    bound: Bound
-    norms: Norms
-    arithmetic: Arithmetic | None = None
-    plan: Plan = field(default_factory=Plan)
-    box_gradients: bool = True
-    boxes: bool = True
-    activation_boxes: bool = True
-    output_box: bool = False
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         model: nn.Module | Graph,
         images: Tensor,
         epsilon: float | Tensor,
         bound: Bound | str,
         norms: Norms,
         clip_input: bool = False,
-        **settings: Any,
-    ) -> Propagation:
-        """Return the propagation of a batch; arguments as for `analyze`."""
-        graph = model if isinstance(model, Graph) else compile_graph(model, images.shape[1:])
-        shape = graph.nodes[0].shape
+        arithmetic: Arithmetic | None = None,
+        plan: Plan | None = None,
+        box_gradients: bool = True,
+        boxes: bool = True,
+        activation_boxes: bool = True,
+        output_box: bool = False,
+    ) -> None:
+        self.graph = model if isinstance(model, Graph) else compile_graph(model, images.shape[1:])
+        shape = self.graph.nodes[0].shape
         if tuple(images.shape[1:]) != shape:
             raise ValueError(
                 f"Expected images of shape {shape}, for which the model was compiled, got {tuple(images.shape[1:])}."
@@ -170,24 +159,19 @@ class Propagation:
             radius = torch.full((1,), epsilon, dtype=images.dtype, device=images.device)  # a copy would stop a GPU
         box = None
         if clip_input:
-            reach = radius.view(-1, *(1 for _ in images.shape[1:]))
+            reach = radius.view(-1, *(1 for _ in shape))
             box = (images - reach).clamp_min(0), (images + reach).clamp_max(1)
-        return cls(graph, images, radius, box, Bound(bound), norms, **settings)
+        self.start = image_region(images, radius, box, arithmetic)
+        self.bound, self.norms, self.arithmetic = Bound(bound), norms, arithmetic
+        self.rule, self.plan = RULES[self.bound], plan or Plan()
+        self.box_gradients, self.activation_boxes, self.output_box = box_gradients, activation_boxes, output_box
+        self.every_box = output_box or arithmetic is not None  # those that no activation asks for, too
+        self.any_box = boxes or self.every_box or self.rule.masks
 
     @cached_property
     def demand(self) -> Demand:
         """Which boxes and masks are asked for, where not all are."""
         return Demand(self.graph, self.plan)
-
-    @property
-    def every_box(self) -> bool:
-        """Whether boxes are made that no activation asks for."""
-        return self.output_box or self.arithmetic is not None
-
-    @property
-    def any_box(self) -> bool:
-        """Whether boxes are made at all."""
-        return self.boxes or self.every_box or RULES[self.bound].masks
 
     def run(self) -> Iterator[tuple[Node, Region, ActivationBounds | None]]:
         """Yield every node with the region behind it, and what is known of it where it is an activation."""
@@ -199,7 +183,7 @@ class Propagation:
             box = self.every_box or (self.any_box and node.index in self.demand.boxes)
             match node:
                 case Image():
-                    region = image_region(self.images, self.radius, self.box, self.arithmetic)
+                    region = self.start
                 case Affine():
                     region = self._affine(before[0], operators[node.index], node, box)
                 case Add():
@@ -224,7 +208,7 @@ class Propagation:
         return through_affine(region, operator, box, skip, gradients, self.arithmetic, norm)
 
     def _activation(self, region: Region, node: Activation, box_behind: bool) -> tuple[Region, ActivationBounds]:
-        rule, terms = RULES[self.bound], region.terms
+        terms = region.terms
         box = region.box() if self._asks_box(node, box_behind) else None
         keys = self._keys(terms, node)
         norms = [self.norms.global_norm(key, term.map) for key, term in zip(keys, terms.values(), strict=True)]
@@ -238,10 +222,12 @@ class Propagation:
             _total([each.product for each in sources], norms),
         )
         closed = Closed(source, norms)
-        if rule.close is not None:
+        if self.rule.close is not None:
             across = self._keys(region.merged or {}, node, across=True)
             unmasked = node.index in self.demand.unmasked
-            closed = rule.close(Entry(node, region, box, source, keys, across, norms, self.norms, self.plan, unmasked))
+            closed = self.rule.close(
+                Entry(node, region, box, source, keys, across, norms, self.norms, self.plan, unmasked)
+            )
         whole, masked = reduce(torch.add, norms), reduce(torch.add, closed.local_norms)
         rounding, ball = region.rounding, self._near(region, closed)
         bounds = ActivationBounds(node, box if self.activation_boxes else None, whole, masked, closed.mask, ball)
@@ -258,11 +244,7 @@ class Propagation:
         several, suffix = len(terms) > 1, "..across" * across
         return [
             MapKey(
-                self.graph.key,
-                term.source.index,
-                node.sources[0],
-                across,
-                node.name + f"..{number}" * several + suffix,
+                self.graph.key, term.source.index, node.sources[0], across, node.name + f"..{number}" * several + suffix
             )
             for number, term in enumerate(terms.values())
         ]
@@ -273,7 +255,7 @@ class Propagation:
         """Return the rounding behind an activation; through one affine layer, masked norms bound what comes along."""
         entries, masked = node.function.rounding(rounding.entries, *box), None
         rows_known = closed.mask is None or node.function.slopes is not None
-        if RULES[self.bound].masks and closed.own and rows_known and len(terms) == 1:
+        if self.rule.masks and closed.own and rows_known and len(terms) == 1:
             (term,) = terms.values()
             layers = sum(not operator.moves for operator in term.map.operators)
             masked = (closed.local_norms[0], norms[0]) if layers == 1 else None
@@ -295,7 +277,7 @@ class Propagation:
         """Return whether anyone asks for the box before an activation."""
         if box_behind or self.activation_boxes:
             return self.any_box
-        return RULES[self.bound].masks and not (self.bound is Bound.LOCAL and node.index in self.demand.unmasked)
+        return self.rule.masks and not (self.bound is Bound.LOCAL and node.index in self.demand.unmasked)
 
     def _range(self, node: Activation, box: Box | None, asked: bool) -> Box | None:
         """Return the box behind an activation where it is asked for, without a graph where none is to pass it."""
@@ -346,7 +328,7 @@ def analyze(
 
     Source: section 1 of the design; eqs 21-23; Theorem 1.
     """
-    propagation = Propagation.of(model, images, epsilon, bound, norms, clip_input, arithmetic=arithmetic, **settings)
+    propagation = Propagation(model, images, epsilon, bound, norms, clip_input, arithmetic=arithmetic, **settings)
     activations, output = [], None
     for _, region, bounds in propagation.run():
         output = region
@@ -354,7 +336,7 @@ def analyze(
             activations.append(bounds)
     assert output is not None  # a graph has at least its image
     families = [output.terms if output.merged is None else output.merged]
-    if RULES[propagation.bound].both and output.merged is not None:
+    if propagation.rule.both and output.merged is not None:
         families.append(output.terms)
     terms = tuple(tuple(each.values()) for each in families)
     return Analysis(propagation.graph, output, terms, tuple(activations), propagation.bound)

@@ -81,11 +81,7 @@ def _largest(directions: Tensor, radius: Tensor, lower: Tensor | None, upper: Te
 
 
 def support(
-    directions: Tensor,
-    radius: Tensor,
-    lower: Tensor | None,
-    upper: Tensor | None,
-    rounds: int = 100,
+    directions: Tensor, radius: Tensor, lower: Tensor | None, upper: Tensor | None, rounds: int = 100
 ) -> Tensor:
     """Return max { d·δ : ‖δ‖₂ <= radius, lower <= δ <= upper }, never below the true maximum.
 
@@ -269,11 +265,7 @@ def _varying_inputs(region: Region, layer: Operator | None) -> Tensor | None:
 def worst_logits(analysis: Analysis, labels: Tensor, box: bool = True, rounds: int = 100) -> Tensor:
     """Return worst logits z*_j = z_j + max (w_j - w_y)·δ, z*_y = z_y, shape (B, K) (eq. 24).
 
-    Args:
-        analysis: of a model whose output is a flat vector of logits.
-        labels: (B,).
-        box: keep the box; False leaves the ball alone, as GloRo does.
-        rounds: Newton rounds at most, see `support`.
+    Arguments as in `worst_increase`.
     """
     gains = worst_increase(analysis, labels, box, rounds)
     is_label = _is_label(labels, gains)

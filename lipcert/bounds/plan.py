@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.bounds.activation import Bound
-from lipcert.bounds.analysis import RULES, Propagation
+from lipcert.bounds.analysis import Propagation
 from lipcert.bounds.product import Plan
 from lipcert.graph import Affine, Box, Graph
 from lipcert.norms.protocol import Norms
@@ -50,10 +50,10 @@ def _gains(
     graph: Graph, images: Tensor, epsilon: float, bound: Bound | str, norms: Norms, clip_input: bool
 ) -> dict[tuple[str, str], Tensor]:
     """Return what each kind of work at each layer gains, ()."""
-    propagation = Propagation.of(graph, images, epsilon, bound, norms, clip_input)
+    propagation = Propagation(graph, images, epsilon, bound, norms, clip_input)
     gains: dict[tuple[str, str], Tensor] = {}
     for node, region, bounds in propagation.run():
-        if bounds is not None and RULES[propagation.bound].masks:
+        if bounds is not None and propagation.rule.masks:
             gains["masks", node.name] = 1 - (bounds.masked_norm / bounds.whole_norm).mean()
             if propagation.bound is Bound.TIGHT:
                 mask = bounds.mask

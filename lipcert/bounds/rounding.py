@@ -187,12 +187,7 @@ def _scaled_rows(rows: Tensor | None, lengths: Tensor, shape: Shape) -> Tensor:
 
 
 def after_affine(
-    rounding: Rounding,
-    operator: Operator,
-    before: Reach,
-    behind: Reach,
-    norm: Tensor | None,
-    arithmetic: Arithmetic,
+    rounding: Rounding, operator: Operator, before: Reach, behind: Reach, norm: Tensor | None, arithmetic: Arithmetic
 ) -> Rounding:
     """Return the error behind an affine layer.
 

@@ -16,11 +16,7 @@ LANCZOS_STEPS = 40
 
 @torch.no_grad()
 def local_lipschitz(
-    model: nn.Module,
-    images: Tensor,
-    epsilon: float | Tensor,
-    bound: Bound | str = Bound.TIGHT,
-    batch_size: int = 100,
+    model: nn.Module, images: Tensor, epsilon: float | Tensor, bound: Bound | str = Bound.TIGHT, batch_size: int = 100
 ) -> Tensor:
     """Return upper bounds on ‖f(x') - f(x)‖ / ‖x' - x‖ for ‖x' - x‖ <= epsilon, one an image, (N,) float64.
 

@@ -10,12 +10,7 @@ Attempt = Callable[[Tensor, Tensor], Tensor]
 
 
 def bisect(
-    attempt: Attempt,
-    proved: Tensor,
-    refused: Tensor,
-    rounds: int,
-    resolution: float = 0.0,
-    farthest: float = 0.0,
+    attempt: Attempt, proved: Tensor, refused: Tensor, rounds: int, resolution: float = 0.0, farthest: float = 0.0
 ) -> Tensor:
     """Return radii that are proved, (N,) float64, each by an attempt or known before.
 

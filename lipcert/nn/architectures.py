@@ -43,10 +43,7 @@ class Architecture(NamedTuple):
 
 ARCHITECTURES: dict[str, Architecture] = {
     "small": Architecture(
-        convolutions=(_halving(16), _halving(32)),
-        hidden=(100,),
-        threshold=1.0,
-        max_min=_symmetric(*[1.0] * 3),
+        convolutions=(_halving(16), _halving(32)), hidden=(100,), threshold=1.0, max_min=_symmetric(*[1.0] * 3)
     ),
     "4c3f": Architecture(
         convolutions=(Conv(32), _halving(32), Conv(64), _halving(64)),

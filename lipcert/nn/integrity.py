@@ -174,13 +174,9 @@ def _refuse_instance(layer: nn.Module, place: str) -> None:
                 f"{place} has a `{key}` of type {type(tensor).__name__}, which may compute otherwise than numbers do; "
                 f"make it a plain tensor, for example by layer.{key}.detach().as_subclass(torch.Tensor)."
             )
-        own = (
-            next((each for each in vars(tensor) if hasattr(Tensor, each)), None)
-            if type(tensor) in NUMBERS[:2]
-            else None
-        )
-        if own is not None:
-            raise UnsupportedLayerError(f"{place} has a `{key}` with a `{own}` of its own; delete that.")
+        for own in vars(tensor) if type(tensor) in NUMBERS[:2] else ():
+            if hasattr(Tensor, own):
+                raise UnsupportedLayerError(f"{place} has a `{key}` with a `{own}` of its own; delete that.")
 
 
 def _fixed(value: object) -> bool:
@@ -231,12 +227,10 @@ def refuse_unreadable(model: nn.Module) -> None:
     """
     for name, layer in model.named_modules():
         for key, tensor in {**layer._parameters, **layer._buffers}.items():
-            unlike = (
-                None if tensor is None else next((word for word, holds in UNREADABLE.items() if holds(tensor)), None)
-            )
-            if unlike is not None:
-                full = f"{name}.{key}" if name else key
-                raise UnsupportedLayerError(f"`{full}` is {unlike}; make it a plain tensor of real numbers.")
+            for unlike, holds in UNREADABLE.items():
+                if tensor is not None and holds(tensor):
+                    full = f"{name}.{key}" if name else key
+                    raise UnsupportedLayerError(f"`{full}` is {unlike}; make it a plain tensor of real numbers.")
 
 
 def parametrized(layer: nn.Module) -> list[str]:

@@ -149,12 +149,7 @@ def local_norms(
 
 @torch.no_grad()
 def _right_vectors(
-    linear_map: LinearMap,
-    vector: Tensor,
-    rows: Tensor | None,
-    columns: Tensor | None,
-    steps: int,
-    gram: Tensor | None,
+    linear_map: LinearMap, vector: Tensor, rows: Tensor | None, columns: Tensor | None, steps: int, gram: Tensor | None
 ) -> Tensor:
     """Return right vectors inside the column mask, (B or 1, *input_shape); arguments as in `local_norms`."""
     masked, shared = linear_map.restricted(rows, columns), vector + ALIVE * vector.numel() ** -0.5

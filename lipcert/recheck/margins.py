@@ -62,9 +62,7 @@ def worst(derived: Derivation, label: int) -> Tensor:
 
 def lipschitz(derived: Derivation) -> float:
     """Return the largest Lipschitz constant, over the ball, of a source that feeds the logits."""
-    program = derived.program
-    feeding = [number for number in derived.sources if linear_map(program, number, program.output, {}) is not None]
-    return max((derived.sources[number].tight for number in feeding), default=0.0)
+    return max((derived.sources[number].tight for number in derived.logits.rows), default=0.0)
 
 
 def may_predict(derived: Derivation, label: int) -> bool:

@@ -40,12 +40,7 @@ class _Draw(NamedTuple):
 
 
 def gram_bracket(
-    gram: Gram,
-    size: int,
-    delta: float,
-    generator: np.random.Generator,
-    tolerance: float = 1e-9,
-    max_steps: int = 300,
+    gram: Gram, size: int, delta: float, generator: np.random.Generator, tolerance: float = 1e-9, max_steps: int = 300
 ) -> Bracket:
     """Bracket |M|₂ from v -> MᵀM v; `upper` holds but with probability 2 `delta`.
 
