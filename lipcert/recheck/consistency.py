@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 
 from lipcert.recheck.rounding import ARITHMETIC
 from lipcert.records import Arithmetic, Record, Row, totals
+from lipcert.system.execution import uncovered
 from lipcert.version import __version__
 
 TOLERANCE = 1e-9
@@ -162,7 +163,7 @@ def _execution(record: Record) -> list[str]:
     said = record.contents.execution
     if said is None:
         return ["execution is not stated, as in records of older versions; certify the network anew"]
-    found = [f"execution.{field}, by which {what}" for field, what, _ in said.uncovered()]
+    found = [f"execution.{field}, by which {what}" for field, what, _ in uncovered(said)]
     if said.threads < 1:
         found.append(f"execution.threads is {said.threads}")
     if not all(map(math.isfinite, _numbers(said.torch)[:2])):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Self, get_type_hints
 
-from lipcert.system.execution import Execution
+from lipcert.system.switches import Execution
 
 FORMAT = 1
 """Version of the files; readers refuse any other."""

@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -12,6 +11,8 @@ from torch import nn
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+from lipcert.system.switches import Execution
 
 PRECISE = ("ieee", "none")
 """Settings of `fp32_precision` under which products of float32 are rounded as float32."""
@@ -36,58 +37,31 @@ class Uncovered(NamedTuple):
     remedy: str
 
 
-@dataclass(frozen=True)
-class Execution:
-    """Switches of torch, as they are when a network is executed.
-
-    Attributes:
-        torch: its version.
-        device: its type; `threads`: of one operation. Bounds hold for sums in any order.
-        autocast: layers run in half precision.
-        convolution_precision, matrix_precision: what their products of float32 are computed in, `ieee` or `none` for
-            float32.
-        cudnn, onednn, nnpack: libraries that convolutions may be left to, the first on a GPU.
-        environment: variables by which oneDNN or cuBLAS compute in lower precision; empty for none.
-        flush_denormal: numbers below the smallest normal one become zero.
-    """
-
-    torch: str
-    device: str
-    threads: int
-    autocast: bool
-    convolution_precision: str
-    matrix_precision: str
-    cudnn: bool
-    onednn: bool
-    nnpack: bool
-    environment: str
-    flush_denormal: bool
-
-    def uncovered(self, convolves: bool = True, multiplies: bool = True) -> Iterator[Uncovered]:
-        """Yield what no bound covers of a network that has convolutions, or products of matrices."""
-        if self.device not in PRECISIONS:
-            yield Uncovered("device", f"the device is {self.device!r}", f"choose one of {', '.join(PRECISIONS)}")
-            return
-        if self.autocast:
-            yield Uncovered("autocast", f"torch.autocast is on for {self.device!r}", "leave its block")
-        if self.flush_denormal:
-            yield Uncovered(
-                "flush_denormal", "denormal numbers are flushed to zero", "call torch.set_flush_denormal(False)"
-            )
-        used = {"convolution_precision": convolves, "matrix_precision": multiplies}
-        for (field, counts), switch in zip(used.items(), PRECISIONS[self.device], strict=True):
-            precision = getattr(self, field)
-            if counts and precision not in PRECISE:
-                found = f"torch.backends.{switch}.fp32_precision is {precision!r}"
-                yield Uncovered(field, found, 'set it to "ieee"')
-        if self.environment and (convolves or multiplies):
-            yield Uncovered("environment", f"{self.environment} is in the environment", "start anew without it")
-        if convolves and self.device == "cuda" and self.cudnn:
-            found = "cuDNN may choose Winograd or FFT convolutions"
-            yield Uncovered("cudnn", found, "set torch.backends.cudnn.enabled = False")
-        if convolves and self.device == "cpu" and self.nnpack and not self.onednn:
-            found = "NNPACK may choose Winograd or FFT convolutions"
-            yield Uncovered("nnpack", found, "call torch.backends.nnpack.set_flags(False)")
+def uncovered(execution: Execution, convolves: bool = True, multiplies: bool = True) -> Iterator[Uncovered]:
+    """Yield what no bound covers of a network that has convolutions, or products of matrices."""
+    if execution.device not in PRECISIONS:
+        yield Uncovered("device", f"the device is {execution.device!r}", f"choose one of {', '.join(PRECISIONS)}")
+        return
+    if execution.autocast:
+        yield Uncovered("autocast", f"torch.autocast is on for {execution.device!r}", "leave its block")
+    if execution.flush_denormal:
+        yield Uncovered(
+            "flush_denormal", "denormal numbers are flushed to zero", "call torch.set_flush_denormal(False)"
+        )
+    used = {"convolution_precision": convolves, "matrix_precision": multiplies}
+    for (field, counts), switch in zip(used.items(), PRECISIONS[execution.device], strict=True):
+        precision = getattr(execution, field)
+        if counts and precision not in PRECISE:
+            found = f"torch.backends.{switch}.fp32_precision is {precision!r}"
+            yield Uncovered(field, found, 'set it to "ieee"')
+    if execution.environment and (convolves or multiplies):
+        yield Uncovered("environment", f"{execution.environment} is in the environment", "start anew without it")
+    if convolves and execution.device == "cuda" and execution.cudnn:
+        found = "cuDNN may choose Winograd or FFT convolutions"
+        yield Uncovered("cudnn", found, "set torch.backends.cudnn.enabled = False")
+    if convolves and execution.device == "cpu" and execution.nnpack and not execution.onednn:
+        found = "NNPACK may choose Winograd or FFT convolutions"
+        yield Uncovered("nnpack", found, "call torch.backends.nnpack.set_flags(False)")
 
 
 def present_execution(device: torch.device) -> Execution:
@@ -143,7 +117,7 @@ def refuse_execution(kinds: Collection[type[nn.Module]], device: torch.device) -
     own = any(not kind.__module__.startswith(("torch.nn.", "lipcert.nn.")) for kind in kinds)
     convolves = own or any(issubclass(kind, nn.Conv2d) for kind in kinds)
     multiplies = own or any(issubclass(kind, nn.Linear) for kind in kinds)
-    for _, found, remedy in present_execution(device).uncovered(convolves, multiplies):
+    for _, found, remedy in uncovered(present_execution(device), convolves, multiplies):
         raise ValueError(
             f"Nothing is certified of a network as executed while {found}: the rounding is in no bound; {remedy}, "
             'or ask for arithmetic="exact".'

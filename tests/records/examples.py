@@ -19,7 +19,7 @@ from lipcert.records import (
     StageWork,
     write_record,
 )
-from lipcert.system.execution import Execution
+from lipcert.system.switches import Execution
 
 EPSILONS = (0.1, 0.25)
 

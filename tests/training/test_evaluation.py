@@ -17,7 +17,8 @@ from lipcert.bounds import Bound
 from lipcert.certificates import certify
 from lipcert.data import Split, load_images
 from lipcert.nn import build
-from lipcert.system.execution import Execution, present_execution
+from lipcert.system.execution import present_execution, uncovered
+from lipcert.system.switches import Execution
 from lipcert.training.checks import check_evaluation
 from lipcert.training.evaluation import EvaluationSettings, evaluate
 from tests.oracles import scale_weights
@@ -103,8 +104,8 @@ def test_what_is_attacked_is_executed_as_bounds_cover_it(monkeypatch: pytest.Mon
         _evaluate(model)
         assert present_execution(device) == fast
     assert present_execution(device) == before
-    assert len(list(fast.uncovered())) == 2
-    assert [list(each.uncovered()) for each in found] == [[]]
+    assert len(list(uncovered(fast))) == 2
+    assert [list(uncovered(each)) for each in found] == [[]]
 
 
 @pytest.mark.parametrize(
