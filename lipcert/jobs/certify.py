@@ -1,12 +1,11 @@
 """The job of `lipcert.certify`: certify batch after batch at every epsilon, write the record."""
 
 import copy
-import json
 import math
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, astuple, replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +91,14 @@ def fixed_contents(subject: Subject) -> dict[str, Any]:
 
 
 def header(subject: Subject, stages: Sequence[Stage]) -> dict[str, Any]:
-    """Return everything the rows depend on, as JSON values."""
-    about = {
+    """Return everything the rows depend on."""
+    return {
         "format": FORMAT,
         "plugins": plugins_sha256(subject.config.plugins),
         **fixed_contents(subject),
         "failure_probability": subject.config.failure_probability,
         "stages": stages,
     }
-    return json.loads(json.dumps(about, default=asdict))
 
 
 def certify_rest(subject: Subject, cascade: Cascade, batch_size: int, journal: Journal) -> None:

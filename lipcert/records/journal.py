@@ -59,7 +59,7 @@ class Journal:
             with contextlib.suppress(OSError):  # a file system without locks
                 if not lock_descriptor(self._file.fileno(), blocking=False):
                     raise ValueError(f"{self.path} is in use by another process; choose another output=DIR.")
-            self._continue(json.loads(json.dumps(header)), restart)
+            self._continue(json.loads(json.dumps(header, default=asdict)), restart)
         except BaseException:
             self._file.close()
             raise

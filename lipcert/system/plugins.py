@@ -34,13 +34,12 @@ def load_plugins(names: Sequence[str]) -> None:
 
 def plugins_sha256(names: Sequence[str]) -> dict[str, str]:
     """Return by name the SHA-256 of the source of plugins that are loaded: a module's file, all files of a package."""
-    return {name: _sha256(sys.modules[name]) for name in names}
-
-
-def _sha256(module: ModuleType) -> str:
-    folders = [Path(each) for each in getattr(module, "__path__", ())]
-    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
-    digest = hashlib.sha256()
-    for path in [Path(module.__file__)] if module.__file__ and not folders else files:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
+    digests = {}
+    for name in names:
+        module, digest = sys.modules[name], hashlib.sha256()
+        folders = [Path(each) for each in getattr(module, "__path__", ())]
+        files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+        for path in [Path(module.__file__)] if module.__file__ and not folders else files:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        digests[name] = digest.hexdigest()
+    return digests
