@@ -211,9 +211,7 @@ def check_unchanged(graph: Graph) -> None:
             )
         if isinstance(layer, Residual):
             _refuse_inplace(layer, name)
-    for node in graph.nodes:
-        if not isinstance(node, Activation):
-            continue
+    for node in graph.activations:
         if any(new is not old for new, old in zip(_held(node.layer), node.tensors, strict=True)):
             raise UnsupportedLayerError(
                 f"Layer {node.name!r} has other thresholds than when it was compiled; compile the model anew."

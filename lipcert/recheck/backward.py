@@ -9,10 +9,8 @@ from torch import Tensor
 
 from lipcert.recheck.bends import ROOT, Bends, Box, Slopes, bends_of
 from lipcert.recheck.derivation import Derivation
-from lipcert.recheck.linear import single_map
-from lipcert.recheck.maximum import maximum_over
-from lipcert.recheck.program import ActivationStep, AddStep, AffineStep
-from lipcert.recheck.reach import SLACK
+from lipcert.recheck.program import ActivationStep, AddStep, AffineStep, single_map
+from lipcert.recheck.reach import SLACK, maximum_over
 from lipcert.recheck.rounding import ARITHMETIC, gamma
 
 FLOAT64 = ARITHMETIC[torch.float64]

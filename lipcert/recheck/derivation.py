@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from lipcert.recheck.activations import Masks, masks, output_range, remainder_range
-from lipcert.recheck.linear import LinearMap, linear_map
 from lipcert.recheck.norms import Norms
-from lipcert.recheck.program import ActivationStep, AddStep, AffineStep, Program
+from lipcert.recheck.program import ActivationStep, AddStep, AffineStep, LinearMap, Program, linear_map
 from lipcert.recheck.reach import SLACK, Reach, Rows, Source, widened
 from lipcert.recheck.rounding import ARITHMETIC, Ball, after_activation, after_addition, after_affine, no_error
 

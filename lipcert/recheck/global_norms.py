@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from lipcert.recheck.consistency import place
-from lipcert.recheck.linear import LinearMap, linear_map
 from lipcert.recheck.norms import Norms
-from lipcert.recheck.program import ActivationStep, AffineStep, Program
+from lipcert.recheck.program import ActivationStep, AffineStep, LinearMap, Program, linear_map
 from lipcert.recheck.spectral import Bracket
 from lipcert.records import Record
 

@@ -8,10 +8,8 @@ from torch import Tensor
 
 from lipcert.recheck.backward import Backward
 from lipcert.recheck.derivation import Derivation
-from lipcert.recheck.linear import linear_map, single_map
-from lipcert.recheck.maximum import maximum_over
-from lipcert.recheck.program import AffineStep
-from lipcert.recheck.reach import SLACK
+from lipcert.recheck.program import AffineStep, linear_map, single_map
+from lipcert.recheck.reach import SLACK, maximum_over
 from lipcert.recheck.rounding import of_differences
 
 BACKWARD_EFFORTS = ((None, 0), (None, 20), ((0, 2**25), 0), ((5, 2**20), 40))

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from lipcert.recheck.affine import Affine
-from lipcert.recheck.linear import Adjoint, LinearMap, linear_map, single_map
-from lipcert.recheck.program import AffineStep, Program
+from lipcert.recheck.program import Adjoint, AffineStep, LinearMap, Program, linear_map, single_map
 from lipcert.recheck.spectral import Bracket, Vector, dense_bracket, gram_bracket
 
 DENSE_LIMIT = 400
@@ -35,7 +34,6 @@ class Norms:
     impulses: int = 400
     generator: np.random.Generator = field(default_factory=np.random.default_rng)
     drawn: int = 0
-    _affine: dict[Affine, float] = field(default_factory=dict)
     _absolute: dict[Affine, float] = field(default_factory=dict)
     _whole: dict[tuple[Program, int, int], Bracket] = field(default_factory=dict)
 
@@ -83,27 +81,20 @@ class Norms:
         return squares.sqrt().view(1, *there.end_shape)
 
     def affine(self, step: AffineStep, program: Program) -> float:
-        """Return an upper bound of the norm of one layer's matrix; computed once a layer."""
-        if step.affine not in self._affine:
-            single = single_map(step, program)
-            diagonal = _diagonal_norm(step.affine, single)
-            norm = self.bracket(single, None, None, WHOLE_STEPS).upper if diagonal is None else diagonal
-            self._affine[step.affine] = norm
-        return self._affine[step.affine]
+        """Return an upper bound of the norm of one layer's matrix."""
+        if step.affine.monomial:
+            ones = torch.ones(1, *program.shapes[step.source], dtype=torch.float64)
+            return float(step.affine.absolute(ones).max())
+        return self.whole(program, step.source, step.target).upper
 
     def absolute(self, step: AffineStep, program: Program) -> float:
         """Return an upper bound of the norm of one layer's matrix of moduli; computed once a layer."""
+        if step.affine.monomial:
+            return self.affine(step, program)
         if step.affine not in self._absolute:
-            moduli = replace(step, affine=replace(step.affine, linear=step.affine.absolute))
-            self._absolute[step.affine] = self.affine(moduli, program)
+            moduli = single_map(replace(step, affine=replace(step.affine, linear=step.affine.absolute)), program)
+            self._absolute[step.affine] = self.bracket(moduli, None, None, WHOLE_STEPS).upper
         return self._absolute[step.affine]
-
-
-def _diagonal_norm(affine: Affine, there: LinearMap) -> float | None:
-    if not affine.monomial:
-        return None
-    ones = torch.ones(1, *there.start_shape, dtype=torch.float64)
-    return float(affine.absolute(ones).max())
 
 
 def _kept(mask: Tensor | None, shape: tuple[int, ...]) -> Tensor:

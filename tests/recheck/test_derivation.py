@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 from lipcert.recheck.activations import masks, output_range, remainder_range
 from lipcert.recheck.derivation import Derivation
-from lipcert.recheck.linear import linear_map
 from lipcert.recheck.margins import margins, worst
 from lipcert.recheck.norms import Norms
-from lipcert.recheck.program import ActivationStep, Program, compile_program
+from lipcert.recheck.program import ActivationStep, Program, compile_program, linear_map
 from tests.networks import IMAGE, images, network
 from tests.pairwise import pairwise
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from lipcert.recheck.maximum import maximum_over
+from lipcert.recheck.reach import maximum_over
 
 
 def _problem(seed: int, size: int = 6) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from lipcert.recheck import norms as norms_module
-from lipcert.recheck.linear import linear_map
 from lipcert.recheck.norms import Norms
-from lipcert.recheck.program import compile_program
+from lipcert.recheck.program import compile_program, linear_map
 from lipcert.recheck.spectral import dense_bracket, gram_bracket
 from tests.networks import IMAGE, network
 
