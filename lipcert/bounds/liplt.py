@@ -65,7 +65,7 @@ def _remainder(
 ) -> dict[tuple[int, bool], Term]:
     """Return the term of an activation's remainder, without row norms: it bounds no neurons."""
     center = torch.zeros_like(source.center)
-    kept = Source(source.index, center, box, lipschitz, lipschitz, source.product, varying, remainder=True)
+    kept = Source(source.index, center, box, lipschitz, lipschitz, source.product, varying)
     return {(source.index, True): replace(opened(kept), rows=None)}
 
 

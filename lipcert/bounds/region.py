@@ -39,7 +39,6 @@ class Source:
         box_lipschitz: the one with which the ball bounds neurons, (B,) or (1,).
         product: the product of global norms from the image, (1,).
         varying: 1 for what varies, 0 for what is constant, (B, *shape), which local norms leave out; None for ones.
-        remainder: this is an activation's remainder of the loop transformation, not its output.
     """
 
     index: int
@@ -49,7 +48,6 @@ class Source:
     box_lipschitz: Tensor
     product: Tensor
     varying: Tensor | None = None
-    remainder: bool = False
 
 
 @dataclass(frozen=True)

@@ -328,7 +328,6 @@ class LinearMap:
         origin: an empty tensor that gives dtype and device.
         operators: M is their product, the first one applied first; none for the identity.
         rows, columns: 0/1 masks (B, *shape) of the outputs of `apply` and of `adjoint`; None for ones.
-        flipped: this is the transpose of what `operators` say.
         per_image: the map differs from image to image; `images`: how many it differs between, 1 for one of all.
         roundings: how many rounded operations make one entry of M h and one of Mᵀ v, at most.
     """
@@ -339,28 +338,21 @@ class LinearMap:
     operators: tuple[Operator, ...] = ()
     rows: Tensor | None = None
     columns: Tensor | None = None
-    flipped: bool = False
     per_image: bool = False
     images: int = 1
     roundings: tuple[int, int] = (0, 0)
 
     def apply(self, inputs: Tensor) -> Tensor:
         """Return M h for `inputs` h, (B, *input_shape)."""
-        return _masked(self._backward(inputs) if self.flipped else self._forward(inputs), self.rows)
+        for operator in self.operators:
+            inputs = operator.apply(inputs)
+        return inputs if self.rows is None else inputs * self.rows
 
     def adjoint(self, outputs: Tensor) -> Tensor:
         """Return Mᵀ v for `outputs` v, (B, *output_shape)."""
-        return _masked(self._forward(outputs) if self.flipped else self._backward(outputs), self.columns)
-
-    def _forward(self, values: Tensor) -> Tensor:
-        for operator in self.operators:
-            values = operator.apply(values)
-        return values
-
-    def _backward(self, values: Tensor) -> Tensor:
         for operator in reversed(self.operators):
-            values = operator.adjoint(values)
-        return values
+            outputs = operator.adjoint(outputs)
+        return outputs if self.columns is None else outputs * self.columns
 
     def after(self, operator: Operator) -> LinearMap:
         """Return operator ∘ self."""
@@ -393,18 +385,6 @@ class LinearMap:
     def masked_images(self, rows: Tensor | None, columns: Tensor | None) -> int:
         """Return how many images the map between these masks, as of `restricted`, differs between, else 1."""
         return max([self.images, *(mask.shape[0] for mask in (rows, columns) if mask is not None)])
-
-    def transpose(self) -> LinearMap:
-        """Return the adjoint as a map of its own."""
-        return replace(
-            self,
-            input_shape=self.output_shape,
-            output_shape=self.input_shape,
-            rows=self.columns,
-            columns=self.rows,
-            flipped=not self.flipped,
-            roundings=self.roundings[::-1],
-        )
 
     def absolute(self) -> LinearMap:
         """Return the map of the products of entrywise absolute values, which no entry of this one exceeds."""
@@ -489,7 +469,3 @@ def _refuse_vanishing(linear_map: LinearMap) -> float:
             "follow where others make values vanish; merge them, or put an activation between them."
         )
     return gain
-
-
-def _masked(values: Tensor, mask: Tensor | None) -> Tensor:
-    return values if mask is None else values * mask

@@ -98,15 +98,16 @@ def _dot(first: Tensor, second: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def lanczos(linear_map: LinearMap, start: Tensor, steps: int) -> Tridiagonal:
-    """Run `steps` steps of Lanczos on MᵀM from `start` (B, *input_shape), in the dtype of `start`."""
+def lanczos(linear_map: LinearMap, start: Tensor, steps: int, on_input: bool) -> Tridiagonal:
+    """Run `steps` steps of Lanczos on MᵀM from `start` (B, *input_shape), or on MMᵀ, in the dtype of `start`."""
+    there, back = (linear_map.apply, linear_map.adjoint) if on_input else (linear_map.adjoint, linear_map.apply)
     square = _dot(start, start)
     previous = torch.zeros_like(start)
     current = start / per_image(torch.where(square > 0, square, 1).sqrt(), start.dim())
     coupling = torch.zeros_like(square)
     diagonal, off_diagonal = [], []
     for _ in range(steps):
-        image = linear_map.adjoint(linear_map.apply(current))
+        image = back(there(current))
         alpha = _dot(current, image)
         remainder = image - per_image(alpha, start.dim()) * current - per_image(coupling, start.dim()) * previous
         beta = _dot(remainder, remainder).sqrt()
@@ -235,11 +236,10 @@ def norm_bracket(
     larger_side = max(math.prod(linear_map.input_shape), math.prod(linear_map.output_shape))
     if not linear_map.per_image and STARTS * images * larger_side <= LARGEST_TOGETHER:
         repeated = (each if each is None else torch.cat([each] * STARTS) for each in (rows, columns))
-        twice = linear_map.restricted(*repeated)
-        runs = [lanczos(twice if on_input else twice.transpose(), starts.flatten(0, 1), steps)]
+        runs = [lanczos(linear_map.restricted(*repeated), starts.flatten(0, 1), steps, on_input)]
     else:
         masked = linear_map.restricted(rows, columns)
-        runs = [lanczos(masked if on_input else masked.transpose(), start, steps) for start in starts]
+        runs = [lanczos(masked, start, steps, on_input) for start in starts]
     tridiagonal = Tridiagonal(*(torch.cat(each) for each in zip(*runs, strict=True)))
     if not (tridiagonal.diagonal.isfinite().all() and tridiagonal.off_diagonal.isfinite().all()):
         raise NonFiniteBoundError("a layer's operator yields NaN or infinity; check its weights.")
