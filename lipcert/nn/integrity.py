@@ -89,7 +89,7 @@ ALIASES = {"Module.__call__": "Module._wrapped_call_impl", "Module.forward": "_f
 """Where `nn.Module` takes what it assigns to names without a definition from."""
 
 COUNTING, COUNTED = "torch._dynamo.mutation_guard", "install_generation_tagging_init.<locals>.patched_setstate"
-"""Where torch.compile replaces `nn.Module.__setstate__`, for all modules, and by which function."""
+"""Where torch.compile replaces `nn.Module.__setstate__`, for all modules, by a function around torch's own."""
 
 KERNELS = ("avg_pool2d", "conv2d", "linear")
 """Functions of `torch.nn.functional` that are not written in Python."""
@@ -306,14 +306,9 @@ def _expected(function: object, name: str, codes: dict[str, object]) -> bool:
     found = _code(function)
     if found is not codes[name]:
         if found != codes[name]:
-            return name == "__setstate__" and _counts_modules(found)
+            return name == "__setstate__" and COUNTING in sys.modules and found == _written(COUNTING).get(COUNTED)
         codes[name] = found
     return True
-
-
-def _counts_modules(code: object) -> bool:
-    """Return whether the code is that of the `nn.Module.__setstate__` which torch.compile puts around torch's own."""
-    return COUNTING in sys.modules and code == _written(COUNTING).get(COUNTED)
 
 
 def _code(function: object) -> object:

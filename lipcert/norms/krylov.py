@@ -91,21 +91,22 @@ def estimate_norm(linear_map: LinearMap, vector: Tensor, rows: Tensor | None = N
 
 
 @torch.no_grad()
-def power_iteration(linear_map: LinearMap, start: Tensor, steps: int) -> Tensor:
-    """Return vectors u = M^T v near the first right singular vectors, (B, *input_shape), after `steps` steps.
+def power_iteration(linear_map: LinearMap, right: Tensor, steps: int, scaled: bool = False) -> Tensor:
+    """Return vectors near the first right singular vectors, (B or 1, *input_shape), after `steps` - 1 steps.
 
-    A step is one M^T and one M; the last M is left to the estimate of the norm. Lengths are arbitrary: what gets
-    scaled is M u, on the side that a strided convolution makes small.
+    A step is one M and one Mᵀ; the last M is left to the estimate of the norm. Lengths are arbitrary: what gets scaled
+    is M u, on the side that a strided convolution makes small.
 
     Args:
         linear_map: M, masks included.
-        start: (B, *output_shape), near a left singular vector and inside the row mask.
+        right: u, (B or 1, *input_shape), inside the column mask: Mᵀ v for v near a left singular vector.
         steps: >= 1.
+        scaled: M u has a length near 1 already, so that the first step does without.
     """
-    right = linear_map.adjoint(start)
-    for _ in range(steps - 1):
+    for step in range(steps - 1):
         left = linear_map.apply(right)
-        right = linear_map.adjoint(left * inverse(lengths_of(left), left.dim()).to(left))
+        left = left if scaled and step == 0 else left * inverse(lengths_of(left), left.dim()).to(left)
+        right = linear_map.adjoint(left)
     return right
 
 
@@ -114,7 +115,9 @@ def global_norm(linear_map: LinearMap, vector: Tensor, steps: int) -> Estimate:
 
     Its left vector has length 1; it is `vector` where the iteration died.
     """
-    norm, left = estimate_norm(linear_map, power_iteration(linear_map, vector, steps))
+    with torch.no_grad():
+        right = power_iteration(linear_map, linear_map.adjoint(vector), steps)
+    norm, left = estimate_norm(linear_map, right)
     return Estimate(norm, unit_vector(left, vector))
 
 
@@ -156,12 +159,12 @@ def _right_vectors(
     if len(linear_map.output_shape) != 1:
         right = shared_right_vector(linear_map, shared)
         right = right if columns is None else right.to(columns) * columns
-        return power_iteration_from_right(masked, right, steps)
+        return power_iteration(masked, right, steps, scaled=True)
     left = shared.expand(masked.images, *linear_map.output_shape)
     left = left if rows is None else left.to(rows) * rows
     if gram is None:
         return krylov_iteration(masked, left, DENSE_STEPS * steps)
-    return power_iteration(masked, leading_vector(gram, rows, left, DENSE_STEPS * steps), 1)
+    return masked.adjoint(leading_vector(gram, rows, left, DENSE_STEPS * steps))
 
 
 @torch.no_grad()
@@ -174,24 +177,6 @@ def shared_right_vector(linear_map: LinearMap, left: Tensor) -> Tensor:
     lengths = lengths_of(right)
     right = right + ALIVE * per_image(lengths, right.dim()).to(right) * right[0].numel() ** -0.5
     return right * inverse(lengths.square() / lengths_of(left), right.dim()).to(right)
-
-
-@torch.no_grad()
-def power_iteration_from_right(linear_map: LinearMap, right: Tensor, steps: int) -> Tensor:
-    """Return right vectors, (B or 1, *input_shape), after `steps` - 1 steps of one M and one M^T.
-
-    With the last M, left to the estimate of the norm, these are one product fewer than from a left vector.
-
-    Args:
-        linear_map: M, masks included.
-        right: (B or 1, *input_shape), inside the column mask, of a length by which M u is near 1: the first left
-            vectors are not scaled.
-        steps: >= 1.
-    """
-    for step in range(steps - 1):
-        left = linear_map.apply(right)
-        right = linear_map.adjoint(left * inverse(lengths_of(left), left.dim()).to(left) if step else left)
-    return right
 
 
 def _krylov_basis(start: Tensor, steps: int, advance: Callable[[Tensor], Tensor]) -> Tensor:
@@ -225,7 +210,12 @@ def krylov_iteration(linear_map: LinearMap, start: Tensor, steps: int) -> Tensor
     """Return the best vectors u = M^T v, (B, *input_shape), with v in the Krylov space of `start`.
 
     Costs what as many power steps do, and `steps` vectors an image on either side; for fully connected layers,
-    whose leading singular values lie close together after training. Arguments as for `power_iteration`.
+    whose leading singular values lie close together after training.
+
+    Args:
+        linear_map: M, masks included.
+        start: (B, *output_shape), near a left singular vector and inside the row mask.
+        steps: >= 1.
     """
     working = torch.promote_types(start.dtype, torch.float32)
     rights: list[Tensor] = []

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lipcert.bounds import analyze
 from lipcert.graph import LinearMap
 from lipcert.norms import PowerNorms
-from lipcert.norms.krylov import inverse, krylov_iteration, power_iteration_from_right
+from lipcert.norms.krylov import inverse, krylov_iteration, power_iteration
 from tests.networks import images, network
 from tests.norms.maps import key, map_of
 from tests.oracles import ExactNorms
@@ -194,12 +194,13 @@ def test_low_precision_steps_give_nearly_the_same_norms() -> None:
     assert not torch.equal(constants[0], constants[1])
 
 
+@pytest.mark.parametrize("scaled", [True, False])
 @pytest.mark.parametrize("steps", [1, 2, 5])
-def test_steps_from_the_right_cost_one_product_fewer(steps: int) -> None:
+def test_power_steps_leave_the_last_product_to_the_estimate(steps: int, scaled: bool) -> None:
     """The last M is left to the estimate: `steps` - 1 products with M, and as many with its adjoint."""
     linear_map, right = map_of(nn.Linear(5, 4).double(), (5,)), torch.ones(1, 5, dtype=torch.float64)
     counting = Mock(wraps=linear_map)
-    found = power_iteration_from_right(counting, right, steps)
+    found = power_iteration(counting, right, steps, scaled)
     assert (counting.apply.call_count, counting.adjoint.call_count) == (steps - 1, steps - 1)
     expected = right
     for _ in range(steps - 1):
