@@ -311,12 +311,17 @@ class Permutation(Operator):
 
 def reshape(input_shape: Shape, output_shape: Shape) -> Permutation:
     """Return the operator of a change of shape."""
-    return Permutation(
-        input_shape,
-        output_shape,
-        lambda values: values.reshape(-1, *output_shape),
-        lambda values: values.reshape(-1, *input_shape),
-    )
+    return Permutation(input_shape, output_shape, _Reshaped(output_shape), _Reshaped(input_shape))
+
+
+@dataclass(frozen=True)
+class _Reshaped:
+    """Reshapes to (B, *shape); can be pickled."""
+
+    shape: Shape
+
+    def __call__(self, values: Tensor) -> Tensor:
+        return values.reshape(-1, *self.shape)
 
 
 @dataclass(frozen=True)
