@@ -1,7 +1,8 @@
 """How far a network executed in floating point can be from the same network in real arithmetic.
 
 The usual model: every operation returns the exact result times 1 + d with |d| <= u, or is off by the smallest normal
-number; sums may be taken in any order. Source: Higham, Accuracy and Stability of Numerical Algorithms, chapter 3.
+number, and inputs below that may count as 0; sums may be taken in any order. Source: Higham, Accuracy and Stability of
+Numerical Algorithms, chapter 3.
 
 Nothing is rounded where 0 is added. Of terms with moduli that add up to m and with sum s no subset adds up to more than
 (m + |s|)/2, since those left out add up to at least (|s| - m)/2 with the sign of s: that bounds what is rounded at each
@@ -119,7 +120,7 @@ def after_affine(
     largest = affine.growth * (1 + affine.shift + float((inputs + error.entries).max()))
     if not (bool((reach <= arithmetic.limit).all()) and largest <= arithmetic.limit):
         raise ArithmeticError(f"Layer {affine.name!r} may overflow.")
-    lost = (2 * affine.operations + 1) * arithmetic.tiny * largest
+    lost = arithmetic.tiny * (affine.absolute(torch.ones_like(inputs)) + (2 * affine.operations + 1) * largest)
     additions = None  # the bias is one, the first term is none
     if affine.counted is not None and outputs is not None:
         additions = affine.counted((inputs + error.entries > 0).double())

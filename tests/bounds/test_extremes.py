@@ -1,4 +1,4 @@
-"""Pooling, scaling and sums at the ends of float32: no execution is farther from exact fractions than its bound.
+"""Every kind of layer at the ends of float32: no execution is farther from exact fractions than its bound.
 
 Numbers are drawn over all exponents, subnormal ones among them, so that sums overflow, cancel and vanish. What the
 exact network computes is found in fractions, roots to 300 bits.
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lipcert.bounds import Arithmetic, analyze
 from lipcert.graph import UnsupportedLayerError
-from lipcert.nn import Normalize, Residual
+from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin, Normalize, Residual
 from lipcert.recheck.derivation import Derivation
 from lipcert.recheck.norms import Norms
 from lipcert.recheck.program import compile_program
@@ -88,12 +88,48 @@ def _scaled(layer: nn.Module, inputs: Exact, shape: tuple[int, ...]) -> Exact:
     return found
 
 
+def _products(layer: nn.Linear | nn.Conv2d, inputs: Exact, shape: tuple[int, ...]) -> Exact:
+    """Return sums of products and a bias; impulses tell which weight meets which input."""
+    impulses = torch.eye(len(inputs)).view(-1, *shape)
+    zero = torch.zeros(1, *shape)
+    shifts = _fractions(layer(zero).detach())
+    with torch.no_grad():
+        bias, layer.bias = layer.bias, None
+        columns = layer(impulses).flatten(1)
+        layer.bias = bias
+    found = list(shifts)
+    for entry, column in zip(inputs, columns, strict=True):
+        for place in column.nonzero()[:, 0].tolist() if entry else []:
+            found[place] += Fraction(float(column[place])) * entry
+    return found
+
+
+def _selected(layer: nn.Module, inputs: Exact) -> Exact:
+    """Return what activations select: thresholds are the same for all entries here."""
+    if isinstance(layer, MaxMin | ClippedMaxMin):
+        pairs = list(zip(inputs[: len(inputs) // 2], inputs[len(inputs) // 2 :], strict=True))
+        high, low = [max(pair) for pair in pairs], [min(pair) for pair in pairs]
+        if isinstance(layer, ClippedMaxMin):
+            most, least = _fractions(layer.max)[0], _fractions(layer.min)[0]
+            high, low = [min(each, most) for each in high], [max(each, least) for each in low]
+        return high + low
+    clipped = [max(each, Fraction(0)) for each in inputs]
+    if isinstance(layer, ClippedReLU):
+        most = _fractions(layer.threshold)[0]
+        clipped = [min(each, most) for each in clipped]
+    return clipped
+
+
 def _exact(layer: nn.Module, inputs: Exact, shape: tuple[int, ...]) -> Exact:
     """Return what a layer makes of one image, flattened, in fractions."""
     if isinstance(layer, nn.AvgPool2d):
         return _pooled(layer, inputs, shape)
     if isinstance(layer, nn.Identity):
         return inputs
+    if isinstance(layer, nn.Linear | nn.Conv2d):
+        return _products(layer, inputs, shape)
+    if isinstance(layer, nn.ReLU | ClippedReLU | MaxMin | ClippedMaxMin):
+        return _selected(layer, inputs)
     if isinstance(layer, Residual):
         branch, shortcut = (_exact(each, inputs, shape) for each in (layer.branch, layer.shortcut))
         return [first + second for first, second in zip(branch, shortcut, strict=True)]
@@ -171,7 +207,39 @@ def _chain(generator: torch.Generator) -> nn.Module:
     return nn.Sequential(first[0], Residual(nn.AvgPool2d(3, 1, 1), first[1]), _pool(generator))
 
 
+def _dense(generator: torch.Generator) -> nn.Module:
+    """Rows of any size, some entries 0, some nearly opposite, so that sums cancel."""
+    layer = nn.Linear(SHAPE[-1], 3, bias=bool(torch.randint(3, (), generator=generator)))
+    return _filled(layer, generator)
+
+
+def _convolution(generator: torch.Generator) -> nn.Module:
+    groups, padding = 1 + int(torch.randint(2, (), generator=generator)), int(torch.randint(3, (), generator=generator))
+    stride = 1 + int(torch.randint(2, (), generator=generator))
+    return _filled(nn.Conv2d(SHAPE[0], 2, 3, stride, padding, groups=groups), generator)
+
+
+def _filled(layer: nn.Linear | nn.Conv2d, generator: torch.Generator) -> nn.Module:
+    wide = bool(torch.randint(2, (), generator=generator))
+    size = 10 ** (-20 + 40 * float(torch.rand((), generator=generator)))
+    for tensor in layer.parameters():
+        values = _wild(generator, *tensor.shape) if wide else size * torch.randn(tensor.shape, generator=generator)
+        tensor.data.copy_(_normal(values))
+    return layer
+
+
+def _activation(generator: torch.Generator) -> nn.Module:
+    """Between layers: what it selects may be subnormal, or as large as numbers are."""
+    low, high = _normal(_wild(generator, 2)).abs().sort().values.tolist()
+    layers = (nn.ReLU(), ClippedReLU(SHAPE, high), MaxMin(), ClippedMaxMin(SHAPE, high, -low))
+    before, behind = _normalize(generator), _filled(nn.Linear(SHAPE[-1], 3), generator)
+    return nn.Sequential(before, layers[int(torch.randint(4, (), generator=generator))], behind)
+
+
 LAYERS: dict[str, Callable[[torch.Generator], nn.Module]] = {
+    "dense": _dense,
+    "convolution": _convolution,
+    "activation": _activation,
     "pool": _pool,
     "batch norm": _batch_norm,
     "normalize": _normalize,
