@@ -10,7 +10,8 @@ Two things make this smaller where an entry z is one sum of products and a bias.
 terms that may differ from 0, and 1. A partial sum is a sum of some of the terms, so that it lies between that of all
 negative ones, (z - s)/2, and that of all positive ones, (z + s)/2, s the sum of absolute values |W||h| + |b|: each of
 n - 1 additions has an error of at most u (s + |z|)/2, and all products together of u s, over 1 - n u for what the
-partial sums carry themselves.
+partial sums carry themselves. Numbers between two powers of two are equally far apart: (s + |z|)/2, and what the sums
+carry, count by the power below. Source: Rump, Ogita, Oishi, Accurate Floating-Point Summation I, section 2.
 
 Of all these errors in l2, those that the center would have are a vector that is known, and what h - center adds is a
 multiple of |W| |h - center| and |W (h - center)|: no longer than the norm of |W|, or of W, times the radius.
@@ -75,6 +76,11 @@ class Arithmetic:
         unit = executed.eps / 2 + analysis
         rounded = torch.finfo(images).eps < executed.eps
         return cls(unit, analysis / unit, executed.tiny, executed.max, executed.eps / 2 if rounded else 0.0)
+
+    @property
+    def executed_unit(self) -> float:
+        """Unit roundoff of the network alone, not above its share of `unit`."""
+        return self.unit * (1 - self.analysis)
 
     def gamma(self, operations: Tensor) -> Tensor:
         """Return γ(n) = n u / (1 - n u) of n `operations`, infinite where n u reaches 1."""
@@ -211,18 +217,27 @@ def after_affine(
     vanished = (sizes.inputs + (2 * sizes.operations + 1) * sizes.largest) * arithmetic.tiny  # below `tiny` may be 0
     vanished = torch.where(torch.maximum(magnitude, sizes.largest) < arithmetic.largest / HEADROOM, vanished, torch.inf)
 
-    def rounded(magnitude: Tensor, outputs: Tensor) -> Tensor:
-        """Return the error of sums whose terms add up to `magnitude` in absolute value, and which are `outputs`."""
-        if not sizes.one_sum:
-            return torch.where(exact, 0, arithmetic.gamma(sizes.operations) * magnitude + vanished)
-        partial = (magnitude + torch.minimum(outputs + sizes.errors, magnitude)) / 2
-        relative = (sizes.operations - 1) * partial + magnitude
-        return torch.where(exact, 0, arithmetic.share(sizes.operations) * relative + vanished)
+    def partial(magnitude: Tensor, outputs: Tensor) -> Tensor:
+        """Return what no partial sum of terms exceeds that add up to `outputs`, and their sizes to `magnitude`."""
+        return (magnitude + torch.minimum(outputs + sizes.errors, magnitude)) / 2
 
-    fresh = rounded(magnitude, behind.center + behind.deviation)
+    def rounded(magnitude: Tensor, partial: Tensor, power: Tensor | None = None) -> Tensor:
+        """Return the error of sums; `power`: of two, what no partial sum as executed reaches twice."""
+        if not sizes.one_sum:
+            return arithmetic.gamma(sizes.operations) * magnitude
+        errors = arithmetic.share(sizes.operations) * ((sizes.operations - 1) * partial + magnitude)
+        if power is None:
+            return errors
+        spared = arithmetic.executed_unit * (sizes.operations - 1) * (partial - power).clamp_min(0)
+        return torch.where(spared.isfinite(), errors - spared, errors)
+
+    largest = partial(magnitude, behind.center + behind.deviation)
+    power = _power_below(largest + rounded(magnitude, largest))
+    fresh = torch.where(exact, 0, rounded(magnitude, largest, power) + vanished)
     length = l2_norm(fresh.flatten(1))
     if before.radius is not None:
-        still = l2_norm(rounded(sizes.center, behind.center).flatten(1))
+        still = rounded(sizes.center, partial(sizes.center, behind.center), power)
+        still = l2_norm(torch.where(exact, 0, still + vanished).flatten(1))
         length = torch.minimum(length, still + before.radius * _rounded_norm(operator, sizes, norm, arithmetic))
     source = replace(rounding, fresh=None, fresh_length=None, inherited=None, layer=None)
     total = Rounding.of(fresh, length)
@@ -230,6 +245,12 @@ def after_affine(
         through = torch.minimum(sizes.errors, _scaled_rows(sizes.rows, rounding.length, shape))
         total = Rounding.of(through + fresh, norm * rounding.length + length)
     return replace(total, fresh=fresh, fresh_length=length, inherited=source, layer=operator)
+
+
+def _power_below(values: Tensor) -> Tensor:
+    """Return the largest power of two that does not exceed each value."""
+    _, exponents = torch.frexp(values)
+    return torch.ldexp(torch.full_like(values, 0.5), exponents)
 
 
 def _rounded_norm(operator: Operator, sizes: Magnitudes, norm: Tensor | None, arithmetic: Arithmetic) -> Tensor:

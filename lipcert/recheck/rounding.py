@@ -5,8 +5,9 @@ number, and inputs below that may count as 0; sums may be taken in any order. So
 Numerical Algorithms, chapter 3.
 
 Nothing is rounded where 0 is added. Of terms with moduli that add up to m and with sum s no subset adds up to more than
-(m + |s|)/2, since those left out add up to at least (|s| - m)/2 with the sign of s: that bounds what is rounded at each
-addition. Over a ball, m and s are those of its center c, and at most |W| |v - c| and |W (v - c)| more.
+(m + |s|)/2, since those left out add up to at least (|s| - m)/2 with the sign of s. That bounds what is rounded at each
+addition: half the distance of two floats there, u times the power of two below. Over a ball, m and s are those of its
+center c, and at most |W| |v - c| and |W (v - c)| more.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ class Arithmetic:
     tiny: float
     limit: float
 
+
+ROOM = 1e-9
+"""Relative room for our own arithmetic, where a power of two must not be missed."""
 
 ARITHMETIC = {
     torch.float32: Arithmetic(2.0**-24, 2.0**-126, 1e38),
@@ -124,13 +128,16 @@ def after_affine(
     additions = None  # the bias is one, the first term is none
     if affine.counted is not None and outputs is not None:
         additions = affine.counted((inputs + error.entries > 0).double())
-    fresh = _rounded(reach, reach if outputs is None else outputs + carried, additions, affine, arithmetic) + lost
+    subsets = _subsets(reach, reach if outputs is None else outputs + carried)
+    most = (subsets + _rounded(reach, subsets, additions, affine, arithmetic)) * (1 + ROOM)
+    fresh = _rounded(reach, subsets, additions, affine, arithmetic, most) + lost
     fresh_norm = float(fresh.norm())
     if ball is not None:
-        still = _rounded(ball.products + carried, ball.outputs + carried, additions, affine, arithmetic) + lost
-        most = None if additions is None else additions.max()
+        terms = ball.products + carried
+        still = _rounded(terms, _subsets(terms, ball.outputs + carried), additions, affine, arithmetic, most) + lost
         whole, by_outputs = torch.tensor(ball.norm), torch.tensor(min(norm, ball.norm))
-        moving = float(_rounded(whole, by_outputs, most, affine, arithmetic))
+        highest = None if additions is None else additions.max()
+        moving = float(_rounded(whole, _subsets(whole, by_outputs), highest, affine, arithmetic))
         fresh_norm = min(fresh_norm, float(still.norm()) + ball.radius * moving)
     entries = carried + fresh
     length = min(norm * error.norm + fresh_norm, float(entries.norm()))
@@ -138,14 +145,30 @@ def after_affine(
     return Error(entries, length, fresh, fresh_norm, inputs=source, whole=norm)
 
 
+def _subsets(products: Tensor, outputs: Tensor) -> Tensor:
+    """Return what no subset of terms exceeds that are `outputs` in all, and their moduli `products`."""
+    return (products + torch.minimum(outputs, products)) / 2
+
+
 def _rounded(
-    products: Tensor, outputs: Tensor, additions: Tensor | None, affine: Affine, arithmetic: Arithmetic
+    products: Tensor,
+    subsets: Tensor,
+    additions: Tensor | None,
+    affine: Affine,
+    arithmetic: Arithmetic,
+    most: Tensor | None = None,
 ) -> Tensor:
-    """Return what is rounded in sums of moduli `products` that are `outputs`; `additions`: None where not counted."""
+    """Return what is rounded in sums whose moduli are `products`, and their parts `subsets`.
+
+    `additions`: how many, None where not counted; `most`: what no part as executed exceeds, None where not known.
+    """
     if additions is None:
         return gamma(affine.operations, arithmetic.unit) * products
-    subsets = (products + torch.minimum(outputs, products)) / 2
-    return arithmetic.unit * (additions * subsets + products) / (1 - affine.operations * arithmetic.unit)
+    carry = 1 / (1 - affine.operations * arithmetic.unit)
+    sizes = subsets * carry
+    if most is not None:
+        sizes = torch.minimum(sizes, torch.exp2(torch.frexp(most).exponent.double() - 1))
+    return arithmetic.unit * (additions * sizes + products * carry)
 
 
 def after_addition(first: Error, second: Error, magnitude: Tensor, arithmetic: Arithmetic) -> Error:
