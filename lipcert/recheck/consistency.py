@@ -27,6 +27,9 @@ STAGES = {
 }
 """Bound and Lanczos steps of each stage that a record may name."""
 
+BACKWARD = frozenset(name for name, (bound, _) in STAGES.items() if bound.startswith("crown"))
+"""Stages of backward linear bounds."""
+
 
 def contradictions(record: Record) -> list[str]:
     """Return what contradicts itself in a record, a sentence each, rows by their number in the file (from 0)."""

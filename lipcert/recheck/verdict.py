@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lipcert.nn import folded
 from lipcert.recheck.attack import attack
+from lipcert.recheck.consistency import BACKWARD
 from lipcert.recheck.derivation import Derivation
 from lipcert.recheck.global_norms import GlobalNorms
 from lipcert.recheck.margins import Margins, backward_margins, lipschitz, margins, may_predict
@@ -30,16 +31,13 @@ EFFORTS = ((False, 300, 400), (True, 300, 0), (True, 600, 1000))
 The decomposed family can lose by smaller boxes, as slopes change with them: it is tried without and with more of them.
 """
 
-BACKWARD = ("crown", "crown-alpha")
-"""What records call backward linear bounds."""
-
 ROUNDING_SHARE = 0.5
 """Of our rounding a recorded one is this much at least: sound bounds need not be equal. Margins may gain the rest."""
 
 
 def backward_stages(record: Record) -> list[str]:
     """Return the names of the record's stages with backward bounds: ours prove classes, but need not be as tight."""
-    return [stage.name for stage in record.contents.stages if stage.bound in BACKWARD]
+    return [stage.name for stage in record.contents.stages if stage.name in BACKWARD]
 
 
 @dataclass(eq=False)

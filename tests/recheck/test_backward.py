@@ -217,6 +217,7 @@ def test_certificates_that_rest_on_backward_bounds_are_confirmed_where_ours_prov
         executed = best.executed
     row = Row(0, label, label, epsilon, 1e-4, True, 1e9, epsilon, best.real - best.executed, "crown-alpha")
     assert rechecker.reason_against(row, image) is None
+    assert rechecker.reason_against(replace(row, stage="crown-boxes"), image) is None
     assert rechecker.refutation(row, image) is None
     *_, found = backward_margins(rechecker.derive(image, epsilon), label)
     assert found.real - found.executed > 0.5 * row.rounding > 0
