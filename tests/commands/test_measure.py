@@ -95,6 +95,13 @@ def test_files(home: Path, measured: Measurement) -> None:
     assert header.failure_probability.total == header.failure_probability.norms * 1e-9
 
 
+def test_lower_precision_by_the_environment_is_refused(measure: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "BF16")
+    code, _, said = measure(OWN, *QUICK, "output=elsewhere")
+    assert code == 1
+    assert "ONEDNN_DEFAULT_FPMATH_MODE=BF16" in said
+
+
 def test_curves_against_certify(measured: Measurement) -> None:
     images, labels = digits(COUNT)
     at = next(row for row in measured.curves if row.epsilon == EPSILON)

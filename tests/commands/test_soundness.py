@@ -70,6 +70,15 @@ def fixture_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_lower_precision_by_the_environment_is_refused(
+    home: Path, soundness: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "BF16")
+    outcome = soundness(OWN, *FEW)
+    assert outcome.exit == 1
+    assert "ONEDNN_DEFAULT_FPMATH_MODE=BF16" in outcome.stderr
+
+
 def test_nothing_is_refuted(home: Path, soundness: Command) -> None:
     before = set(contents(home))
     outcome = soundness(OWN, *QUICK)
