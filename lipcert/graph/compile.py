@@ -1,7 +1,8 @@
 """From a model to a graph: every layer is accepted or refused here, by name.
 
-`operator` is the table of affine layers, `lipcert.graph.activations` that of the others; `register_affine` adds a row,
-which serves forward bounds, backward bounds and training alike.
+`operator` is the table of affine layers (pooling and scaling ones add their rows beside their operators), that of the
+others is in `lipcert.graph.activations`. A row, as `register_affine` adds one, serves forward bounds, backward bounds
+and training alike.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ from lipcert.graph.nodes import Activation, Add, Affine, Image, Node
 from lipcert.graph.operators import Convolution, Dense, Operator, Shape, reshape
 from lipcert.nn import Residual, UnsupportedLayerError
 from lipcert.nn.integrity import refuse_altered
+
+CONTAINERS = (nn.Sequential, Residual)
+"""Layers that are made of layers."""
+
+_KEYS = count()
 
 
 @singledispatch
@@ -107,9 +113,6 @@ def pair(value: int | tuple[int, ...]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
-_KEYS = count()
-
-
 @dataclass(frozen=True, eq=False)
 class Graph:
     """A model as nodes; the last one is the output.
@@ -157,10 +160,6 @@ class Graph:
     def frozen(self) -> Graph:
         """Return the graph with a key of its own: to be called where nobody else holds the weights."""
         return replace(self, key=next(_KEYS))
-
-
-CONTAINERS = (nn.Sequential, Residual)
-"""Layers that are made of layers."""
 
 
 def _present_operator(node: Affine) -> Operator:
