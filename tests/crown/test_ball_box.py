@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from lipcert.bounds import Arithmetic, Bound, analyze, worst_increase
-from lipcert.crown import Ball, Rows, bounded, proved_state, refined, split_activations
+from lipcert.crown import Ball, Rows, State, bounded, proved_state, refined, split_activations, substitute
 from lipcert.crown.ball_box import Pieces, least_remainder
 from lipcert.crown.lines import Interval
+from lipcert.crown.substitution import ERROR_SHARE, Found
 from lipcert.graph import compile_graph
 from tests import networks
 from tests.oracles import ExactNorms, points_in_ball
@@ -205,3 +207,30 @@ def test_inputs_of_activations_stay_in_the_balls_of_every_bound(bound: Bound) ->
             needed = bounds.node.function.needed(bounds.lower, bounds.upper)
             kept = moved if needed is None else moved * needed.flatten(1)[image]
             assert (kept.norm(dim=1) <= bounds.ball.radius[image]).all()
+
+
+@pytest.mark.parametrize("kind", ["relu", "clipped_maxmin"])
+def test_errors_of_centers_are_paid_for(kind: str) -> None:
+    """(u + e)² exceeds (1 + s) u² by up to (1 + 1 / s) e²: that much, d / 2 times, at every link."""
+    model, inputs = networks.network("plain", kind, scale=1.2).requires_grad_(False), networks.images(2)
+    graph, radius = compile_graph(model, inputs.shape[1:]), torch.full((2,), 0.3).double()
+    arithmetic = Arithmetic.of(torch.float64, torch.float64)
+    analysis = analyze(graph, inputs, 0.3, Bound.TIGHT, ExactNorms(), arithmetic=arithmetic)
+    network = split_activations(graph)
+    state, _ = proved_state(network, analysis.activations, Ball(inputs, radius))
+    units = torch.eye(analysis.logits.shape[1]).double()
+    rows, found = Rows.of(units[:1] - units[1:3], torch.arange(2)), dict[int, Found]()
+    substitute(network, rows, state, found=found)
+    multipliers = {index: each.multiplier for index, each in found.items() if each.multiplier is not None}
+    constants, size = [], 1e-6
+    for error in (0.0, size):
+        links = {index: step.link._replace(error=torch.full((2,), error).double()) for index, step in _linked(state)}
+        balls = {index: step._replace(link=links.get(index)) for index, step in state.balls.items()}
+        constants.append(substitute(network, rows, replace(state, balls=balls, multipliers=multipliers)).constant)
+    least = sum(multipliers[index] for index, _ in _linked(state)) / 2 * size**2 / ERROR_SHARE
+    assert (least > 0).all()
+    assert (constants[0] - constants[1] >= least * (1 - 1e-6)).all()
+
+
+def _linked(state: State) -> list[tuple[int, Any]]:
+    return [(index, step) for index, step in state.balls.items() if step.link is not None]
