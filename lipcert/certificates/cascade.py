@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from lipcert.bounds import Bound
 from lipcert.certificates.certificate import EXECUTED, Certificate
-from lipcert.certificates.certifier import DENSE, Certifier
+from lipcert.certificates.certifier import Certifier
 from lipcert.certificates.float64 import FAILURE_PROBABILITY, Float64Model
+from lipcert.crown import Effort
 from lipcert.norms import UpperNorms
 
 CROWN_METHODS = ("crown", "crown-alpha")
@@ -31,9 +32,7 @@ class Stage:
         trial: the stage tries so many images first and goes on if it improved one; None for all at once. It helps
             a network or it does not: the loop transformation does nothing for one trained on products of norms.
         constant_share: the least share of constant units at which a layer's masked norm is bounded, see `Certifier`.
-        slope_steps: None for a Lipschitz bound; else backward linear bounds over the boxes and balls of
-            `bound`, with that many steps of optimised slopes.
-        refined: backward bounds make boxes of layers smaller in which at most so many neurons of an image bend.
+        effort: None for a Lipschitz bound; else that of backward linear bounds over the boxes and balls of `bound`.
     """
 
     name: str
@@ -42,13 +41,12 @@ class Stage:
     within: float = 0.0
     trial: int | None = None
     constant_share: float = 0.0
-    slope_steps: int | None = None
-    refined: int = DENSE
+    effort: Effort | None = None
 
     @property
     def method(self) -> str:
         """How records call what the stage computes: a Lipschitz bound, or backward linear bounds."""
-        return str(self.bound) if self.slope_steps is None else CROWN_METHODS[self.slope_steps > 0]
+        return str(self.bound) if self.effort is None else CROWN_METHODS[self.effort.steps > 0]
 
 
 @dataclass
@@ -73,9 +71,10 @@ STAGES = (
 )
 
 CROWN_STAGES = (
-    Stage("crown", Bound.TIGHT, 30, within=0.1, slope_steps=0),
-    Stage("crown-alpha", Bound.TIGHT, 30, within=0.1, slope_steps=100),
-    Stage("crown-boxes", Bound.TIGHT, 30, within=0.1, slope_steps=100, refined=4096),
+    Stage("crown", Bound.TIGHT, 30, within=0.1, effort=Effort()),
+    Stage("crown-alpha", Bound.TIGHT, 30, within=0.1, effort=Effort(steps=100)),
+    Stage("crown-split", Bound.TIGHT, 30, within=0.1, effort=Effort(steps=100, splits=16)),
+    Stage("crown-boxes", Bound.TIGHT, 30, within=0.1, effort=Effort(steps=100, refined=4096)),
 )
 """Stages that run when they are asked for: seconds an image, for a few images that `liplt` leaves."""
 
@@ -153,8 +152,7 @@ class Cascade:
             self.clip_input,
             self.arithmetic,
             stage.constant_share,
-            stage.slope_steps,
-            stage.refined,
+            stage.effort,
         )
         certificate = certifier(images, labels, epsilon)
         tally.entered += len(labels)

@@ -11,11 +11,8 @@ from lipcert.certificates.certificate import EXACT, EXECUTED, Certificate
 from lipcert.certificates.crown_margins import crown_margins
 from lipcert.certificates.float64 import LANCZOS_STEPS, SLACK, Float64Model
 from lipcert.certificates.radius import bisect
-from lipcert.crown import Ball
+from lipcert.crown import Ball, Effort
 from lipcert.system.execution import refuse_interception
-
-DENSE = 256
-"""Neurons that bend in a layer, an image, whose boxes are made smaller: as many as dense layers have, most often."""
 
 RADIUS_ROUNDS = 6
 """Halvings of the interval in which the proved radius of an uncertified image is sought."""
@@ -40,9 +37,7 @@ class Certifier:
         arithmetic: `executed` or `exact`, see `Certificate`; the first implies the second.
         constant_share: the least share of constant units at which a layer's masked norm is bounded; below it the
             global norm serves.
-        slope_steps: None for Lipschitz bounds alone; else what they leave undecided is bounded by backward linear
-            bounds with that many steps of optimised slopes, 0 for none.
-        refined: these make boxes of layers smaller in which at most so many neurons of an image bend, on average.
+        effort: None for Lipschitz bounds alone; else what they leave undecided is bounded by backward linear bounds.
 
     Raises:
         ValueError: for another `arithmetic` or `bound`.
@@ -54,8 +49,7 @@ class Certifier:
     clip_input: bool = False
     arithmetic: str = EXECUTED
     constant_share: float = 0.0
-    slope_steps: int | None = None
-    refined: int = DENSE
+    effort: Effort | None = None
 
     def __post_init__(self) -> None:
         Bound(self.bound)
@@ -97,9 +91,9 @@ class Certifier:
         undecided = correct & ~(self._margin(margins) > 0)
         if bool(undecided.any()):
             proved = self._proved_radius(analysis, labels, arithmetic, radii, conversion)
-            if self.slope_steps is not None:
+            if self.effort is not None:
                 margins, further = self._with_crown(
-                    analysis, margins, images, labels, _widened(radii, conversion), undecided
+                    analysis, margins, images, labels, _widened(radii, conversion), undecided, self.effort
                 )
                 proved = torch.maximum(proved, further)
         margin = self._margin(margins)
@@ -148,14 +142,21 @@ class Certifier:
         return bisect(proved, torch.zeros_like(largest), largest, RADIUS_ROUNDS)
 
     def _with_crown(
-        self, analysis: Analysis, margins: Margins, images: Tensor, labels: Tensor, radii: Tensor, undecided: Tensor
+        self,
+        analysis: Analysis,
+        margins: Margins,
+        images: Tensor,
+        labels: Tensor,
+        radii: Tensor,
+        undecided: Tensor,
+        effort: Effort,
     ) -> tuple[Margins, Tensor]:
         """Return margins that backward linear bounds raise for the images `undecided`, and radii they prove, (B,)."""
         rounding = logit_rounding(analysis, labels) * (1 + SLACK)
         required = rounding if self.arithmetic == EXECUTED else torch.zeros_like(rounding)
         ball = Ball(images.double(), radii * (1 + SLACK), self.clip_input)
         pairs = undecided.unsqueeze(1) & ~(margins.executed > 0)
-        exact, radius = crown_margins(analysis, ball, labels, pairs, required, self.slope_steps or 0, self.refined)
+        exact, radius = crown_margins(analysis, ball, labels, pairs, required, effort)
         raised = Margins(_larger(margins.exact, exact), _larger(margins.executed, exact - rounding))
         return raised, torch.where(undecided, radius, 0)
 

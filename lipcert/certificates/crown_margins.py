@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
 from lipcert.bounds import Analysis
-from lipcert.crown import Ball, Rows, bounded, proved_state, refined, split_activations
+from lipcert.crown import Ball, Effort, Rows, bounded, proved_state, refined, split_activations
 
 
 def crown_margins(
-    analysis: Analysis, ball: Ball, labels: Tensor, pairs: Tensor, required: Tensor, steps: int, most: int
+    analysis: Analysis, ball: Ball, labels: Tensor, pairs: Tensor, required: Tensor, effort: Effort
 ) -> tuple[Tensor, Tensor]:
     """Return lower bounds of z_y - z_j of the exact network, (B, K), -infinity outside `pairs`, and proved radii, (B,).
 
@@ -24,20 +22,18 @@ def crown_margins(
         labels: (B,).
         pairs: which class j of which image is undecided, (B, K) bool; at least one.
         required: what the margin has to exceed, (B, K).
-        steps: of the optimisation of slopes; 0 for the closest lines.
-        most: neurons that bend in a layer whose boxes are refined, an image, on average.
+        effort: what is tried for each class.
     """
     kept = pairs.any(dim=1).nonzero()[:, 0]
     graph = split_activations(analysis.graph)
     activations = [each.of_images(kept) for each in analysis.activations]
-    near = replace(ball, images=ball.images[kept], epsilon=ball.epsilon[kept])
-    state, near = proved_state(graph, activations, near)
-    state = refined(graph, state, near, most)
+    state, near = proved_state(graph, activations, ball.of_images(kept))
+    state = refined(graph, state, near, effort.refined)
     within, other = pairs[kept].nonzero(as_tuple=True)
     image = kept[within]
     classes = torch.eye(pairs.shape[1], dtype=required.dtype, device=required.device)
     rows = Rows.of(classes[labels[image]] - classes[other], within)
-    rows = bounded(graph, rows, state, near, steps, required[image, other])
+    rows = bounded(graph, rows, state, near, effort, required[image, other])
     least, needed = near.certain(rows), required[image, other]
     margins = torch.full_like(required, -torch.inf).index_put((image, other), least)
     reach = torch.where(least > needed, near.epsilon[within], near.radius(rows, needed))

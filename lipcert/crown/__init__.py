@@ -4,12 +4,13 @@ from lipcert.crown.ball import Ball
 from lipcert.crown.dual import dual_boxes
 from lipcert.crown.intermediate import proved_state, refined
 from lipcert.crown.lines import Interval
-from lipcert.crown.slopes import bounded
+from lipcert.crown.search import Effort, bounded
 from lipcert.crown.state import State, boxes_of_steps, split_activations
 from lipcert.crown.substitution import Rows, substitute
 
 __all__ = [
     "Ball",
+    "Effort",
     "Interval",
     "Rows",
     "State",

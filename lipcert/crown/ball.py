@@ -30,6 +30,11 @@ class Ball:
     clip_input: bool = False
     quadratic: Quadratic | None = None
 
+    def of_images(self, index: Tensor) -> Ball:
+        """Return the balls around images `index`, (N,), which may be there several times."""
+        quadratic = self.quadratic and self.quadratic.of_images(index)
+        return Ball(self.images[index], self.epsilon[index], self.clip_input, quadratic)
+
     @property
     def size(self) -> Tensor:
         """Largest absolute pixels, (B, ...)."""

@@ -12,7 +12,6 @@ brought into the piece, and the least piece wins. Small m give the box alone (CR
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -44,12 +43,14 @@ class Remainder(NamedTuple):
 class Pieces:
     """What bends, flattened to (R, n): coefficients a, slopes g, centers c, and the clamp over its interval.
 
-    `arriving`: k, (R,), curvature of what follows, in b, the clamp itself, or |t| where `sorts`; None for none.
+    `anchor`: b(c), (R, n), b the clamp itself, or |t| where `sorts`; c need not lie in the interval.
+    `arriving`: k, (R,), curvature of what follows, in b; None for none.
     """
 
     coefficients: Tensor
     slopes: Tensor
     center: Tensor
+    anchor: Tensor
     interval: Interval
     arriving: Tensor | None = None
     sorts: bool = False
@@ -63,21 +64,70 @@ class Pieces:
     @torch.no_grad()
     def minima(self, multiplier: Tensor) -> tuple[Tensor, Tensor]:
         """Return the points of `Remainder` in the interval, and its terms there, (R, n) both."""
-        (lower, upper, low, high), values = self.interval.points, self.interval.values
-        d = self.curvature(multiplier).unsqueeze(1)
-        k = torch.zeros_like(d) if self.arriving is None else self.arriving.unsqueeze(1)
-        curvature, pull, bent = d - k, d * self.center + self.slopes, k * self._anchor
-        best = _stationary(pull - self.coefficients - bent, curvature, low, high)
-        least = self._terms(best, values[2] + (best - low), d)
-        flat = (pull + bent, curvature) if self.sorts else (pull, d)
-        pieces = (lower, low, values[2], self.interval.bends_up), (high, upper, values[3], self.interval.bends_down)
-        for start, end, value, bends in pieces:
-            if not bool(bends.any()):
-                continue
-            other = _stationary(*flat, start, end)
-            terms = self._terms(other, value, d)
-            best, least = torch.where(terms < least, other, best), torch.minimum(terms, least)
+        best, least = self._middle(multiplier)
+        for side in (0, 1):
+            if self._has_side(side):
+                other, terms = self._side(multiplier, side)
+                best, least = torch.where(terms < least, other, best), torch.minimum(terms, least)
         return best, least
+
+    @torch.no_grad()
+    def hidden(self, multiplier: Tensor) -> Tensor:
+        """Return by how much the lines between minima of neighbouring pieces hide a kink, (R, 2, n), about.
+
+        That is what an interval loses at its low and its high kink when it is not split there; 0 where one piece
+        decides.
+        """
+        _, _, low, high = self.interval.points
+        middle, least = self._middle(multiplier)
+        losses = [torch.zeros_like(least), torch.zeros_like(least)]
+        for side, kink in ((0, low), (1, high)):
+            if not self._has_side(side):
+                continue
+            other, terms = self._side(multiplier, side)
+            apart = (middle - other).abs()
+            share = (kink - other).abs() / torch.where(apart > 0, apart, 1)
+            line = share * self._bending(middle) + (1 - share) * self._bending(other)
+            losses[side] = (self._bending(kink) - line - (terms - least).abs()).clamp_min(0)
+        return torch.stack(losses, dim=1)
+
+    def _middle(self, multiplier: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the best points between the kinks, and the terms there."""
+        _, _, low, high = self.interval.points
+        d, k = self._curvatures(multiplier)
+        pull = d * self.center + self.slopes - self.coefficients - k * self.anchor
+        points = _stationary(pull, d - k, low, high)
+        return points, self._terms(points, self._clamped(points), d)
+
+    def _has_side(self, side: int) -> bool:
+        start, end = self._ends(side)
+        return bool((start < end).any())
+
+    def _ends(self, side: int) -> tuple[Tensor, Tensor]:
+        """Return where the clamp is flat, below (0) or above (1) its kinks."""
+        lower, upper, low, high = self.interval.points
+        return (high, upper) if side else (lower, low)
+
+    def _side(self, multiplier: Tensor, side: int) -> tuple[Tensor, Tensor]:
+        """Return the best points where the clamp is flat, and the terms there."""
+        d, k = self._curvatures(multiplier)
+        pull, curvature = d * self.center + self.slopes, d
+        if self.sorts:
+            pull, curvature = pull + k * self.anchor, d - k
+        points = _stationary(pull, curvature, *self._ends(side))
+        return points, self._terms(points, self.interval.values[2 + side], d)
+
+    def _curvatures(self, multiplier: Tensor) -> tuple[Tensor, Tensor]:
+        """Return d and k, (R, 1)."""
+        d = self.curvature(multiplier).unsqueeze(1)
+        return d, torch.zeros_like(d) if self.arriving is None else self.arriving.unsqueeze(1)
+
+    def _bending(self, points: Tensor) -> Tensor:
+        """Return a σ(t) - (k / 2)(b(t) - b(c))²."""
+        clamped = self._clamped(points)
+        if self.arriving is None:
+            return self.coefficients * clamped
+        return self.coefficients * clamped - self.arriving.unsqueeze(1) / 2 * self._bent(points, clamped).square()
 
     def remainder(self, points: Tensor, multiplier: Tensor) -> Remainder:
         """Return the sums at points of the interval."""
@@ -98,12 +148,7 @@ class Pieces:
 
     def _bent(self, points: Tensor, clamped: Tensor) -> Tensor:
         """Return b(t) - b(c), (R, n)."""
-        return (points.abs() if self.sorts else clamped) - self._anchor
-
-    @cached_property
-    def _anchor(self) -> Tensor:
-        """b(c), (R, n)."""
-        return self.center.abs() if self.sorts else self._clamped(self.center)
+        return (points.abs() if self.sorts else clamped) - self.anchor
 
     def _clamped(self, points: Tensor) -> Tensor:
         _, _, low, high = self.interval.points

@@ -83,9 +83,9 @@ def refined(graph: Graph, state: State, ball: Ball, most: int) -> State:
         most: layers with more neurons to refine an image, on average, keep their boxes.
     """
     for node in graph.activations:
-        if not _bends(graph, node.sources[0]):
+        if not _depends(graph, node.sources[0]):
             continue  # row norms say all where nothing bends
-        places = _open(state, node).flatten(1).nonzero()
+        places = bends(state, node).flatten(1).nonzero()
         if len(places) > most * len(ball.images):
             continue
         lower, upper = (end.clone(memory_format=torch.contiguous_format) for end in state.boxes[node.index])
@@ -95,19 +95,19 @@ def refined(graph: Graph, state: State, ball: Ball, most: int) -> State:
     return state
 
 
-def _open(state: State, node: Activation) -> Tensor:
+def bends(state: State, node: Activation) -> Tensor:
     """Return what bends, bool, but for differences with an input that is held, which are not those of the network."""
-    bends, held = state.interval(node).bends, state.held.get(node.index)
+    bent, held = state.interval(node).bends, state.held.get(node.index)
     if held is None or not isinstance(node.function, PairSort):
-        return bends
+        return bent
     first, second = split_pairs(held.needed > 0)
-    return bends & first & second
+    return bent & first & second
 
 
-def _bends(graph: Graph, index: int) -> bool:
+def _depends(graph: Graph, index: int) -> bool:
     """Return whether a node depends on any activation."""
     node = graph.nodes[index]
-    return isinstance(node, Activation) or any(_bends(graph, source) for source in node.sources)
+    return isinstance(node, Activation) or any(_depends(graph, source) for source in node.sources)
 
 
 def _raise_bounds(

@@ -10,43 +10,29 @@ from torch import Tensor
 
 from lipcert.crown.ball import Ball
 from lipcert.crown.state import State
-from lipcert.crown.substitution import LARGEST_CHUNK, Found, Rows, rows_at_a_time, substitute
+from lipcert.crown.substitution import LARGEST_CHUNK, Found, Rows, substitute
 from lipcert.graph import Graph
 
 LEARNING_RATE = 0.15
-"""Of Adam; it falls linearly to a twentieth."""
+"""Of Adam, from the closest lines on; it falls linearly to a twentieth."""
 
 SMALLEST = 1e-3
 """Multiplier that the optimisation starts from where smaller ones were found."""
 
 
-def bounded(graph: Graph, rows: Rows, state: State, ball: Ball, steps: int = 0, required: Tensor | None = None) -> Rows:
-    """Return rows at the image, by the closest lines or, with `steps` > 0, by free slopes where these are better.
+def ascended(graph: Graph, rows: Rows, found: Rows, state: State, ball: Ball, steps: int, goal: Tensor) -> Rows:
+    """Return rows at the image by free slopes and multipliers, or as they were `found` where these are no better.
 
-    Args:
-        graph: whose activations are split, see `split_activations`.
-        rows: at the logits.
-        state: boxes, balls and sizes.
-        ball: the images.
-        steps: of the optimisation at most.
-        required: (R,), rows above it are not worked on any more; None to maximise all.
+    Args: as of `optimised`; `found`: the same rows at the image.
     """
-    chunks = zip(*(each.split(rows_at_a_time(graph)) for each in rows), strict=True)
-    parts = [substitute(graph, Rows(*chunk), state) for chunk in chunks]
-    found = Rows(*map(torch.cat, zip(*parts, strict=True)))
-    if steps == 0 or not len(rows.image):
-        return found
-    goal = torch.full_like(rows.constant, torch.inf) if required is None else required
-    short = (~(ball.certain(found) > goal)).nonzero()[:, 0]
     slopes = sum(lower[0].numel() for lower, _ in state.boxes.values())
-    for chunk in short.split(max(1, LARGEST_CHUNK // max(1, slopes))):
-        part = Rows(*(each[chunk] for each in rows))
+    parts = list[Rows]()
+    for chunk in torch.arange(len(goal), device=goal.device).split(max(1, LARGEST_CHUNK // max(1, slopes))):
+        part, before = rows.of_rows(chunk), found.of_rows(chunk)
         chosen = optimised(graph, part, state, ball, steps, goal[chunk])
         better = substitute(graph, part, replace(state, slopes=chosen.slopes, multipliers=chosen.multipliers))
-        wins = ball.certain(better) > ball.certain(Rows(*(each[chunk] for each in found)))
-        pairs = zip(found, better, strict=True)
-        found = Rows(*(before.index_put((chunk[wins],), after[wins]) for before, after in pairs))
-    return found
+        parts.append(better.where(ball.certain(better) > ball.certain(before), before))
+    return Rows.joined(parts)
 
 
 class Free(NamedTuple):
@@ -86,8 +72,20 @@ def _unit(found: Found) -> Tensor:
     return unit.view(-1, *(1 for _ in found.coefficients.shape[1:]))
 
 
-def optimised(graph: Graph, rows: Rows, state: State, ball: Ball, steps: int, goal: Tensor) -> Free:
-    """Return what each row met its best value with on the way, from the closest lines on."""
+def optimised(
+    graph: Graph, rows: Rows, state: State, ball: Ball, steps: int, goal: Tensor, rate: float = LEARNING_RATE
+) -> Free:
+    """Return what each row met its best value with on the way, from the slopes of the state or the closest lines on.
+
+    Args:
+        graph: whose activations are split into steps, see `split_activations`.
+        rows: at the logits.
+        state: boxes and balls.
+        ball: the images.
+        steps: of the optimisation at most.
+        goal: (R,), rows above it need no more.
+        rate: learning rate of Adam; it falls linearly to a twentieth.
+    """
     first: dict[int, Found] = {}
     quick = replace(state, sizes=None)
     substitute(graph, rows, quick, found=first)
@@ -97,7 +95,7 @@ def optimised(graph: Graph, rows: Rows, state: State, ball: Ball, steps: int, go
     highest = torch.full_like(goal, -torch.inf)
     if not free:
         return Free({}, {})
-    optimizer = torch.optim.Adam(free, lr=LEARNING_RATE)
+    optimizer = torch.optim.Adam(free, lr=rate)
     with torch.enable_grad():
         for step in range(steps + 1):
             tried = parameters.free()
@@ -109,7 +107,7 @@ def optimised(graph: Graph, rows: Rows, state: State, ball: Ball, steps: int, go
                 kept[rises] = tensor.detach()[rises]
             if step == steps or bool((highest > goal).all()):
                 break
-            optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - 0.95 * step / steps)
+            optimizer.param_groups[0]["lr"] = rate * (1 - 0.95 * step / steps)
             gradients = torch.autograd.grad(-least.sum(), free, allow_unused=True, materialize_grads=True)
             for tensor, gradient in zip(free, gradients, strict=True):
                 tensor.grad = gradient.nan_to_num(0.0, 0.0, 0.0)

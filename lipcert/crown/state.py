@@ -82,6 +82,7 @@ class State:
         balls: around the inputs of clamps and sorts, by the node's index; where there is none, the box says all.
         held: inputs of activations, by the node's index.
         multipliers: of rows, (R,), for nodes with balls; where there is none, a good one is looked for.
+        varying: what varies where boxes have been split, (B, *shape), by the node's index: as before. Empty otherwise.
     """
 
     boxes: Mapping[int, Box]
@@ -91,6 +92,32 @@ class State:
     balls: Mapping[int, Step] = field(default_factory=dict)
     held: Mapping[int, Held] = field(default_factory=dict)
     multipliers: Mapping[int, Tensor] = field(default_factory=dict)
+    varying: Mapping[int, Tensor] = field(default_factory=dict)
+
+    def varies(self, node: Activation) -> Tensor:
+        """Return what is not where it is at the image, (B, *shape), bool."""
+        return self.varying[node.index] if self.varying else self.interval(node).varies
+
+    def of_images(self, index: Tensor) -> State:
+        """Return the state of images `index`, (N,), which may be there several times, without slopes of rows."""
+
+        def each(values: Mapping[int, Tensor]) -> dict[int, Tensor]:
+            return {key: value[index] for key, value in values.items()}
+
+        balls = {
+            key: Step(center[index], radius[index], link and Link(link.origin, link.norm[index], link.error[index]))
+            for key, (center, radius, link) in self.balls.items()
+        }
+        return replace(
+            self,
+            boxes={key: (lower[index], upper[index]) for key, (lower, upper) in self.boxes.items()},
+            sizes=None if self.sizes is None else each(self.sizes),
+            slopes={},
+            balls=balls,
+            held={key: Held(held.needed[index], held.center[index]) for key, held in self.held.items()},
+            multipliers={},
+            varying=each(self.varying),
+        )
 
     def interval(self, node: Activation, image: Tensor | None = None) -> Interval:
         """Return the clamp of a node over the boxes of all images, or of those that rows are about, `image`, (R,)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from lipcert.crown.lines import Interval, Lines
 from lipcert.crown.state import Link, State
 from lipcert.graph import Activation, Add, Affine, Graph, Operator, PairSort
 from lipcert.nn.activations import split_pairs
+from lipcert.norms.krylov import per_image
 
 SAFETY = 2
 """Factor on bounds of rounding errors, for those that the bounds themselves take and for products of two."""
@@ -39,7 +41,8 @@ class Rows(NamedTuple):
 
     `coefficients`: (R, *shape); `constant`: (R,); `image`: (R,), which image of the batch a row is about.
     `slack`: (R,), how much rounding may have raised the bounds in all. `curvature`: d, (R,), of rows at the image: the
-    bound is (d / 2) |A (h - x)|² lower, see `Ball.quadratic`. `stops`: (R,), lower bounds by balls on the way.
+    bound is (d / 2) |A (h - x)|² lower, see `Ball.quadratic`. `stops`: (R,), lower bounds by other means: balls on the
+    way, parts.
     """
 
     coefficients: Tensor
@@ -54,6 +57,20 @@ class Rows(NamedTuple):
         """Return rows without a constant."""
         zeros = coefficients.new_zeros(len(image))
         return cls(coefficients, zeros, zeros, zeros, torch.full_like(zeros, -torch.inf), image)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """Return all rows of `parts`, in order."""
+        return cls(*map(torch.cat, zip(*parts, strict=True)))
+
+    def of_rows(self, index: Tensor) -> Rows:
+        """Return rows `index`, (N,)."""
+        return Rows(*(each[index] for each in self))
+
+    def where(self, chosen: Tensor, other: Rows) -> Rows:
+        """Return these rows where `chosen`, (R,) bool, elsewhere the other ones."""
+        pairs = zip(self, other, strict=True)
+        return Rows(*(torch.where(per_image(chosen, mine.dim()), mine, theirs) for mine, theirs in pairs))
 
 
 def rows_at_a_time(graph: Graph) -> int:
@@ -112,11 +129,15 @@ def rounding(operations: int, coefficients: Tensor, sizes: Tensor, constant: Ten
 
 
 class Found(NamedTuple):
-    """What a row had at a clamp: `coefficients` behind it, `slopes` before it, and the ball's `multiplier`, if any."""
+    """What a row had at a clamp: `coefficients` behind it, `slopes` before it, and the ball's `multiplier`, if any.
+
+    `hidden`: what splits at the low and the high kink of each neuron may gain, (R, 2, n), where there is a ball.
+    """
 
     coefficients: Tensor
     slopes: Tensor
     multiplier: Tensor | None = None
+    hidden: Tensor | None = None
 
 
 class _Backward:
@@ -184,21 +205,23 @@ class _Backward:
             slopes = coefficients * torch.where(below, lines.lower_slope, lines.upper_slope)
             gaps = coefficients * torch.where(below, lines.lower_intercept, lines.upper_intercept)
         else:
-            slopes = slopes * interval.varies[image]
+            slopes = slopes * state.varies(node)[image]
             gaps = state.interval(node, image).least(coefficients, slopes)
         if state.sizes is not None:
             self._round(math.prod(node.shape) + 8, 4 * (coefficients.abs() + slopes.abs()), interval.size[image])
-        multiplier = None
+        multiplier = hidden = None
         if node.index not in state.balls:
             self.constant = self.constant + gaps.flatten(1).sum(dim=1)
         else:
-            multiplier = self._over_ball(node, coefficients, slopes, gaps)
+            multiplier, hidden = self._over_ball(node, coefficients, slopes, gaps)
         if self.found is not None:
-            self.found[node.index] = Found(coefficients, slopes, multiplier)
+            self.found[node.index] = Found(coefficients, slopes, multiplier, hidden)
         return slopes
 
-    def _over_ball(self, node: Activation, coefficients: Tensor, slopes: Tensor, gaps: Tensor) -> Tensor:
-        """Add the least value of what `slopes` leave of the clamps; return the multiplier.
+    def _over_ball(
+        self, node: Activation, coefficients: Tensor, slopes: Tensor, gaps: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Add the least value of what `slopes` leave of the clamps; return the multiplier and what is hidden.
 
         `gaps`: that over the box, entry by entry.
         """
@@ -209,12 +232,13 @@ class _Backward:
             first, second = split_pairs(center)
             center, radius = first - second, radius * ROOT
             arriving = None if arriving is None else arriving / 2
-        varies = interval.varies.flatten(1)
+        anchor = center.abs() if sorts else node.function.apply(center)
+        varies = self.state.varies(node).flatten(1)
         self.constant = self.constant + torch.where(varies[image], 0, gaps.flatten(1)).sum(dim=1)
         most = max(1, int(varies.sum(dim=1).amax()))
         order = varies.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
         valid = varies.gather(1, order)
-        center = center.flatten(1).gather(1, order)
+        center, anchor = (each.flatten(1).gather(1, order) for each in (center, anchor))
 
         def chosen(values: Tensor) -> Tensor:
             """Return the entries of images that vary; others stand still at their centers."""
@@ -229,7 +253,8 @@ class _Backward:
             interval.bends_up,
             interval.bends_down,
         )
-        pieces = Pieces(of_rows(coefficients), of_rows(slopes), center[image], clamp, arriving, sorts)
+        anchors = torch.where(valid, anchor, center.abs() if sorts else center)[image]
+        pieces = Pieces(of_rows(coefficients), of_rows(slopes), center[image], anchors, clamp, arriving, sorts)
         box = of_rows(gaps).sum(dim=1)
         rest = least_remainder(pieces, radius[image], box, self.state.multipliers.get(node.index))
         self.constant = self.constant + rest.value
@@ -242,7 +267,11 @@ class _Backward:
             squares = rest.squares + radius[image].square() + ends
             curvatures = rest.curvature if arriving is None else rest.curvature + arriving
             self._round(most + 8, curvatures.unsqueeze(1), squares.unsqueeze(1))
-        return rest.multiplier
+        if self.found is None:
+            return rest.multiplier, None
+        hidden = pieces.hidden(rest.multiplier)
+        places = order[image].unsqueeze(1).expand_as(hidden)
+        return rest.multiplier, hidden.new_zeros(*hidden.shape[:2], varies.shape[1]).scatter(2, places, hidden)
 
     def _pass_on(self, link: Link, curvature: Tensor, arriving: Tensor | None) -> None:
         """Take (d / 2) |z - c|² on to the node that a link leads to."""
@@ -254,7 +283,9 @@ class _Backward:
 
     def stop(self, node: Activation, coefficients: Tensor) -> None:
         """Bound rows at the output of a step by the ball around its input alone: steps are 1-Lipschitz."""
-        if self.state.sizes is None or self.coefficients or len(self.curvatures.keys() - {node.index}):
+        if self.state.sizes is None or self.state.varying:  # a part's box may leave out the center
+            return
+        if self.coefficients or len(self.curvatures.keys() - {node.index}):
             return
         near, interval, image = self.state.balls[node.index], self.state.interval(node), self.image
         values = node.function.apply(near.center)[image]

@@ -44,6 +44,11 @@ class Quadratic(NamedTuple):
         """Return it with a bound on the norm of |A|."""
         return cls(linear_map, mask, norm, largest_absolute(linear_map))
 
+    def of_images(self, index: Tensor) -> Quadratic:
+        """Return it for images `index`, (N,), which may be there several times."""
+        mask = None if self.mask is None else self.mask[index]
+        return self._replace(mask=mask, norm=self.norm[index])
+
     def apply(self, deviations: Tensor, image: Tensor) -> Tensor:
         """Return A δ of rows about images `image`, (R,)."""
         seen = self.map.apply(deviations)

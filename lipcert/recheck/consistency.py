@@ -23,6 +23,7 @@ STAGES = {
     "liplt": ("liplt", 30),
     "crown": ("crown", 30),
     "crown-alpha": ("crown-alpha", 30),
+    "crown-split": ("crown-alpha", 30),
     "crown-boxes": ("crown-alpha", 30),
 }
 """Bound and Lanczos steps of each stage that a record may name."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import lipcert
 from lipcert.bounds import Bound
 from lipcert.certificates import CROWN_STAGES, STAGES, Cascade, Certificate, Certifier, Float64Model, Stage
+from lipcert.crown import Effort
 from tests.networks import images, network
 from tests.oracles import points_in_ball
 
@@ -24,8 +25,12 @@ def _case(name: str = "plain", kind: str = "relu") -> tuple[nn.Module, Tensor, T
     return model, IMAGES, model(IMAGES).argmax(dim=1)
 
 
+def _effort(steps: int | None) -> Effort | None:
+    return None if steps is None else Effort(steps, splits=2 if steps else 0)
+
+
 def _certify(model: nn.Module, labels: Tensor, epsilon: float, steps: int | None, **settings: object) -> Certificate:
-    certifier = Certifier(Float64Model(model), Bound.TIGHT, slope_steps=steps, **settings)  # type: ignore[arg-type]
+    certifier = Certifier(Float64Model(model), Bound.TIGHT, effort=_effort(steps), **settings)  # type: ignore[arg-type]
     return certifier(IMAGES, labels, epsilon)
 
 
@@ -65,7 +70,7 @@ def test_a_radius_proved_by_linear_bounds_is_proved_again_at_it() -> None:
         alone = _certify(model, labels, factor * epsilon, None)
         rows = (~found.certified & (found.radius > alone.radius * 1.02)).nonzero()[:, 0]
         if len(rows):
-            certifier = Certifier(Float64Model(model), Bound.TIGHT, slope_steps=60)
+            certifier = Certifier(Float64Model(model), Bound.TIGHT, effort=Effort(60))
             assert certifier(IMAGES[rows], labels[rows], found.radius[rows]).certified.all()
         count += len(rows)
     assert count
@@ -86,7 +91,7 @@ def test_only_what_other_stages_left_enters() -> None:
     labels = labels.clone()
     labels[0] = (labels[0] + 1) % 5
     epsilon = _epsilon()
-    stages = (STAGES[2], replace(CROWN_STAGES[1], within=0.0, trial=None, slope_steps=10))
+    stages = (STAGES[2], replace(CROWN_STAGES[1], within=0.0, trial=None, effort=Effort(10)))
     cascade = Cascade(model, stages)
     certificate = cascade(inputs, labels, epsilon)
     assert cascade.tallies[0].entered == 6
@@ -106,9 +111,9 @@ def test_constant_logits_and_ties_are_never_certified() -> None:
 
 
 def test_records_tell_linear_bounds_from_lipschitz_bounds() -> None:
-    assert [stage.method for stage in CROWN_STAGES] == ["crown", "crown-alpha", "crown-alpha"]
+    assert [stage.method for stage in CROWN_STAGES] == ["crown", "crown-alpha", "crown-alpha", "crown-alpha"]
     assert [stage.method for stage in STAGES] == [str(stage.bound) for stage in STAGES]
-    assert Stage("mine", Bound.LIPLT, 30, slope_steps=3).method == "crown-alpha"
+    assert Stage("mine", Bound.LIPLT, 30, effort=Effort(3)).method == "crown-alpha"
 
 
 @pytest.mark.parametrize("steps", [0, 3])
@@ -116,10 +121,10 @@ def test_layout_and_inference_mode_change_nothing(steps: int) -> None:
     model, inputs, labels = _case("plain", "clipped_relu")
     epsilon = _epsilon("plain", "clipped_relu")
     expected = _certify(model, labels, epsilon, steps)
-    certifier = Certifier(Float64Model(model), Bound.TIGHT, slope_steps=steps)
+    certifier = Certifier(Float64Model(model), Bound.TIGHT, effort=Effort(steps))
     channels_last = certifier(inputs.to(memory_format=torch.channels_last), labels, epsilon)
     with torch.inference_mode():
-        inside = Certifier(Float64Model(model), Bound.TIGHT, slope_steps=steps)
+        inside = Certifier(Float64Model(model), Bound.TIGHT, effort=Effort(steps))
         inferred = inside(inputs.clone(), labels.clone(), epsilon)
     for other in (channels_last, inferred):
         torch.testing.assert_close(other.margin, expected.margin, rtol=1e-4, atol=1e-5)  # sums in another order

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lipcert.crown import Ball, Rows, State, bounded, split_activations
+from lipcert.crown import Ball, Effort, Rows, State, bounded, split_activations
 from lipcert.graph import Box, compile_graph
 from tests.crown.relaxed import tiny
 from tests.oracles import scale_weights
@@ -52,7 +52,7 @@ def _ours(model: nn.Module, inputs: Tensor, boxes: list[Box], steps: int = 0) ->
     logits = model(inputs)
     image = torch.arange(len(inputs)).repeat_interleave(logits.shape[1])
     rows = Rows.of(torch.eye(logits.shape[1], dtype=inputs.dtype).repeat(len(inputs), 1), image)
-    return ball.least(bounded(network, rows, state, ball, steps)).view_as(logits)
+    return ball.least(bounded(network, rows, state, ball, Effort(steps))).view_as(logits)
 
 
 @pytest.mark.parametrize("case", CASES)

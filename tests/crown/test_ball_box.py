@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.bounds import Arithmetic, Bound, analyze, worst_increase
-from lipcert.crown import Ball, Rows, State, bounded, proved_state, refined, split_activations, substitute
+from lipcert.crown import Ball, Effort, Rows, State, bounded, proved_state, refined, split_activations, substitute
 from lipcert.crown.ball_box import Pieces, least_remainder
 from lipcert.crown.lines import Interval
 from lipcert.crown.substitution import ERROR_SHARE, Found
@@ -34,15 +34,18 @@ def _pieces(kind: str, seed: int = 0, wide: float = 1.0) -> tuple[Pieces, Tensor
     below = coefficients >= 0
     slopes = coefficients * torch.where(below, lines.lower_slope, lines.upper_slope)
     gaps = coefficients * torch.where(below, lines.lower_intercept, lines.upper_intercept)
-    return Pieces(coefficients, slopes, center, interval), gaps.sum(dim=1)
+    return Pieces(coefficients, slopes, center, _clamped(kind, center), interval), gaps.sum(dim=1)
+
+
+def _clamped(kind: str, points: Tensor) -> Tensor:
+    low, high = CLAMPS[kind]
+    clamped = points if low is None else points.clamp_min(low)
+    return clamped if high is None else clamped.clamp_max(high)
 
 
 def _exact(kind: str, pieces: Pieces, points: Tensor) -> Tensor:
     """Return a·σ(z) - g·z at points, (..., R, n)."""
-    low, high = CLAMPS[kind]
-    clamped = points if low is None else points.clamp_min(low)
-    clamped = clamped if high is None else clamped.clamp_max(high)
-    return (pieces.coefficients * clamped - pieces.slopes * points).sum(dim=-1)
+    return (pieces.coefficients * _clamped(kind, points) - pieces.slopes * points).sum(dim=-1)
 
 
 @pytest.mark.parametrize("kind", CLAMPS)
@@ -66,23 +69,21 @@ def test_no_point_of_ball_and_box_goes_below(kind: str, share: float) -> None:
 @pytest.mark.parametrize("arriving", [0.0, 0.3, 5.0])
 @pytest.mark.parametrize(("kind", "sorts"), [*((kind, False) for kind in CLAMPS), ("relu", True)])
 def test_minima_of_one_entry_are_those_of_a_fine_grid(kind: str, arriving: float, sorts: bool) -> None:
-    """Whatever curvature arrives: in the clamp, or in |t|, for which it is a sort's relu."""
+    """Whatever curvature arrives, in the clamp or in |t|, for which it is a sort's relu; some centers lie outside."""
     pieces, _ = _pieces(kind, seed=1)
-    pieces = replace(pieces, arriving=torch.full((ROWS,), arriving).double() if arriving else None, sorts=sorts)
+    center = torch.where(torch.rand(ROWS, ENTRIES) < 0.5, 2 * pieces.center, pieces.center)
+    anchor = center.abs() if sorts else _clamped(kind, center)
+    curvature = torch.full((ROWS,), arriving).double() if arriving else None
+    pieces = replace(pieces, center=center, anchor=anchor, arriving=curvature, sorts=sorts)
     multiplier = torch.logspace(-3, 3, ROWS).double()
     points, terms = pieces.minima(multiplier)
     lower, upper = pieces.interval.points[:2]
     assert ((points >= lower) & (points <= upper)).all()
 
-    def clamped(points: Tensor) -> Tensor:
-        low, high = CLAMPS[kind]
-        points = points if low is None else points.clamp_min(low)
-        return points if high is None else points.clamp_max(high)
-
     def values(points: Tensor) -> Tensor:
-        linear = pieces.coefficients * clamped(points) - pieces.slopes * points
-        bent = (points.abs() - pieces.center.abs()) if sorts else clamped(points) - clamped(pieces.center)
-        curved = pieces.curvature(multiplier).unsqueeze(1) * (points - pieces.center).square()
+        linear = pieces.coefficients * _clamped(kind, points) - pieces.slopes * points
+        bent = (points.abs() - center.abs()) if sorts else _clamped(kind, points) - _clamped(kind, center)
+        curved = pieces.curvature(multiplier).unsqueeze(1) * (points - center).square()
         return linear + curved / 2 - arriving / 2 * bent.square()
 
     grid = torch.linspace(0, 1, 1001).double().view(-1, 1, 1) * (upper - lower) + lower
@@ -180,7 +181,7 @@ def test_balls_raise_bounds_of_networks_and_no_point_goes_below(
     rows = Rows.of(units[:1] - units[other], image)
     boxes = ball.certain(bounded(network, rows, replace(state, balls={}), ball))
     closest = ball.certain(bounded(network, rows, state, ball))
-    best = ball.certain(bounded(network, rows, state, ball, steps=40))
+    best = ball.certain(bounded(network, rows, state, ball, Effort(40)))
     assert (best >= closest).all()
     assert (best > torch.maximum(boxes, closest) + 1e-6).any()
     labels = torch.zeros(2, dtype=torch.long)

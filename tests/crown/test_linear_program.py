@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lipcert.crown import Ball, Rows, State, bounded, split_activations
+from lipcert.crown import Ball, Effort, Rows, State, bounded, split_activations
 from lipcert.graph import Graph, compile_graph
 from tests.crown.relaxed import Program, least_in_ball, relax, tiny
 
@@ -25,7 +25,7 @@ def _bounds(model: nn.Module, boxes: list[tuple[np.ndarray, np.ndarray]], ball: 
     network = split_activations(compile_graph(model, ball.images.shape[1:]))
     directions = torch.tensor([[1.0, -1.0, 0.0], [1.0, 0.0, -1.0]], dtype=torch.float64)
     rows = Rows.of(directions, torch.zeros(2, dtype=torch.long))
-    return ball.certain(bounded(network, rows, _state(network, boxes), ball, steps))
+    return ball.certain(bounded(network, rows, _state(network, boxes), ball, Effort(steps)))
 
 
 @pytest.mark.parametrize("seed", range(3))

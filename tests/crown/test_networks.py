@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.bounds import Analysis, Arithmetic, analyze
-from lipcert.crown import Ball, Rows, bounded, boxes_of_steps, proved_state, refined, split_activations
+from lipcert.crown import Ball, Effort, Rows, bounded, boxes_of_steps, proved_state, refined, split_activations
 from lipcert.graph import Graph, UnsupportedLayerError, compile_graph
 from tests import networks
 from tests.networks import images
@@ -52,7 +52,7 @@ def test_no_point_of_the_ball_goes_below(name: str, kind: str) -> None:
     image, other, rows = _all_pairs(model(inputs))
     coarse = ball.certain(bounded(network, rows, known, ball))
     closest = ball.certain(bounded(network, rows, state, ball))
-    best = bounded(network, rows, state, ball, steps=30)
+    best = bounded(network, rows, state, ball, Effort(30))
     assert (best.slack > 0).all()
     assert (best.slack < 1e-8).all()
     assert (closest >= coarse - 1e-9).float().mean() > 0.7  # lines over smaller boxes are rarely worse
@@ -162,7 +162,7 @@ def test_nan_raises_no_bound(place: str) -> None:
     else:
         rows.coefficients[:, 2] = torch.nan
     for steps in (0, 3):
-        found = bounded(network, rows, state, ball, steps)
+        found = bounded(network, rows, state, ball, Effort(steps))
         assert not (ball.certain(found) > -torch.inf).any()
         assert (ball.radius(found, torch.zeros(len(found.image))) == 0).all()
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.bounds import Arithmetic, analyze
-from lipcert.crown import Ball, Rows, State, bounded, proved_state, refined, split_activations, substitute
+from lipcert.crown import Ball, Effort, Rows, State, bounded, proved_state, refined, split_activations, substitute
 from lipcert.graph import Box, Clamp, Graph, Nonlinearity, PairSort, compile_graph, register_activation
 from lipcert.graph.activations import MAKERS
 from tests.oracles import ExactNorms, points_in_ball
@@ -145,7 +145,7 @@ def test_differences_with_a_held_input_keep_the_boxes_that_hold_for_it() -> None
     least = model(torch.tensor([[-1.0, 0.0]], dtype=torch.float64))[:, 0]
     for known in (state, replace(state, balls={})):
         for steps_of_slopes in (0, 30):
-            assert ball.certain(bounded(network, rows, known, ball, steps_of_slopes)) <= least
+            assert ball.certain(bounded(network, rows, known, ball, Effort(steps_of_slopes))) <= least
 
 
 def test_what_an_activation_does_not_say_is_refused() -> None:

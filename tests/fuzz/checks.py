@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from unittest.mock import patch
 
@@ -22,7 +23,7 @@ from lipcert.graph import NonFiniteBoundError
 from tests.fuzz.networks import Case
 from tests.fuzz.subject import Subject, Tally, refute
 
-SLOPE_STEPS = 6
+SLOPE_STEPS, SPLITS = 6, 2
 """Of optimised slopes."""
 
 
@@ -86,8 +87,11 @@ def _certifiers(subject: Subject) -> Iterator[tuple[str, CertifyBatch]]:
     for bound in subject.some(tuple(Bound), 3):
         yield str(bound), Certifier(subject.network, bound, subject.steps, *settings)
     for stage in subject.some((*CROWN_STAGES, CROWN_STAGES[-1]), 1):
-        steps = min(stage.slope_steps or 0, SLOPE_STEPS)
-        yield stage.name, Certifier(subject.network, stage.bound, subject.steps, *settings, slope_steps=steps)
+        assert stage.effort is not None
+        effort = replace(
+            stage.effort, steps=min(stage.effort.steps, SLOPE_STEPS), splits=min(stage.effort.splits, SPLITS)
+        )
+        yield stage.name, Certifier(subject.network, stage.bound, subject.steps, *settings, effort=effort)
     for name in subject.some(("cascade", "certify", "", "", "", ""), 0 if case.lanczos else 1):
         if name == "cascade":
             yield name, Cascade(case.model, (*STAGES, *CROWN_STAGES), FAILURE_PROBABILITY, *settings)

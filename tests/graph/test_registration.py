@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import lipcert
 from lipcert.bounds import Bound, analyze, lipschitz_to_logits
-from lipcert.crown import Ball, Rows, bounded, proved_state, refined, split_activations
+from lipcert.crown import Ball, Effort, Rows, bounded, proved_state, refined, split_activations
 from lipcert.graph import (
     Clamp,
     Permutation,
@@ -126,7 +126,7 @@ def test_sampled_points_stay_above_backward_bounds() -> None:
     state = refined(backward, state, ball, 10**6)
     image, other = torch.tensor([0, 0, 1, 1]), torch.tensor([1, 2, 1, 2])
     units = torch.eye(3, dtype=torch.float64)
-    found = bounded(backward, Rows.of(units[:1] - units[other], image), state, ball, steps=5)
+    found = bounded(backward, Rows.of(units[:1] - units[other], image), state, ball, Effort(5))
     for points in points_in_ball(inputs, EPSILON, 200):
         logits = model(points)
         margins = logits[image, 0] - logits[image, other]

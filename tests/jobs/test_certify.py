@@ -20,7 +20,7 @@ from lipcert.records.typed_text import from_csv, to_csv
 
 def test_backward_linear_bounds_run_only_when_named() -> None:
     assert chosen_stages(None) == STAGES
-    assert all(stage.slope_steps is None for stage in STAGES)
+    assert all(stage.effort is None for stage in STAGES)
     assert [stage.method for stage in chosen_stages(["global", "crown", "crown-alpha"])] == [
         "global",
         "crown",

@@ -1,0 +1,72 @@
+"""Bounds of rows at the image, with more and more work on those that stay short of what is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lipcert.crown.ball import Ball
+from lipcert.crown.counterexamples import refuted
+from lipcert.crown.slopes import ascended
+from lipcert.crown.splits import least_of_parts
+from lipcert.crown.state import State
+from lipcert.crown.substitution import Rows, rows_at_a_time, substitute
+from lipcert.graph import Graph
+
+DENSE = 256
+"""Neurons that bend in a layer, an image, whose boxes are made smaller: as many as dense layers have, most often."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is tried.
+
+    Attributes:
+        steps: of the optimisation of slopes, at most; 0 for the closest lines alone.
+        splits: rounds of branch and bound after it, at most.
+        refined: boxes of layers are made smaller in which at most so many neurons of an image bend, on average.
+    """
+
+    steps: int = 0
+    splits: int = 0
+    refined: int = DENSE
+
+
+LEAST = Effort()
+"""The closest lines."""
+
+
+def bounded(
+    graph: Graph, rows: Rows, state: State, ball: Ball, effort: Effort = LEAST, required: Tensor | None = None
+) -> Rows:
+    """Return rows at the image: by the closest lines, by free slopes where these are better, and by parts.
+
+    Args:
+        graph: whose activations are split into steps, see `split_activations`.
+        rows: at the logits.
+        state: boxes, balls and sizes.
+        ball: the images.
+        effort: what is tried.
+        required: (R,), not negative; rows above it are not worked on any more, nor those of images with a
+            counterexample. None to maximise all.
+    """
+    chunks = torch.arange(len(rows.image), device=rows.image.device).split(rows_at_a_time(graph))
+    found = Rows.joined([substitute(graph, rows.of_rows(chunk), state) for chunk in chunks])
+    if effort.steps == 0 or not len(rows.image):
+        return found
+    goal = torch.full_like(rows.constant, torch.inf) if required is None else required
+    short = (~(ball.certain(found) > goal)).nonzero()[:, 0]
+    if required is not None:
+        lost = rows.image[short[refuted(graph, rows.of_rows(short), found.of_rows(short), ball)]]
+        short = short[~torch.isin(rows.image[short], lost)]
+    if not len(short):
+        return found
+    better = ascended(graph, rows.of_rows(short), found.of_rows(short), state, ball, effort.steps, goal[short])
+    found = Rows(*(before.index_put((short,), after) for before, after in zip(found, better, strict=True)))
+    short = short[~(ball.certain(better) > goal[short])]
+    if effort.splits and state.balls and len(short):
+        least = least_of_parts(graph, rows.of_rows(short), state, ball, effort.splits, goal[short])
+        found = found._replace(stops=found.stops.index_put((short,), torch.maximum(found.stops[short], least)))
+    return found

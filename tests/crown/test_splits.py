@@ -1,0 +1,160 @@
+"""Branch and bound: parts cover their ball, each part's bound holds in it, and splits prove more."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lipcert.bounds import Arithmetic, analyze
+from lipcert.crown import Ball, Effort, Rows, State, bounded, proved_state, refined, split_activations
+from lipcert.crown.splits import Parts, _bounded, _sides, least_of_parts
+from lipcert.graph import Activation, Add, Affine, Graph, PairSort, compile_graph
+from lipcert.nn.activations import split_pairs
+from tests import networks
+from tests.oracles import ExactNorms, points_in_ball
+from tests.pairwise import pairwise
+
+KINDS = ("relu", "clipped_relu", "maxmin", "clipped_maxmin")
+NAMES = ("plain", "pooled", "residual")
+
+
+class Case:
+    """Two images of a network with all rows z_0 - z_j, and what is known of them."""
+
+    def __init__(self, name: str, kind: str, epsilon: float = 0.5) -> None:
+        self.model, self.inputs = networks.network(name, kind, scale=1.2).requires_grad_(False), networks.images(2)
+        graph = compile_graph(self.model, self.inputs.shape[1:])
+        arithmetic = Arithmetic.of(torch.float64, torch.float64)
+        analysis = analyze(graph, self.inputs, epsilon, "tight", ExactNorms(), arithmetic=arithmetic)
+        self.epsilon, self.graph = epsilon, split_activations(graph)
+        ball = Ball(self.inputs, torch.full((2,), epsilon).double())
+        state, self.ball = proved_state(self.graph, analysis.activations, ball)
+        self.state: State = refined(self.graph, state, self.ball, 30)
+        classes = analysis.logits.shape[1]
+        self.image = torch.arange(2).repeat_interleave(classes - 1)
+        units = torch.eye(classes).double()
+        self.rows = Rows.of(units[:1] - units[torch.arange(1, classes).repeat(2)], self.image)
+        self.whole = self.ball.certain(bounded(self.graph, self.rows, self.state, self.ball, Effort(100)))
+
+
+def _inputs_of_steps(graph: Graph, points: Tensor) -> dict[int, Tensor]:
+    """Return the inputs of clamps and the differences of sorts at points (N, ...), and the logits by the last index."""
+    operators, values, seen = graph.operators(), {0: points}, dict[int, Tensor]()
+    for node in graph.nodes[1:]:
+        before = [values[source] for source in node.sources]
+        if isinstance(node, Affine):
+            values[node.index] = operators[node.index].affine(*before)
+        elif isinstance(node, Add):
+            values[node.index] = before[0] + before[1]
+        elif isinstance(node, Activation):
+            first, second = split_pairs(before[0]) if isinstance(node.function, PairSort) else (before[0], 0)
+            seen[node.index] = first - second
+            values[node.index] = node.function.apply(*before)
+    last = graph.nodes[-1].index
+    return {**seen, last: values[last]}
+
+
+@pairwise(name=NAMES, kind=KINDS, epsilon=(0.2, 0.8))
+def test_bounds_of_parts_hold_inside_them_and_parts_cover_the_ball(name: str, kind: str, epsilon: float) -> None:
+    case = Case(name, kind, epsilon)
+    parts = Parts.whole(case.graph, case.rows, case.state, case.ball)
+    goal = torch.full_like(case.whole, torch.inf)
+    points = points_in_ball(case.inputs, epsilon, 400)
+    seen = [_inputs_of_steps(case.graph, points[:, image]) for image in range(2)]
+    for depth in range(2):
+        parts, value = _bounded(case.graph, parts, goal, 10, 0.1)
+        members = torch.ones(len(value), points.shape[0], dtype=torch.bool)
+        logits = torch.stack([seen[int(case.image[owner])][case.graph.nodes[-1].index] for owner in parts.owner])
+        for index, (lower, upper) in parts.state.boxes.items():
+            inputs = torch.stack([seen[int(case.image[owner])][index] for owner in parts.owner])
+            inside = (inputs >= lower.unsqueeze(1) - 1e-9) & (inputs <= upper.unsqueeze(1) + 1e-9)
+            held = parts.state.held.get(index)
+            if held is None or "maxmin" not in kind:  # inputs that nothing depends on may be taken elsewhere
+                members &= inside.flatten(2).all(dim=2)
+        margins = (logits * parts.rows.coefficients.unsqueeze(1)).sum(dim=2)
+        assert (value.unsqueeze(1) <= torch.where(members, margins, torch.inf)).all()
+        if depth:
+            covered = torch.zeros(len(goal), points.shape[0], dtype=torch.long).index_add(
+                0, parts.owner, members.long()
+            )
+            assert (covered >= 1).all()
+        sides = _sides(case.graph, parts)
+        tried = len(sides.owner) // len(value) // 2
+        pick = torch.randint(tried, (len(value),), generator=torch.Generator().manual_seed(depth))
+        first = 2 * (torch.arange(len(value)) * tried + pick)
+        parts = sides.of(torch.stack((first, first + 1), dim=1).flatten())
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("plain", "relu"), ("pooled", "clipped_relu"), ("residual", "maxmin"), ("plain", "clipped_maxmin")],
+)
+def test_splits_prove_more_and_nothing_that_points_refute(name: str, kind: str) -> None:
+    case = Case(name, kind)
+    lowest = _lowest(case)
+    rows = (lowest - case.whole).view(2, -1).argmax(dim=1) + torch.tensor([0, len(lowest) // 2])
+    whole, lowest, chosen = case.whole[rows], lowest[rows], case.rows.of_rows(rows)
+    goals = whole + 0.1 * (lowest - whole), lowest + 1e-6
+    proved, refuted = (least_of_parts(case.graph, chosen, case.state, case.ball, 5, goal) for goal in goals)
+    assert (proved > goals[0]).any()
+    assert ((proved > goals[0]) | (proved == -torch.inf)).all()
+    assert (proved <= lowest).all()
+    assert (refuted == -torch.inf).all()
+
+
+def _lowest(case: Case) -> Tensor:
+    """Return the least margins that descent meets, (R,)."""
+    lowest = torch.full_like(case.whole, torch.inf)
+    own = case.inputs[case.image]
+    for start in points_in_ball(case.inputs, case.epsilon, 6):
+        moved = start[case.image] - own
+        for step in range(60):
+            moved = moved.detach().requires_grad_(True)
+            margins = (case.model(own + moved) * case.rows.coefficients).sum(dim=1)
+            lowest = torch.minimum(lowest, margins.detach())
+            (slope,) = torch.autograd.grad(margins.sum(), moved)
+            size = case.epsilon * 0.3 * (1 - step / 60)
+            moved = moved.detach() - size * slope / slope.flatten(1).norm(dim=1).view(-1, 1, 1, 1).clamp_min(1e-12)
+            moved = moved * (case.epsilon / moved.flatten(1).norm(dim=1).view(-1, 1, 1, 1)).clamp_max(1)
+    return lowest
+
+
+def test_search_leaves_images_with_a_counterexample_and_splits_the_others() -> None:
+    case = Case("plain", "relu")
+    lowest = _lowest(case)
+    first = torch.tensor([0, len(lowest) // 2])
+    whole, lowest, rows = case.whole[first], lowest[first], case.rows.of_rows(first)
+    required = torch.zeros_like(whole)
+    robust = rows._replace(constant=-whole - 0.1 * (lowest - whole))  # proved of parts alone
+    ascended, split = (
+        case.ball.certain(bounded(case.graph, robust, case.state, case.ball, Effort(100, splits), required))
+        for splits in (0, 6)
+    )
+    assert not (ascended > 0).any()
+    assert (split > 0).any()
+    broken = rows._replace(constant=-lowest - 0.01)
+    closest, left = (
+        case.ball.certain(bounded(case.graph, broken, case.state, case.ball, effort, required))
+        for effort in (Effort(), Effort(100, 6))
+    )
+    assert torch.equal(left, closest)
+
+
+def test_where_nothing_bends_there_is_nothing_to_split() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(72, 8), nn.ReLU(), nn.Linear(8, 5)).double().requires_grad_(False)
+    model[1].bias.fill_(100.0)
+    inputs = networks.images(2)
+    graph = compile_graph(model, inputs.shape[1:])
+    with torch.no_grad():
+        analysis = analyze(
+            graph, inputs, 0.1, "tight", ExactNorms(), arithmetic=Arithmetic.of(torch.float64, torch.float64)
+        )
+    split = split_activations(graph)
+    state, ball = proved_state(split, analysis.activations, Ball(inputs, torch.full((2,), 0.1).double()))
+    rows = Rows.of(torch.randn(2, 5).double(), torch.arange(2))
+    value = ball.certain(bounded(split, rows, state, ball))
+    goal = torch.stack((value[0] - 0.1, value[1] + 1e-3))
+    least = least_of_parts(split, rows, state, ball, 3, goal)
+    assert goal[0] < least[0] <= value[0] + 1e-9
+    assert least[1] == -torch.inf
