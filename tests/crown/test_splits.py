@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cached_property
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from lipcert.bounds import Arithmetic, analyze
-from lipcert.crown import Ball, Effort, Rows, State, bounded, proved_state, refined, split_activations
+from lipcert.crown import Ball, Effort, Rows, State, bounded, proved_state, refined, split_activations, substitute
 from lipcert.crown.splits import Parts, _bounded, _sides, least_of_parts
 from lipcert.graph import Activation, Add, Affine, Graph, PairSort, compile_graph
+from lipcert.nn import ClippedReLU
 from lipcert.nn.activations import split_pairs
 from tests import networks
 from tests.oracles import ExactNorms, points_in_ball
@@ -22,8 +26,8 @@ NAMES = ("plain", "pooled", "residual")
 class Case:
     """Two images of a network with all rows z_0 - z_j, and what is known of them."""
 
-    def __init__(self, name: str, kind: str, epsilon: float = 0.5) -> None:
-        self.model, self.inputs = networks.network(name, kind, scale=1.2).requires_grad_(False), networks.images(2)
+    def __init__(self, model: nn.Module, inputs: Tensor, epsilon: float = 0.5) -> None:
+        self.model, self.inputs = model.requires_grad_(False), inputs
         graph = compile_graph(self.model, self.inputs.shape[1:])
         arithmetic = Arithmetic.of(torch.float64, torch.float64)
         analysis = analyze(graph, self.inputs, epsilon, "tight", ExactNorms(), arithmetic=arithmetic)
@@ -35,7 +39,15 @@ class Case:
         self.image = torch.arange(2).repeat_interleave(classes - 1)
         units = torch.eye(classes).double()
         self.rows = Rows.of(units[:1] - units[torch.arange(1, classes).repeat(2)], self.image)
-        self.whole = self.ball.certain(bounded(self.graph, self.rows, self.state, self.ball, Effort(100)))
+
+    @cached_property
+    def whole(self) -> Tensor:
+        """Bounds by free slopes, (R,)."""
+        return self.ball.certain(bounded(self.graph, self.rows, self.state, self.ball, Effort(100)))
+
+
+def _case(name: str, kind: str, epsilon: float = 0.5) -> Case:
+    return Case(networks.network(name, kind, scale=1.2), networks.images(2), epsilon)
 
 
 def _inputs_of_steps(graph: Graph, points: Tensor) -> dict[int, Tensor]:
@@ -55,25 +67,35 @@ def _inputs_of_steps(graph: Graph, points: Tensor) -> dict[int, Tensor]:
     return {**seen, last: values[last]}
 
 
+def _reached(case: Case, parts: Parts, seen: list[dict[int, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return what rows are at points, (P, N), and which of these each part has, bool."""
+    images = [seen[int(case.image[owner])] for owner in parts.owner]
+    logits = torch.stack([each[case.graph.nodes[-1].index] for each in images])
+    members = torch.ones(logits.shape[:2], dtype=torch.bool)
+    for index, (lower, upper) in parts.state.boxes.items():
+        inputs = torch.stack([each[index] for each in images])
+        inside = (inputs >= lower.unsqueeze(1) - 1e-9) & (inputs <= upper.unsqueeze(1) + 1e-9)
+        held = parts.state.held.get(index)  # inputs that nothing depends on may be taken elsewhere
+        if held is not None and held.needed.shape == lower.shape:
+            inside |= (held.needed == 0).unsqueeze(1)
+        elif held is not None:
+            first, second = split_pairs(held.needed > 0)
+            inside |= ~(first & second).unsqueeze(1)
+        members &= inside.flatten(2).all(dim=2)
+    return (logits * parts.rows.coefficients.unsqueeze(1)).sum(dim=2), members
+
+
 @pairwise(name=NAMES, kind=KINDS, epsilon=(0.2, 0.8))
 def test_bounds_of_parts_hold_inside_them_and_parts_cover_the_ball(name: str, kind: str, epsilon: float) -> None:
-    case = Case(name, kind, epsilon)
+    case = _case(name, kind, epsilon)
     parts = Parts.whole(case.graph, case.rows, case.state, case.ball)
-    goal = torch.full_like(case.whole, torch.inf)
+    goal = torch.full((len(case.image),), torch.inf).double()
     points = points_in_ball(case.inputs, epsilon, 400)
     seen = [_inputs_of_steps(case.graph, points[:, image]) for image in range(2)]
     for depth in range(2):
         parts, value = _bounded(case.graph, parts, goal, 10, 0.1)
-        members = torch.ones(len(value), points.shape[0], dtype=torch.bool)
-        logits = torch.stack([seen[int(case.image[owner])][case.graph.nodes[-1].index] for owner in parts.owner])
-        for index, (lower, upper) in parts.state.boxes.items():
-            inputs = torch.stack([seen[int(case.image[owner])][index] for owner in parts.owner])
-            inside = (inputs >= lower.unsqueeze(1) - 1e-9) & (inputs <= upper.unsqueeze(1) + 1e-9)
-            held = parts.state.held.get(index)
-            if held is None or "maxmin" not in kind:  # inputs that nothing depends on may be taken elsewhere
-                members &= inside.flatten(2).all(dim=2)
-        margins = (logits * parts.rows.coefficients.unsqueeze(1)).sum(dim=2)
-        assert (value.unsqueeze(1) <= torch.where(members, margins, torch.inf)).all()
+        margins, members = _reached(case, parts, seen)
+        assert (value <= torch.where(members, margins, torch.inf).amin(dim=1)).all()
         if depth:
             covered = torch.zeros(len(goal), points.shape[0], dtype=torch.long).index_add(
                 0, parts.owner, members.long()
@@ -86,12 +108,40 @@ def test_bounds_of_parts_hold_inside_them_and_parts_cover_the_ball(name: str, ki
         parts = sides.of(torch.stack((first, first + 1), dim=1).flatten())
 
 
+@pytest.mark.parametrize("kind", ["relu", "clipped_relu"])
+@pytest.mark.parametrize("seed", range(8))
+def test_parts_of_chains_of_single_neurons_hold_at_any_multiplier(kind: str, seed: int) -> None:
+    """Nothing is lost between norms of single neurons: what leaves out the center shows."""
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for _ in range(3):
+        layers += [nn.Linear(1, 1), nn.ReLU() if kind == "relu" else ClippedReLU((1,), 0.4)]
+    model = nn.Sequential(*layers, nn.Linear(1, 2)).double().requires_grad_(False).eval()
+    for layer in model[::2]:
+        layer.weight.uniform_(-2, 2)
+        layer.bias.uniform_(-0.5, 0.5)
+    case = Case(model, torch.rand(2, 1).double(), 0.5)
+    points = case.inputs + torch.linspace(-0.5, 0.5, 501).double()
+    seen = [_inputs_of_steps(case.graph, points[image].unsqueeze(1)) for image in range(2)]
+    parts = Parts.whole(case.graph, case.rows, case.state, case.ball)
+    goal = torch.full((len(case.image),), torch.inf).double()
+    for depth in range(3):
+        parts, _ = _bounded(case.graph, parts, goal, 3, 0.1)
+        margins, members = _reached(case, parts, seen)
+        lowest = torch.where(members, margins, torch.inf).amin(dim=1)
+        for size in (0.3, 3.0, 30.0):
+            drawn = {key: size * torch.rand_like(each) for key, each in parts.state.multipliers.items()}
+            found = substitute(case.graph, parts.rows, replace(parts.state, multipliers=drawn))
+            assert (parts.ball.certain(found) <= lowest + 1e-9).all(), (depth, size)
+        parts = _sides(case.graph, parts)
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [("plain", "relu"), ("pooled", "clipped_relu"), ("residual", "maxmin"), ("plain", "clipped_maxmin")],
 )
 def test_splits_prove_more_and_nothing_that_points_refute(name: str, kind: str) -> None:
-    case = Case(name, kind)
+    case = _case(name, kind)
     lowest = _lowest(case)
     rows = (lowest - case.whole).view(2, -1).argmax(dim=1) + torch.tensor([0, len(lowest) // 2])
     whole, lowest, chosen = case.whole[rows], lowest[rows], case.rows.of_rows(rows)
@@ -105,7 +155,7 @@ def test_splits_prove_more_and_nothing_that_points_refute(name: str, kind: str) 
 
 def _lowest(case: Case) -> Tensor:
     """Return the least margins that descent meets, (R,)."""
-    lowest = torch.full_like(case.whole, torch.inf)
+    lowest = torch.full((len(case.image),), torch.inf).double()
     own = case.inputs[case.image]
     for start in points_in_ball(case.inputs, case.epsilon, 6):
         moved = start[case.image] - own
@@ -121,7 +171,7 @@ def _lowest(case: Case) -> Tensor:
 
 
 def test_search_leaves_images_with_a_counterexample_and_splits_the_others() -> None:
-    case = Case("plain", "relu")
+    case = _case("plain", "relu")
     lowest = _lowest(case)
     first = torch.tensor([0, len(lowest) // 2])
     whole, lowest, rows = case.whole[first], lowest[first], case.rows.of_rows(first)
