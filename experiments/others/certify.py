@@ -24,7 +24,7 @@ from lipcert.nn import Normalize
 from lipcert.system.files import write_json
 
 STATISTICS = [125.3 / 255, 123.0 / 255, 113.9 / 255], [0.225] * 3
-CHOSEN = (STAGES[0], STAGES[2], *CROWN_STAGES[:2])
+CHOSEN = (STAGES[0], STAGES[2], *CROWN_STAGES[1:3])
 
 
 class Other(NamedTuple):

@@ -73,10 +73,10 @@ STAGES = (
 CROWN_STAGES = (
     Stage("crown", Bound.TIGHT, 30, within=0.1, effort=Effort()),
     Stage("crown-alpha", Bound.TIGHT, 30, within=0.1, effort=Effort(steps=100)),
-    Stage("crown-split", Bound.TIGHT, 30, within=0.1, effort=Effort(steps=100, splits=16)),
+    Stage("crown-split", Bound.TIGHT, 30, within=0.1, effort=Effort(steps=100, splits=16, refined=256)),
     Stage("crown-boxes", Bound.TIGHT, 30, within=0.1, effort=Effort(steps=100, refined=4096)),
 )
-"""Stages that run when they are asked for: seconds an image, for a few images that `liplt` leaves."""
+"""Stages that run when they are asked for, a tenth of a second to seconds an image that the others leave."""
 
 
 class Cascade:

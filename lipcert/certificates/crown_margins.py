@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds import Analysis
-from lipcert.crown import Ball, Effort, Rows, bounded, proved_state, refined, split_activations
+from lipcert.crown import Ball, Effort, Rows, proved, proved_state, split_activations
 
 
 def crown_margins(
@@ -28,12 +28,11 @@ def crown_margins(
     graph = split_activations(analysis.graph)
     activations = [each.of_images(kept) for each in analysis.activations]
     state, near = proved_state(graph, activations, ball.of_images(kept))
-    state = refined(graph, state, near, effort.refined)
     within, other = pairs[kept].nonzero(as_tuple=True)
     image = kept[within]
     classes = torch.eye(pairs.shape[1], dtype=required.dtype, device=required.device)
     rows = Rows.of(classes[labels[image]] - classes[other], within)
-    rows = bounded(graph, rows, state, near, effort, required[image, other])
+    rows = proved(graph, rows, state, near, effort, required[image, other])
     least, needed = near.certain(rows), required[image, other]
     margins = torch.full_like(required, -torch.inf).index_put((image, other), least)
     reach = torch.where(least > needed, near.epsilon[within], near.radius(rows, needed))

@@ -4,7 +4,7 @@ from lipcert.crown.ball import Ball
 from lipcert.crown.dual import dual_boxes
 from lipcert.crown.intermediate import proved_state, refined
 from lipcert.crown.lines import Interval
-from lipcert.crown.search import Effort, bounded
+from lipcert.crown.search import Effort, bounded, proved
 from lipcert.crown.state import State, boxes_of_steps, split_activations
 from lipcert.crown.substitution import Rows, substitute
 
@@ -17,6 +17,7 @@ __all__ = [
     "bounded",
     "boxes_of_steps",
     "dual_boxes",
+    "proved",
     "proved_state",
     "refined",
     "split_activations",

@@ -9,14 +9,12 @@ from torch import Tensor
 
 from lipcert.crown.ball import Ball
 from lipcert.crown.counterexamples import refuted
+from lipcert.crown.intermediate import refined
 from lipcert.crown.slopes import ascended
 from lipcert.crown.splits import least_of_parts
 from lipcert.crown.state import State
 from lipcert.crown.substitution import Rows, rows_at_a_time, substitute
 from lipcert.graph import Graph
-
-DENSE = 256
-"""Neurons that bend in a layer, an image, whose boxes are made smaller: as many as dense layers have, most often."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +29,34 @@ class Effort:
 
     steps: int = 0
     splits: int = 0
-    refined: int = DENSE
+    refined: int = 0
 
 
 LEAST = Effort()
 """The closest lines."""
+
+
+def proved(graph: Graph, rows: Rows, state: State, ball: Ball, effort: Effort, required: Tensor) -> Rows:
+    """Return rows at the image, with more work on those that stay short, and none where a counterexample is found.
+
+    Args:
+        graph, rows, state, ball: as for `bounded`; boxes of the state are made smaller where this is needed.
+        effort: what is tried.
+        required: (R,), not negative, what bounds have to exceed.
+    """
+    found = bounded(graph, rows, state, ball)
+    short = (~(ball.certain(found) > required)).nonzero()[:, 0]
+    lost = rows.image[short[refuted(graph, rows.of_rows(short), found.of_rows(short), ball)]]
+    short = short[~torch.isin(rows.image[short], lost)]
+    if not len(short):
+        return found
+    images, image = rows.image[short].unique(return_inverse=True)
+    near = ball.of_images(images)
+    smaller = refined(graph, state.of_images(images), near, effort.refined)
+    better = bounded(graph, rows.of_rows(short)._replace(image=image), smaller, near, effort, required[short])
+    before, better = found.of_rows(short), better._replace(image=rows.image[short])
+    better = better.where(ball.certain(better) > ball.certain(before), before)
+    return Rows(*(old.index_put((short,), new) for old, new in zip(found, better, strict=True)))
 
 
 def bounded(
@@ -49,8 +70,7 @@ def bounded(
         state: boxes, balls and sizes.
         ball: the images.
         effort: what is tried.
-        required: (R,), not negative; rows above it are not worked on any more, nor those of images with a
-            counterexample. None to maximise all.
+        required: (R,), rows above it are not worked on any more; None to maximise all.
     """
     chunks = torch.arange(len(rows.image), device=rows.image.device).split(rows_at_a_time(graph))
     found = Rows.joined([substitute(graph, rows.of_rows(chunk), state) for chunk in chunks])
@@ -58,9 +78,6 @@ def bounded(
         return found
     goal = torch.full_like(rows.constant, torch.inf) if required is None else required
     short = (~(ball.certain(found) > goal)).nonzero()[:, 0]
-    if required is not None:
-        lost = rows.image[short[refuted(graph, rows.of_rows(short), found.of_rows(short), ball)]]
-        short = short[~torch.isin(rows.image[short], lost)]
     if not len(short):
         return found
     better = ascended(graph, rows.of_rows(short), found.of_rows(short), state, ball, effort.steps, goal[short])

@@ -10,7 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.bounds import Arithmetic, analyze
-from lipcert.crown import Ball, Effort, Rows, State, bounded, proved_state, refined, split_activations, substitute
+from lipcert.crown import (
+    Ball,
+    Effort,
+    Rows,
+    State,
+    bounded,
+    proved,
+    proved_state,
+    refined,
+    split_activations,
+    substitute,
+)
 from lipcert.crown.splits import Parts, _bounded, _sides, least_of_parts
 from lipcert.graph import Activation, Add, Affine, Graph, PairSort, compile_graph
 from lipcert.nn import ClippedReLU
@@ -146,7 +157,7 @@ def test_splits_prove_more_and_nothing_that_points_refute(name: str, kind: str) 
     rows = (lowest - case.whole).view(2, -1).argmax(dim=1) + torch.tensor([0, len(lowest) // 2])
     whole, lowest, chosen = case.whole[rows], lowest[rows], case.rows.of_rows(rows)
     goals = whole + 0.1 * (lowest - whole), lowest + 1e-6
-    proved, refuted = (least_of_parts(case.graph, chosen, case.state, case.ball, 5, goal) for goal in goals)
+    proved, refuted = (least_of_parts(case.graph, chosen, case.state, case.ball, 3, goal) for goal in goals)
     assert (proved > goals[0]).any()
     assert ((proved > goals[0]) | (proved == -torch.inf)).all()
     assert (proved <= lowest).all()
@@ -178,17 +189,15 @@ def test_search_leaves_images_with_a_counterexample_and_splits_the_others() -> N
     required = torch.zeros_like(whole)
     robust = rows._replace(constant=-whole - 0.1 * (lowest - whole))  # proved of parts alone
     ascended, split = (
-        case.ball.certain(bounded(case.graph, robust, case.state, case.ball, Effort(100, splits), required))
-        for splits in (0, 6)
+        case.ball.certain(proved(case.graph, robust, case.state, case.ball, Effort(100, splits), required))
+        for splits in (0, 4)
     )
     assert not (ascended > 0).any()
     assert (split > 0).any()
     broken = rows._replace(constant=-lowest - 0.01)
-    closest, left = (
-        case.ball.certain(bounded(case.graph, broken, case.state, case.ball, effort, required))
-        for effort in (Effort(), Effort(100, 6))
-    )
-    assert torch.equal(left, closest)
+    closest = bounded(case.graph, broken, case.state, case.ball)
+    left = proved(case.graph, broken, case.state, case.ball, Effort(100, 4), required)
+    assert torch.equal(case.ball.certain(left), case.ball.certain(closest))
 
 
 def test_where_nothing_bends_there_is_nothing_to_split() -> None:
