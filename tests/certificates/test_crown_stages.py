@@ -26,7 +26,7 @@ def _case(name: str = "plain", kind: str = "relu") -> tuple[nn.Module, Tensor, T
 
 
 def _effort(steps: int | None) -> Effort | None:
-    return None if steps is None else Effort(steps, splits=2 if steps else 0)
+    return None if steps is None else Effort(steps, splits=2 if steps else 0, refined=256)
 
 
 def _certify(model: nn.Module, labels: Tensor, epsilon: float, steps: int | None, **settings: object) -> Certificate:
@@ -71,7 +71,7 @@ def test_a_radius_proved_by_linear_bounds_is_proved_again_at_it(monkeypatch: pyt
         alone = _certify(model, labels, factor * epsilon, None)
         rows = (~found.certified & (found.radius > alone.radius * 1.02)).nonzero()[:, 0]
         if len(rows):
-            certifier = Certifier(Float64Model(model), Bound.TIGHT, effort=Effort(60))
+            certifier = Certifier(Float64Model(model), Bound.TIGHT, effort=Effort(60, refined=256))
             assert certifier(IMAGES[rows], labels[rows], found.radius[rows]).certified.all()
         count += len(rows)
     assert count
