@@ -24,7 +24,7 @@ CANDIDATES = 6
 WHOLE, TRIED, CHOSEN = (100, LEARNING_RATE), (10, 0.02), (40, 0.05)
 """Steps of the optimisation and learning rates: of whole balls, of both sides of each kink tried, of the best ones."""
 
-MOST_OPEN = 16
+MOST_OPEN = 8
 """Parts of a row that may be open at a time; with more it stays open."""
 
 PACE = 2
