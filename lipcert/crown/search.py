@@ -46,8 +46,9 @@ def proved(graph: Graph, rows: Rows, state: State, ball: Ball, effort: Effort, r
     """
     found = bounded(graph, rows, state, ball)
     short = (~(ball.certain(found) > required)).nonzero()[:, 0]
-    lost = rows.image[short[refuted(graph, rows.of_rows(short), found.of_rows(short), ball)]]
-    short = short[~torch.isin(rows.image[short], lost)]
+    for chunk in short.split(rows_at_a_time(graph)):
+        lost = rows.image[chunk[refuted(graph, rows.of_rows(chunk), found.of_rows(chunk), ball)]]
+        short = short[~torch.isin(rows.image[short], lost)]
     if not len(short):
         return found
     images, image = rows.image[short].unique(return_inverse=True)
@@ -83,7 +84,10 @@ def bounded(
     better = ascended(graph, rows.of_rows(short), found.of_rows(short), state, ball, effort.steps, goal[short])
     found = Rows(*(before.index_put((short,), after) for before, after in zip(found, better, strict=True)))
     short = short[~(ball.certain(better) > goal[short])]
-    if effort.splits and state.balls and len(short):
-        least = least_of_parts(graph, rows.of_rows(short), state, ball, effort.splits, goal[short])
-        found = found._replace(stops=found.stops.index_put((short,), torch.maximum(found.stops[short], least)))
+    if not effort.splits or not state.balls:
+        return found
+    for image in rows.image[short].unique():
+        chosen = short[rows.image[short] == image]
+        least = least_of_parts(graph, rows.of_rows(chosen), state, ball, effort.splits, goal[chosen])
+        found = found._replace(stops=found.stops.index_put((chosen,), torch.maximum(found.stops[chosen], least)))
     return found

@@ -25,7 +25,7 @@ WHOLE, TRIED, CHOSEN = (100, LEARNING_RATE), (10, 0.02), (40, 0.05)
 """Steps of the optimisation and learning rates: of whole balls, of both sides of each kink tried, of the best ones."""
 
 MOST_OPEN = 8
-"""Parts of a row that may be open at a time; with more it stays open."""
+"""Parts of an image's rows that may be open at a time; with more they stay open."""
 
 PACE = 2
 """Rows are left that would not get there at the pace of so many rounds."""
@@ -62,15 +62,15 @@ class Parts:
 
 
 def least_of_parts(graph: Graph, rows: Rows, state: State, ball: Ball, rounds: int, goal: Tensor) -> Tensor:
-    """Return lower bounds of rows, (R,), the least of all their parts; -infinity where parts stay open.
+    """Return lower bounds of the rows of one image, (R,), the least of all their parts; -infinity where some stay open.
 
     Args:
         graph: whose activations are split into steps, see `split_activations`.
         rows: at the output.
-        state: of the images.
-        ball: the images.
+        state: of all images.
+        ball: all images.
         rounds: of splits at most.
-        goal: (R,), what bounds have to exceed. Where a row of an image fails, its others are left, too.
+        goal: (R,), what bounds have to exceed, all of them.
     """
     least = torch.full_like(goal, torch.inf)
 
@@ -82,22 +82,18 @@ def least_of_parts(graph: Graph, rows: Rows, state: State, ball: Ball, rounds: i
 
     parts, gap = still_open(*_bounded(graph, Parts.whole(graph, rows, state, ball), goal, *WHOLE))
     gaps = [gap]
-    for number in range(rounds + 1):
-        count = torch.bincount(parts.owner, minlength=len(goal))
-        failed = count > (MOST_OPEN if number < rounds else 0)
+    for number in range(rounds):
+        if not len(parts.owner) or len(parts.owner) > MOST_OPEN:
+            break
         if number >= PACE:
             reached = gaps[-1] + (gaps[-1] - gaps[-1 - PACE]) / PACE * (rounds - number)
-            failed |= (count > 0) & ~(reached >= 0)  # NaN is not
-        failed = torch.isin(rows.image, rows.image[failed])
-        least[failed] = -torch.inf
-        parts = parts.of((~failed[parts.owner]).nonzero()[:, 0])
-        if not len(parts.owner):
-            break
+            if not bool((reached >= 0).all()):  # NaN is not
+                break
         parts, gap = still_open(*_halves(graph, parts, goal))
         if len(parts.owner):
             parts, gap = still_open(*_bounded(graph, parts, goal, *CHOSEN))
         gaps.append(gap)
-    return least
+    return torch.full_like(least, -torch.inf) if len(parts.owner) else least
 
 
 def _bounded(graph: Graph, parts: Parts, goal: Tensor, steps: int, rate: float) -> tuple[Parts, Tensor]:

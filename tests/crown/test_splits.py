@@ -54,7 +54,7 @@ class Case:
     @cached_property
     def whole(self) -> Tensor:
         """Bounds by free slopes, (R,)."""
-        return self.ball.certain(bounded(self.graph, self.rows, self.state, self.ball, Effort(100)))
+        return self.ball.certain(bounded(self.graph, self.rows, self.state, self.ball, Effort(60)))
 
 
 def _case(name: str, kind: str, epsilon: float = 0.5) -> Case:
@@ -147,20 +147,25 @@ def test_parts_of_chains_of_single_neurons_hold_at_any_multiplier(kind: str, see
         parts = _sides(case.graph, parts)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [("plain", "relu"), ("pooled", "clipped_relu"), ("residual", "maxmin"), ("plain", "clipped_maxmin")],
-)
+@pytest.mark.parametrize(("name", "kind"), [("plain", "relu"), ("residual", "maxmin")])
 def test_splits_prove_more_and_nothing_that_points_refute(name: str, kind: str) -> None:
     case = _case(name, kind)
     lowest = _lowest(case)
     rows = (lowest - case.whole).view(2, -1).argmax(dim=1) + torch.tensor([0, len(lowest) // 2])
     whole, lowest, chosen = case.whole[rows], lowest[rows], case.rows.of_rows(rows)
     goals = whole + 0.1 * (lowest - whole), lowest + 1e-6
-    proved, refuted = (least_of_parts(case.graph, chosen, case.state, case.ball, 3, goal) for goal in goals)
-    assert (proved > goals[0]).any()
-    assert ((proved > goals[0]) | (proved == -torch.inf)).all()
-    assert (proved <= lowest).all()
+    found, refuted = (
+        torch.cat(
+            [
+                least_of_parts(case.graph, chosen.of_rows(row), case.state, case.ball, rounds, goal[row])
+                for row in torch.arange(2).split(1)
+            ]
+        )
+        for goal, rounds in zip(goals, (3, 1), strict=True)
+    )
+    assert (found > goals[0]).any()
+    assert ((found > goals[0]) | (found == -torch.inf)).all()
+    assert (found <= lowest).all()
     assert (refuted == -torch.inf).all()
 
 
@@ -189,8 +194,8 @@ def test_search_leaves_images_with_a_counterexample_and_splits_the_others() -> N
     required = torch.zeros_like(whole)
     robust = rows._replace(constant=-whole - 0.1 * (lowest - whole))  # proved of parts alone
     ascended, split = (
-        case.ball.certain(proved(case.graph, robust, case.state, case.ball, Effort(100, splits), required))
-        for splits in (0, 4)
+        case.ball.certain(proved(case.graph, robust, case.state, case.ball, Effort(40, splits), required))
+        for splits in (0, 3)
     )
     assert not (ascended > 0).any()
     assert (split > 0).any()
@@ -214,6 +219,8 @@ def test_where_nothing_bends_there_is_nothing_to_split() -> None:
     rows = Rows.of(torch.randn(2, 5).double(), torch.arange(2))
     value = ball.certain(bounded(split, rows, state, ball))
     goal = torch.stack((value[0] - 0.1, value[1] + 1e-3))
-    least = least_of_parts(split, rows, state, ball, 3, goal)
-    assert goal[0] < least[0] <= value[0] + 1e-9
-    assert least[1] == -torch.inf
+    first, second = (
+        least_of_parts(split, rows.of_rows(row), state, ball, 3, goal[row]) for row in torch.arange(2).split(1)
+    )
+    assert goal[0] < first <= value[0] + 1e-9
+    assert second == -torch.inf
