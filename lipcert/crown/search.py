@@ -45,6 +45,8 @@ def proved(graph: Graph, rows: Rows, state: State, ball: Ball, effort: Effort, r
         required: (R,), not negative, what bounds have to exceed.
     """
     found = bounded(graph, rows, state, ball)
+    if effort == LEAST:
+        return found
     short = (~(ball.certain(found) > required)).nonzero()[:, 0]
     for chunk in short.split(rows_at_a_time(graph)):
         lost = rows.image[chunk[refuted(graph, rows.of_rows(chunk), found.of_rows(chunk), ball)]]
