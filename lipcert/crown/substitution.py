@@ -285,7 +285,7 @@ class _Backward:
         """Bound rows at the output of a step by the ball around its input alone: steps are 1-Lipschitz."""
         if self.state.sizes is None or self.state.varying:  # a part's box may leave out the center
             return
-        if self.coefficients or len(self.curvatures.keys() - {node.index}):
+        if self.coefficients:  # of other nodes; where there are none, no curvature is on its way to these either
             return
         near, interval, image = self.state.balls[node.index], self.state.interval(node), self.image
         values = node.function.apply(near.center)[image]
