@@ -10,6 +10,7 @@ from lipcert.graph.compile import (
     register_affine,
     supported_types,
 )
+from lipcert.graph.moving import PADDING_MODES
 from lipcert.graph.nodes import Activation, Add, Affine, Image, Node
 from lipcert.graph.operators import (
     Box,
@@ -22,9 +23,11 @@ from lipcert.graph.operators import (
 )
 from lipcert.graph.pooling import AveragePool
 from lipcert.graph.scaling import scaling
+from lipcert.graph.transposed import TransposedConvolution
 from lipcert.nn import UnsupportedLayerError
 
 __all__ = [
+    "PADDING_MODES",
     "Activation",
     "Add",
     "Affine",
@@ -41,6 +44,7 @@ __all__ = [
     "PairSort",
     "Permutation",
     "Shape",
+    "TransposedConvolution",
     "UnsupportedLayerError",
     "check_unchanged",
     "compile_graph",

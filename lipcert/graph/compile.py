@@ -8,6 +8,7 @@ and training alike.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, singledispatch
@@ -20,11 +21,18 @@ from torch import Tensor, nn
 from lipcert.graph.activations import MAKERS, nonlinearity
 from lipcert.graph.nodes import Activation, Add, Affine, Image, Node
 from lipcert.graph.operators import Convolution, Dense, Operator, Shape, reshape
-from lipcert.nn import Residual, UnsupportedLayerError
+from lipcert.graph.padding import with_padding
+from lipcert.nn import GroupSort2, Residual, UnsupportedLayerError
 from lipcert.nn.integrity import refuse_altered
 
-CONTAINERS = (nn.Sequential, Residual)
+CONTAINERS = (nn.Sequential, GroupSort2, Residual)
 """Layers that are made of layers."""
+
+OF_ITS_INPUT = (nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.RMSNorm, nn.LocalResponseNorm)
+"""Layers that normalise by statistics of each image."""
+
+OPTIONAL: dict[tuple[str, str], Callable[[Any, Shape], Operator]] = {}
+"""Affine layers of packages that are imported by whoever has such a layer: module and name of the class."""
 
 _KEYS = count()
 
@@ -53,8 +61,6 @@ def _(layer: nn.Conv2d, input_shape: Shape) -> Operator:
     if len(input_shape) != 3 or input_shape[0] != layer.in_channels:
         given = ", ".join(map(str, ("B", *input_shape)))
         raise UnsupportedLayerError(f"this Conv2d takes inputs (B, {layer.in_channels}, height, width), got ({given}).")
-    if layer.padding_mode != "zeros":
-        raise UnsupportedLayerError(f"Conv2d with padding_mode={layer.padding_mode!r} is not supported, only 'zeros'.")
     kernel, stride, dilation = pair(layer.kernel_size), pair(layer.stride), pair(layer.dilation)
     if layer.padding == "same":
         totals = [dilation[i] * (kernel[i] - 1) for i in (0, 1)]
@@ -68,7 +74,8 @@ def _(layer: nn.Conv2d, input_shape: Shape) -> Operator:
         for i, padded in enumerate((padding[2] + padding[3], padding[0] + padding[1]))
     ]
     shape = (layer.out_channels, *sizes)
-    return Convolution(input_shape, shape, layer.weight, layer.bias, stride, padding, dilation, layer.groups)
+    made = Convolution(input_shape, shape, layer.weight, layer.bias, stride, padding, dilation, layer.groups)
+    return made if layer.padding_mode == "zeros" else with_padding(made, layer.padding_mode)
 
 
 @operator.register
@@ -219,8 +226,26 @@ def check_unchanged(graph: Graph) -> None:
 
 def supported_types() -> frozenset[type[nn.Module]]:
     """Return the classes of layers that have bounds."""
+    for (module, name), make in OPTIONAL.items():
+        kind = getattr(sys.modules.get(module), name, None)
+        if kind is not None and kind not in operator.registry:
+            operator.register(kind, make)
     affine = (kind for kind in operator.registry if kind is not object)
     return frozenset((*CONTAINERS, *affine, *MAKERS))
+
+
+def refuse_statistics(layer: nn.Module, name: str) -> None:
+    """Refuse a layer that divides by a standard deviation of the very values it is given.
+
+    Raises:
+        UnsupportedLayerError: naming the layer.
+    """
+    if isinstance(layer, OF_ITS_INPUT):
+        raise UnsupportedLayerError(
+            f"Layer {name or 'model'!r} ({type(layer).__name__}) divides by a standard deviation of what it is given: "
+            "where that is small it enlarges changes without limit, so no Lipschitz constant is of use; batch norm in "
+            "eval mode divides by constants."
+        )
 
 
 def _refuse_inplace(layer: Residual, name: str) -> None:
@@ -276,6 +301,7 @@ class _Compiler:
         if isinstance(layer, Residual):
             return self._residual(layer, source, name)
         shape, index = self.nodes[source].shape, len(self.nodes)
+        refuse_statistics(layer, name)
         activation = isinstance(layer, self.activations)
         if not activation and not is_affine(type(layer)):
             names = ", ".join(sorted({kind.__name__ for kind in supported_types()}))

@@ -309,6 +309,43 @@ class Permutation(Operator):
         return None
 
 
+@dataclass(frozen=True)
+class Selection(Operator):
+    """A layer each of whose outputs is one of the inputs or 0, executed without arithmetic (padding, cutting off).
+
+    `move`: the layer's function, (B, *input_shape) to (B, *output_shape); `move_back`: its transpose.
+    `copies`: how many outputs an input is, at most; one that is several counts as computed.
+    """
+
+    move: Callable[[Tensor], Tensor]
+    move_back: Callable[[Tensor], Tensor]
+    copies: int = 1
+
+    def apply(self, inputs: Tensor) -> Tensor:
+        return self.move(inputs)
+
+    def affine(self, inputs: Tensor) -> Tensor:
+        return self.move(inputs)
+
+    def adjoint(self, outputs: Tensor) -> Tensor:
+        return self.move_back(outputs)
+
+    def absolute(self) -> Operator:
+        return self
+
+    def squared(self) -> Operator:
+        return self
+
+    def products(self) -> tuple[int, int]:
+        return (0, 0) if self.copies <= 1 else (1, self.copies)
+
+    def magnitude(self, size: Tensor) -> Tensor:
+        return self.move(size)
+
+    def row_norms(self) -> Tensor:
+        return self.move(torch.ones(1, *self.input_shape, dtype=torch.float64))
+
+
 def reshape(input_shape: Shape, output_shape: Shape) -> Permutation:
     """Return the operator of a change of shape."""
     return Permutation(input_shape, output_shape, _Reshaped(output_shape), _Reshaped(input_shape))

@@ -1,4 +1,4 @@
-"""Average pooling: its operator, and which layers are one."""
+"""Average pooling, over windows of one size or adaptive: its operators, and which layers are one."""
 
 from dataclasses import dataclass, replace
 
@@ -17,7 +17,7 @@ class AveragePool(Operator):
     `count`: number of pixels in each window, `divisor`: what their sum is divided by; (1, *output_shape).
     """
 
-    layer: nn.AvgPool2d
+    layer: nn.AvgPool2d | nn.AdaptiveAvgPool2d
     count: Tensor
     divisor: Tensor
     entries_squared: bool = False
@@ -30,6 +30,7 @@ class AveragePool(Operator):
         return self.apply(inputs)
 
     def adjoint(self, outputs: Tensor) -> Tensor:
+        assert isinstance(self.layer, nn.AvgPool2d)
         averaged = outputs / self.divisor.to(outputs) if self.entries_squared else outputs
         kernel, stride, padding = map(pair, (self.layer.kernel_size, self.layer.stride, self.layer.padding))
         return torch.ops.aten.avg_pool2d_backward(
@@ -63,6 +64,21 @@ class AveragePool(Operator):
         return self.count.sqrt() / self.divisor
 
 
+@dataclass(frozen=True)
+class AdaptivePool(AveragePool):
+    """Average pooling to so many windows; `overlap`: how many of them a pixel is in, at most."""
+
+    overlap: int = 1
+
+    def adjoint(self, outputs: Tensor) -> Tensor:
+        averaged = outputs / self.divisor.to(outputs) if self.entries_squared else outputs
+        like = outputs.new_empty(outputs.shape[0], *self.input_shape)  # its shape alone matters
+        return torch.ops.aten._adaptive_avg_pool2d_backward(averaged, like)
+
+    def products(self) -> tuple[int, int]:
+        return super().products()[0], self.overlap + 1
+
+
 @operator.register
 def _(layer: nn.AvgPool2d, input_shape: Shape) -> Operator:
     kernel, stride = pair(layer.kernel_size), pair(layer.stride)
@@ -74,3 +90,23 @@ def _(layer: nn.AvgPool2d, input_shape: Shape) -> Operator:
     divisor = count / layer(ones)
     disjoint = stride[0] >= kernel[0] and stride[1] >= kernel[1]
     return AveragePool(input_shape, tuple(count.shape[1:]), layer, count, divisor, orthogonal_rows=disjoint)
+
+
+@operator.register
+def _(layer: nn.AdaptiveAvgPool2d, input_shape: Shape) -> Operator:
+    if len(input_shape) != 3:
+        raise UnsupportedLayerError(f"an AdaptiveAvgPool2d takes images (C, height, width), got {input_shape}.")
+    wanted = layer.output_size if isinstance(layer.output_size, tuple) else (layer.output_size, layer.output_size)
+    pairs = zip(input_shape[1:], wanted, strict=True)
+    rows, columns = (_windows(size, size if number is None else number) for size, number in pairs)
+    count = (rows.sum(dim=1)[:, None] * columns.sum(dim=1)).expand(1, input_shape[0], -1, -1)
+    overlap = int(rows.sum(dim=0).max() * columns.sum(dim=0).max())
+    shape = tuple(count.shape[1:])
+    return AdaptivePool(input_shape, shape, layer, count, count, overlap=overlap, orthogonal_rows=overlap <= 1)
+
+
+def _windows(size: int, number: int) -> Tensor:
+    """Return 1 where one of `number` windows holds one of `size` pixels in a row, (number, size)."""
+    window, pixel = torch.arange(number)[:, None], torch.arange(size)
+    inside = (pixel >= window * size // number) & (pixel < -(-(window + 1) * size // number))
+    return inside.double()

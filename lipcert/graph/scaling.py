@@ -1,10 +1,11 @@
-"""Elementwise affine operators, and the layers that are: normalisation and batch norm."""
+"""Elementwise affine operators, and the layers that are: normalisation, torchvision's too, and batch norm."""
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
-from lipcert.graph.compile import operator
+from lipcert.graph.compile import OPTIONAL, operator
 from lipcert.graph.operators import Operator, Shape
 from lipcert.nn import Normalize, UnsupportedLayerError
 
@@ -67,6 +68,30 @@ class Scaling(Operator):
         return scale if scale.dim() > len(self.output_shape) else scale.expand(1, *self.output_shape)
 
 
+@dataclass(frozen=True)
+class Constant(Scaling):
+    """A scaling by numbers that no parameter or buffer holds, in float64: they take the precision of what they meet."""
+
+    def _like(self, values: Tensor) -> Scaling:
+        shift, offset = (None if each is None else each.to(values) for each in (self.shift, self.offset))
+        return Scaling(self.input_shape, self.output_shape, self.scale.to(values), shift, offset=offset)
+
+    def apply(self, inputs: Tensor) -> Tensor:
+        return self._like(inputs).apply(inputs)
+
+    def affine(self, inputs: Tensor) -> Tensor:
+        return self._like(inputs).affine(inputs)
+
+    def adjoint(self, outputs: Tensor) -> Tensor:
+        return self._like(outputs).adjoint(outputs)
+
+    def magnitude(self, size: Tensor) -> Tensor:
+        return self._like(size).magnitude(size)
+
+    def intermediates(self, size: Tensor) -> Tensor:
+        return self._like(size).intermediates(size)
+
+
 def scaling(shape: Shape, scale: Tensor, shift: Tensor | None = None, per_image: bool = False) -> Scaling:
     """Return the operator h -> scale * h + shift on (B, *shape)."""
     images = scale.shape[0] if per_image else 1
@@ -81,6 +106,26 @@ def _(layer: Normalize, input_shape: Shape) -> Operator:
     scale = (1 / layer.std).view(per_channel)
     mean = layer.mean.view(per_channel)
     return replace(scaling(input_shape, scale, -mean * scale), offset=mean.abs())
+
+
+def _transform(layer: nn.Module, input_shape: Shape) -> Operator:
+    if layer.inplace:
+        raise UnsupportedLayerError("torchvision's Normalize with inplace=True overwrites its input; build it without.")
+    means, stds = (torch.tensor(each, dtype=torch.float64).flatten() for each in (layer.mean, layer.std))
+    if len(input_shape) != 3 or not len(means) == len(stds) == input_shape[0]:
+        raise UnsupportedLayerError(
+            f"torchvision's Normalize with {len(means)} means and {len(stds)} stds does not fit images {input_shape}."
+        )
+    if not bool(means.isfinite().all() and stds.isfinite().all() and (stds > 0).all()):
+        raise UnsupportedLayerError(f"torchvision's Normalize needs finite means and stds > 0, got {layer.std}.")
+    scale, mean = (1 / stds).view(-1, 1, 1), means.view(-1, 1, 1)
+    return Constant(
+        input_shape, input_shape, scale, -mean * scale, offset=mean.abs(), orthogonal_rows=True, elementwise=True
+    )
+
+
+OPTIONAL["torchvision.transforms.transforms", "Normalize"] = _transform
+OPTIONAL["torchvision.transforms.v2._misc", "Normalize"] = _transform
 
 
 @operator.register(nn.BatchNorm1d)

@@ -25,13 +25,17 @@ from torch.nn.utils.parametrize import ParametrizationList
 from lipcert.nn.activations import ClippedMaxMin, ClippedReLU, MaxMin
 from lipcert.nn.almost_orthogonal import AlmostOrthogonal
 from lipcert.nn.blocks import Normalize, Residual
+from lipcert.nn.channels import ChannelPad, GroupSort2, HalvesToPairs, PairsToHalves
 
 
 class UnsupportedLayerError(NotImplementedError):
     """A layer whose output region cannot be bounded soundly, named with its place in the model."""
 
 
-OWN = (AlmostOrthogonal, ClippedMaxMin, ClippedReLU, MaxMin, Normalize, Residual)
+OWN = (
+    *(AlmostOrthogonal, ChannelPad, ClippedMaxMin, ClippedReLU, GroupSort2, HalvesToPairs, MaxMin, Normalize),
+    *(PairsToHalves, Residual),
+)
 """The layers of lipcert."""
 
 REPEATING = (
@@ -91,8 +95,11 @@ ALIASES = {"Module.__call__": "Module._wrapped_call_impl", "Module.forward": "_f
 COUNTING, COUNTED = "torch._dynamo.mutation_guard", "install_generation_tagging_init.<locals>.patched_setstate"
 """Where torch.compile replaces `nn.Module.__setstate__`, for all modules, by a function around torch's own."""
 
-KERNELS = ("avg_pool2d", "conv2d", "linear")
+KERNELS = ("avg_pool2d", "conv2d", "conv_transpose2d", "linear", "pixel_shuffle", "pixel_unshuffle")
 """Functions of `torch.nn.functional` that are not written in Python."""
+
+FUNCTIONAL = {"torchvision.transforms.transforms": "torchvision.transforms.functional"}
+"""Modules whose `F` is another than `torch.nn.functional`."""
 
 
 def refuse_altered(layers: Iterable[tuple[str, nn.Module]], kinds: Collection[type[nn.Module]]) -> None:
@@ -162,7 +169,7 @@ def _refuse_instance(layer: nn.Module, place: str) -> None:
     for key in attributes.keys() - PLAIN:
         if key.startswith("__") or key in held or key in layer._modules or callable(getattr(kind, key, None)):
             raise UnsupportedLayerError(f"{place} has a `{key}` of its own, so its rule need not hold.")
-    for key in ("training", *getattr(kind, "__constants__", ())):
+    for key in _constants(kind):
         value = attributes.get(key)
         if (type(value) is tuple or type(value) not in FIXED) and not _fixed(value):
             raise UnsupportedLayerError(f"{place} has a `{key}` that is no plain value, so its rule need not hold.")
@@ -177,6 +184,12 @@ def _refuse_instance(layer: nn.Module, place: str) -> None:
         for own in vars(tensor) if type(tensor) in NUMBERS[:2] else ():
             if hasattr(Tensor, own):
                 raise UnsupportedLayerError(f"{place} has a `{key}` with a `{own}` of its own; delete that.")
+
+
+def _constants(kind: type[nn.Module]) -> tuple[str, ...]:
+    """Return the attributes that decide what layers of a class compute, beside parameters and buffers."""
+    transform = ("mean", "std", "inplace") if kind.__module__.startswith("torchvision.transforms.") else ()
+    return ("training", *getattr(kind, "__constants__", ()), *transform)
 
 
 def _fixed(value: object) -> bool:
@@ -204,9 +217,8 @@ def _same(layer: nn.Module, other: nn.Module | None) -> bool:
     if other is None or type(layer) is not type(other):
         return False
     held, theirs = ({**each._parameters, **each._buffers} for each in (layer, other))
-    computes_by = ("training", *getattr(type(layer), "__constants__", ()))
     return (
-        all(vars(layer).get(key) == vars(other).get(key) for key in computes_by)
+        all(vars(layer).get(key) == vars(other).get(key) for key in _constants(type(layer)))
         and layer._modules.keys() == other._modules.keys()
         and held.keys() == theirs.keys()
         and all(_equal(tensor, theirs[key]) for key, tensor in held.items())
@@ -297,7 +309,7 @@ def _patched(cls: type) -> str | None:
     called, functional = _functions(cls), getattr(sys.modules[cls.__module__], "F", F)
     for name in called:
         if not _expected(getattr(functional, name), name, called):
-            return f"torch.nn.functional.{name}"
+            return f"{FUNCTIONAL.get(cls.__module__, 'torch.nn.functional')}.{name}"
     return None
 
 
@@ -331,7 +343,7 @@ def _functions(cls: type) -> dict[str, object]:
     """Return the code, as written, of the functions of `torch.nn.functional` that the class's methods name."""
     names = {name for code in _methods(cls).values() if isinstance(code, CodeType) for name in code.co_names}
     codes: dict[str, object] = {name: BuiltinFunctionType for name in names if name in KERNELS}
-    written = _written("torch.nn.functional")
+    written = _written(FUNCTIONAL.get(cls.__module__, "torch.nn.functional"))
     return codes | {name: written[name] for name in names if name in written}
 
 

@@ -1,5 +1,7 @@
 """What the re-check needs of an affine layer: its matrix, its moduli, its squares and its rounding, all in float64."""
 
+from __future__ import annotations
+
 import copy
 import math
 from collections.abc import Callable, Sequence
@@ -24,6 +26,7 @@ class Affine:
     `growth`, `shift`: what is computed on the way, and the factors it meets, stay below growth (1 + shift + max |v|).
     `counted`: v -> [W ≠ 0] v, for layers that add up products and a bias, in any order; None for others.
     `monomial`: one entry at most in every row and column; `disjoint`: no input feeds two outputs.
+    `of_images`: makes the map for inputs of a shape without the batch, where counts depend on it.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Affine:
     counted: Function | None = None
     monomial: bool = False
     disjoint: bool = False
+    of_images: Callable[[tuple[int, ...]], Affine] | None = None
 
 
 @singledispatch
@@ -51,14 +55,15 @@ def describe(module: nn.Module, name: str) -> Affine:
     raise NotImplementedError(f"Layer {name!r} ({type(module).__name__}) cannot be re-checked.")
 
 
-def _with_weight(module: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor | None) -> nn.Module:
+def _with_weight(module: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, weight: Tensor, bias: Tensor | None) -> nn.Module:
     twin = copy.deepcopy(module)
     twin.weight = nn.Parameter(weight, requires_grad=False)
     twin.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
     return twin
 
 
-def _weighted(module: nn.Conv2d | nn.Linear, name: str, terms: int) -> Affine:
+def weighted(module: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, name: str, terms: int) -> Affine:
+    """Return a layer of sums of products, so many `terms` at most, and a bias."""
     weight = module.weight.detach().double()
     bias = None if module.bias is None else module.bias.detach().double()
     return Affine(
@@ -76,14 +81,7 @@ def _weighted(module: nn.Conv2d | nn.Linear, name: str, terms: int) -> Affine:
 
 @describe.register
 def _(module: nn.Linear, name: str) -> Affine:
-    return _weighted(module, name, module.in_features)
-
-
-@describe.register
-def _(module: nn.Conv2d, name: str) -> Affine:
-    if module.padding_mode != "zeros":
-        raise NotImplementedError(f"Layer {name!r} pads with {module.padding_mode!r}; only zeros can be re-checked.")
-    return _weighted(module, name, math.prod(module.weight.shape[1:]))
+    return weighted(module, name, module.in_features)
 
 
 @describe.register
@@ -116,7 +114,7 @@ def _per_channel(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *(1 for _ in range(like.dim() - 2)))
 
 
-def _scaling(
+def scaled(
     name: str, scale: Tensor, shift: Tensor, offset: Tensor, operations: int, mean: Tensor, factors: Sequence[Tensor]
 ) -> Affine:
     """Return v -> scale v + shift, vectors of one entry a channel, executed as (v - mean) times all `factors`.
@@ -142,7 +140,7 @@ def _scaling(
 @describe.register
 def _(module: Normalize, name: str) -> Affine:
     mean, std = module.mean.double(), module.std.double()
-    return _scaling(name, 1 / std, -mean / std, mean.abs() / std, 4, mean, [1 / std])
+    return scaled(name, 1 / std, -mean / std, mean.abs() / std, 4, mean, [1 / std])
 
 
 def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, name: str) -> Affine:
@@ -153,7 +151,7 @@ def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, name: str) -> Affine:
     bias = torch.zeros_like(mean) if module.bias is None else module.bias.detach().double()
     root = (variance + module.eps).rsqrt()
     scale = weight * root
-    return _scaling(name, scale, bias - scale * mean, scale.abs() * mean.abs() + bias.abs(), 8, mean, [root, weight])
+    return scaled(name, scale, bias - scale * mean, scale.abs() * mean.abs() + bias.abs(), 8, mean, [root, weight])
 
 
 describe.register(nn.BatchNorm1d, _batch_norm)

@@ -2,18 +2,19 @@
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from lipcert.nn import Residual
+from lipcert.nn import GroupSort2, Residual
 from lipcert.nn.integrity import refuse_altered, refuse_unreadable
 from lipcert.recheck.activations import Activation, describe_activation
 from lipcert.recheck.affine import Affine, describe
+from lipcert.recheck.layers import register_transforms
 
 INERT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)
-CONTAINERS = (nn.Sequential, Residual, *INERT)
+CONTAINERS = (nn.Sequential, GroupSort2, Residual, *INERT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +79,7 @@ def compile_program(model: nn.Module, image_shape: Sequence[int]) -> Program:
         NotImplementedError: naming a layer that is not supported, carries a hook or a forward of its own.
         ValueError: for weights that are not finite, of mixed or unsupported dtype, or shapes that do not fit.
     """
+    register_transforms()
     kinds = {*CONTAINERS, *describe.registry, *describe_activation.registry}
     for name, module in model.named_modules():
         _require_supported(module, name, kinds)
@@ -93,7 +95,15 @@ def compile_program(model: nn.Module, image_shape: Sequence[int]) -> Program:
             raise ValueError("A residual block adds a branch and a shortcut of different shapes.")
     if values[output].dim() != 2:
         raise ValueError(f"Expected logits (B, classes), got shape {tuple(values[output].shape)}.")
-    return Program(tuple(steps), tuple(tuple(value.shape[1:]) for value in values), output, dtype)
+    shapes = tuple(tuple(value.shape[1:]) for value in values)
+    return Program(tuple(_sized(step, shapes) for step in steps), shapes, output, dtype)
+
+
+def _sized(step: Step, shapes: Sequence[tuple[int, ...]]) -> Step:
+    """Return a step with the affine map that its layer is on inputs of its source's shape."""
+    if not isinstance(step, AffineStep) or step.affine.of_images is None:
+        return step
+    return replace(step, affine=step.affine.of_images(shapes[step.source]))
 
 
 def _append(steps: list[Step], module: nn.Module, name: str, source: int) -> int:

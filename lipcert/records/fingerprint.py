@@ -13,29 +13,56 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+CONVOLUTION = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+
 TOLD: dict[str, set[str]] = {
+    "AdaptiveAvgPool2d": {"output_size"},
     "AvgPool2d": {"kernel_size", "stride", "padding"},
     "BatchNorm1d": {"num_features", "eps", "momentum", "affine", "track_running_stats"},
     "BatchNorm2d": {"num_features", "eps", "momentum", "affine", "track_running_stats"},
-    "Conv2d": {"in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"},
+    "ChannelPad": {"before", "after"},
+    "CircularPad2d": {"padding"},
+    "Conv2d": {*CONVOLUTION},
+    "ConvTranspose2d": {*CONVOLUTION, "output_padding"},
     "Dropout": {"p", "inplace"},
     "Dropout1d": {"p", "inplace"},
     "Dropout2d": {"p", "inplace"},
     "Flatten": {"start_dim", "end_dim"},
     "Linear": {"in_features", "out_features"},
+    "PixelShuffle": {"upscale_factor"},
+    "PixelUnshuffle": {"downscale_factor"},
     "ReLU": {"inplace"},
+    "ReflectionPad2d": {"padding"},
+    "ReplicationPad2d": {"padding"},
+    "ZeroPad2d": {"padding"},
 }
-"""Attributes that the `repr` of each of torch's layers tells."""
+"""Attributes that the `repr` of each layer tells."""
 
-IDLE: dict[str, set[str]] = {"Conv2d": {"transposed", "output_padding", "_reversed_padding_repeated_twice"}}
+IDLE: dict[str, set[str]] = {
+    "Conv2d": {"transposed", "output_padding", "_reversed_padding_repeated_twice"},
+    "ConvTranspose2d": {"transposed", "_reversed_padding_repeated_twice"},
+}
 """Attributes that change nothing where all others are as told."""
 
 USUAL: dict[str, dict[str, Any]] = {
     "AvgPool2d": {"ceil_mode": False, "count_include_pad": True, "divisor_override": None},
+    "ZeroPad2d": {"value": 0.0},
 }
 """Values of attributes that no `repr` tells and that go without saying."""
 
-NAMES = {"ClippedMaxMin", "ClippedReLU", "MaxMin", "Normalize", "Residual", "Identity", "Sequential", *TOLD}
+NAMES = {
+    *(
+        "ClippedMaxMin",
+        "ClippedReLU",
+        "GroupSort2",
+        "HalvesToPairs",
+        "Identity",
+        "MaxMin",
+        "Normalize",
+        "PairsToHalves",
+    ),
+    *("Residual", "Sequential", *TOLD),
+}
 """What layers with bounds are called."""
 
 

@@ -115,7 +115,7 @@ def refuse_execution(kinds: Collection[type[nn.Module]], device: torch.device) -
     """
     refuse_interception()
     own = any(not kind.__module__.startswith(("torch.nn.", "lipcert.nn.")) for kind in kinds)
-    convolves = own or any(issubclass(kind, nn.Conv2d) for kind in kinds)
+    convolves = own or any(issubclass(kind, nn.Conv2d | nn.ConvTranspose2d) for kind in kinds)
     multiplies = own or any(issubclass(kind, nn.Linear) for kind in kinds)
     for _, found, remedy in uncovered(present_execution(device), convolves, multiplies):
         raise ValueError(

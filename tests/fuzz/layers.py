@@ -11,8 +11,20 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrize import register_parametrization
+from torchvision import transforms
+from torchvision.transforms import v2
 
-from lipcert.nn import AlmostOrthogonal, ClippedMaxMin, ClippedReLU, MaxMin, Normalize
+from lipcert.nn import (
+    AlmostOrthogonal,
+    ChannelPad,
+    ClippedMaxMin,
+    ClippedReLU,
+    GroupSort2,
+    HalvesToPairs,
+    MaxMin,
+    Normalize,
+    PairsToHalves,
+)
 from tests.fuzz.weights import KINDS, SCALES, filled
 
 Shape = tuple[int, ...]
@@ -37,7 +49,7 @@ def seeded(draw: Draw) -> torch.Generator:
     return torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
 
 
-def weighted(draw: Draw, layer: nn.Linear | nn.Conv2d) -> nn.Module:
+def weighted(draw: Draw, layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> nn.Module:
     """Fill a layer with weights; one in eight is parametrized."""
     parametrized = draw(st.integers(0, 7)) == 7
     kind = one_of(draw, PLAIN if parametrized else tuple(KINDS))
@@ -100,6 +112,54 @@ def convolution(draw: Draw, shape: Shape) -> nn.Module:
     )
 
 
+def other_padding(draw: Draw, shape: Shape) -> nn.Module:
+    """A convolution of images that are padded with their own pixels."""
+    mode = one_of(draw, ("circular", "reflect", "replicate"))
+    channels, *sides = shape
+    kernel = tuple(draw(st.integers(1, min(3, side))) for side in sides)
+    padding = tuple(draw(st.integers(0, min(2, side - 1))) for side in sides)
+    stride = one_of(draw, (1, 2))
+    outputs = one_of(draw, WIDTHS)
+    return weighted(
+        draw,
+        nn.Conv2d(channels, outputs, kernel, stride, padding, padding_mode=mode, dtype=torch.float64),  # type: ignore[arg-type]
+    )
+
+
+def any_convolution(draw: Draw, shape: Shape) -> nn.Module:
+    """One in six pads with pixels."""
+    return (other_padding if draw(st.integers(0, 5)) == 5 else convolution)(draw, shape)
+
+
+def transposed(draw: Draw, shape: Shape) -> nn.Module:
+    kernel, stride = draw(st.integers(1, 3)), one_of(draw, (1, 2))
+    padding, added = draw(st.integers(0, kernel // 2)), draw(st.integers(0, stride - 1))
+    outputs, bias = one_of(draw, WIDTHS[:4]), draw(st.booleans())
+    layer = nn.ConvTranspose2d(shape[0], outputs, kernel, stride, padding, added, bias=bias, dtype=torch.float64)
+    return weighted(draw, layer)
+
+
+def padding(kind: type[nn.ZeroPad2d | nn.CircularPad2d], draw: Draw, shape: Shape) -> nn.Module:
+    least = -1 if kind is nn.ZeroPad2d and min(shape[1:]) > 2 else 0
+    sizes = [draw(st.integers(least, min(2, side - 1))) for side in (shape[2], shape[2], shape[1], shape[1])]
+    return kind((sizes[0], sizes[1], sizes[2], sizes[3]))
+
+
+def channel_pad(draw: Draw, shape: Shape) -> nn.Module:
+    before, after = one_of(draw, ((1, 0), (0, 2), (-1, 1), (1, -1)))
+    return ChannelPad(before, after) if shape[0] > 1 else ChannelPad(1, 0)
+
+
+def adaptive_pool(draw: Draw, shape: Shape) -> nn.Module:
+    height, width = (one_of(draw, (1, 2, 3, None)) for _ in shape[1:])
+    return nn.AdaptiveAvgPool2d((height, width))
+
+
+def transform(kind: type[nn.Module], draw: Draw, shape: Shape) -> nn.Module:
+    means, stds = (0.5, 0.0, 0.4914), (0.25, 0.225, 1.0, 1e-3)
+    return kind([one_of(draw, means) for _ in range(shape[0])], [one_of(draw, stds) for _ in range(shape[0])])
+
+
 def average_pool(draw: Draw, shape: Shape) -> nn.Module:
     kernel = tuple(draw(st.integers(1, min(3, side))) for side in shape[1:])
     stride = None if draw(st.booleans()) else tuple(draw(st.integers(1, 3)) for _ in kernel)
@@ -155,7 +215,29 @@ def _thresholds(draw: Draw, shape: Shape) -> Shape:
 
 DRAWN: dict[type[nn.Module], tuple[int, Callable[[Shape], bool], Callable[[Draw, Shape], nn.Module]]] = {
     nn.Linear: (4, lambda shape: True, linear),
-    nn.Conv2d: (5, lambda shape: len(shape) == 3, convolution),
+    nn.Conv2d: (5, lambda shape: len(shape) == 3, any_convolution),
+    nn.ConvTranspose2d: (2, lambda shape: len(shape) == 3, transposed),
+    GroupSort2: (2, lambda shape: shape[0] % 2 == 0, partial(bare, GroupSort2)),
+    nn.AdaptiveAvgPool2d: (2, lambda shape: len(shape) == 3, adaptive_pool),
+    nn.ZeroPad2d: (1, lambda shape: len(shape) == 3, partial(padding, nn.ZeroPad2d)),
+    nn.CircularPad2d: (1, lambda shape: len(shape) == 3, partial(padding, nn.CircularPad2d)),
+    nn.ReflectionPad2d: (1, lambda shape: len(shape) == 3, partial(padding, nn.ReflectionPad2d)),
+    nn.ReplicationPad2d: (1, lambda shape: len(shape) == 3, partial(padding, nn.ReplicationPad2d)),
+    nn.PixelShuffle: (
+        1,
+        lambda shape: len(shape) == 3 and shape[0] % 4 == 0,
+        partial(bare, partial(nn.PixelShuffle, 2)),
+    ),
+    nn.PixelUnshuffle: (
+        1,
+        lambda shape: len(shape) == 3 and shape[1] % 2 == shape[2] % 2 == 0,
+        partial(bare, partial(nn.PixelUnshuffle, 2)),
+    ),
+    ChannelPad: (1, lambda shape: True, channel_pad),
+    PairsToHalves: (1, lambda shape: shape[0] % 2 == 0, partial(bare, PairsToHalves)),
+    HalvesToPairs: (1, lambda shape: shape[0] % 2 == 0, partial(bare, HalvesToPairs)),
+    transforms.Normalize: (1, lambda shape: len(shape) == 3, partial(transform, transforms.Normalize)),
+    v2.Normalize: (1, lambda shape: len(shape) == 3, partial(transform, v2.Normalize)),
     nn.ReLU: (2, lambda shape: True, partial(bare, nn.ReLU)),
     ClippedReLU: (2, lambda shape: True, clipped_relu),
     MaxMin: (3, lambda shape: shape[0] % 2 == 0, partial(bare, MaxMin)),
@@ -172,6 +254,6 @@ DRAWN: dict[type[nn.Module], tuple[int, Callable[[Shape], bool], Callable[[Draw,
 }
 """By type: how often it is drawn, for which shapes of inputs, and how."""
 
-MIXING = (nn.Linear, nn.Conv2d, nn.AvgPool2d)
+MIXING = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
-ACTIVATIONS = (nn.ReLU, ClippedReLU, MaxMin, ClippedMaxMin)
+ACTIVATIONS = (nn.ReLU, ClippedReLU, MaxMin, ClippedMaxMin, GroupSort2)

@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lipcert
@@ -35,10 +36,31 @@ from tests.oracles import ExactNorms, points_in_ball, scale_weights
 EPSILON = 0.15
 
 
-def _unshuffled(layer: nn.PixelUnshuffle, shape: Shape) -> Permutation:
-    factor, (channels, height, width) = layer.downscale_factor, shape
-    back = nn.PixelShuffle(factor)
-    return Permutation(shape, (channels * factor**2, height // factor, width // factor), layer, back)
+class _Tiles(nn.Module):
+    """Moves each square of pixels into channels."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return F.pixel_unshuffle(inputs, self.side)
+
+
+class _Band(nn.Module):
+    """Clamps between two numbers."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.clamp(self.low, self.high)
+
+
+def _tiles(layer: _Tiles, shape: Shape) -> Permutation:
+    side, (channels, height, width) = layer.side, shape
+    return Permutation(shape, (channels * side**2, height // side, width // side), layer, nn.PixelShuffle(side))
 
 
 @pytest.fixture(autouse=True)
@@ -57,17 +79,17 @@ def fixture_tables() -> Iterator[None]:
 
 def _model() -> nn.Sequential:
     torch.manual_seed(0)
-    block = Residual(nn.Sequential(nn.Conv2d(16, 16, 3, 1, 1), nn.Hardtanh(-0.5, 0.3), nn.Conv2d(16, 16, 1)))
+    block = Residual(nn.Sequential(nn.Conv2d(16, 16, 3, 1, 1), _Band(-0.5, 0.3), nn.Conv2d(16, 16, 1)))
     model = nn.Sequential(
-        *(nn.Conv2d(2, 4, 3, 1, 1), nn.Hardtanh(-0.1, 0.2), nn.PixelUnshuffle(2), block),
-        *(nn.Hardtanh(-0.2, 0.2), nn.Flatten(), nn.Linear(144, 8), nn.ReLU(), nn.Linear(8, 3)),
+        *(nn.Conv2d(2, 4, 3, 1, 1), _Band(-0.1, 0.2), _Tiles(2), block),
+        *(_Band(-0.2, 0.2), nn.Flatten(), nn.Linear(144, 8), nn.ReLU(), nn.Linear(8, 3)),
     )
     return scale_weights(model, 1.4).double().eval()  # type: ignore[return-value]
 
 
 def _register() -> None:
-    register_affine(nn.PixelUnshuffle, _unshuffled)
-    register_activation(nn.Hardtanh, lambda layer, shape: Clamp(layer.min_val, layer.max_val))
+    register_affine(_Tiles, _tiles)
+    register_activation(_Band, lambda layer, shape: Clamp(layer.low, layer.high))
 
 
 def _inputs_of_activations(model: nn.Sequential, points: Tensor) -> list[Tensor]:
@@ -80,8 +102,8 @@ def _inputs_of_activations(model: nn.Sequential, points: Tensor) -> list[Tensor]
 
 
 def test_refused_before() -> None:
-    for layer in (nn.Sequential(nn.Conv2d(2, 4, 3, 1, 1), nn.PixelUnshuffle(2)), nn.Hardtanh()):
-        with pytest.raises(UnsupportedLayerError, match=r"PixelUnshuffle|Hardtanh"):
+    for layer in (nn.Sequential(nn.Conv2d(2, 4, 3, 1, 1), _Tiles(2)), _Band(-1.0, 1.0)):
+        with pytest.raises(UnsupportedLayerError, match=r"_Tiles|_Band"):
             compile_graph(layer, IMAGE)
 
 
@@ -191,18 +213,18 @@ class _Loud(_Halved, _Louder):
 
 def test_registered_layers_are_held_to_what_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     register_affine(_Halved, lambda layer, shape: scaling(shape, torch.full((1, 1), 0.5, dtype=torch.float64)))
-    register_activation(nn.Hardtanh, lambda layer, shape: Clamp(layer.min_val, layer.max_val))
+    register_activation(_Band, lambda layer, shape: Clamp(layer.low, layer.high))
     torch.manual_seed(0)
 
     def network(layer: nn.Module) -> nn.Sequential:
-        return nn.Sequential(nn.Linear(3, 3), layer, nn.Hardtanh(-0.1, 0.1), nn.Linear(3, 2)).eval()
+        return nn.Sequential(nn.Linear(3, 3), layer, _Band(-0.1, 0.1), nn.Linear(3, 2)).eval()
 
     image = torch.rand(1, 3)
     for layer in (_Halved(), _Plain()):
         lipcert.certify(network(layer), image, torch.tensor([0]), 0.01)
     with pytest.raises(UnsupportedLayerError, match=r"'1' \(_Loud\) has a `__call__`"):
         lipcert.certify(network(_Loud()), image, torch.tensor([0]), 0.01)
-    for kind, name in ((_Halved, "'1'"), (nn.Hardtanh, "'2'")):
+    for kind, name in ((_Halved, "'1'"), (_Band, "'2'")):
         with monkeypatch.context() as patched:
             patched.setattr(kind, "forward", lambda layer, inputs: 1000 * inputs)
             with pytest.raises(UnsupportedLayerError, match=f"{name}.*was replaced"):
