@@ -20,13 +20,17 @@ from torch import Tensor, nn
 
 from lipcert.graph.activations import MAKERS, nonlinearity
 from lipcert.graph.nodes import Activation, Add, Affine, Image, Node
-from lipcert.graph.operators import Convolution, Dense, Operator, Shape, reshape
+from lipcert.graph.operators import Convolution, Dense, Operator, Shape, permutation, reshape
 from lipcert.graph.padding import with_padding
-from lipcert.nn import GroupSort2, Residual, UnsupportedLayerError
+from lipcert.nn import GroupSort2, LayerGraph, Permute, Residual, Sum, UnsupportedLayerError
 from lipcert.nn.integrity import refuse_altered
+from lipcert.nn.layer_graph import IMAGE
 
-CONTAINERS = (nn.Sequential, GroupSort2, Residual)
-"""Layers that are made of layers."""
+CONTAINERS = (nn.Sequential, GroupSort2, LayerGraph, Residual, Sum)
+"""Layers that are made of layers, and what joins them."""
+
+Structure = tuple[object, ...]
+"""A layer's children, and which layers these are applied to."""
 
 OF_ITS_INPUT = (nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.RMSNorm, nn.LocalResponseNorm)
 """Layers that normalise by statistics of each image."""
@@ -86,6 +90,18 @@ def _(layer: nn.Flatten, input_shape: Shape) -> Operator:
 
 
 @operator.register
+def _(layer: nn.Unflatten, input_shape: Shape) -> Operator:
+    if layer.dim != 1 or len(input_shape) != 1:
+        raise UnsupportedLayerError("Unflatten is supported for vectors, at dimension 1, nothing else.")
+    return reshape(input_shape, tuple(torch.empty(input_shape).unflatten(0, layer.unflattened_size).shape))
+
+
+@operator.register
+def _(layer: Permute, input_shape: Shape) -> Operator:
+    return permutation(input_shape, layer.order)
+
+
+@operator.register
 def _(layer: nn.Identity, input_shape: Shape) -> Operator:
     return reshape(input_shape, input_shape)
 
@@ -129,13 +145,13 @@ class Graph:
 
     Attributes:
         nodes: in the order of execution, each behind its sources.
-        modules: every layer of the model that was followed, containers too, by name, with its children of then.
+        modules: every layer of the model that was followed, containers too, by name, with its structure of then.
         key: tells graphs apart whose weights nobody else holds, so that norms may be kept; None for others.
         kept: operators at compilation, which are those of a graph with a key.
     """
 
     nodes: tuple[Node, ...]
-    modules: tuple[tuple[str, nn.Module, tuple[nn.Module | None, ...]], ...]
+    modules: tuple[tuple[str, nn.Module, Structure], ...]
     key: int | None = None
     kept: Mapping[int, Operator] = field(default_factory=dict)
 
@@ -190,7 +206,8 @@ def compile_graph(model: nn.Module, image_shape: Sequence[int]) -> Graph:
     """Return the graph of a tree of supported layers.
 
     Args:
-        model: `Sequential` and `Residual` containers of layers in the tables of affine layers and of activations.
+        model: `Sequential`, `Residual` and `LayerGraph` containers of layers in the tables of affine layers and of
+            activations.
         image_shape: of one image, without the batch.
 
     Raises:
@@ -210,12 +227,12 @@ def check_unchanged(graph: Graph) -> None:
         UnsupportedLayerError: naming the layer.
     """
     refuse_altered([(name, layer) for name, layer, _ in graph.modules], supported_types())
-    for name, layer, children in graph.modules:
-        if tuple(layer._modules.values()) != children:
+    for name, layer, structure in graph.modules:
+        if _structure(layer) != structure:
             raise UnsupportedLayerError(
                 f"Layer {name or 'model'!r} has other layers than when it was compiled; compile it anew."
             )
-        if isinstance(layer, Residual):
+        if isinstance(layer, Residual | LayerGraph):
             _refuse_inplace(layer, name)
     for node in graph.activations:
         if any(new is not old for new, old in zip(_held(node.layer), node.tensors, strict=True)):
@@ -248,16 +265,20 @@ def refuse_statistics(layer: nn.Module, name: str) -> None:
         )
 
 
-def _refuse_inplace(layer: Residual, name: str) -> None:
-    """Refuse a residual block in which an activation works in place.
+def _structure(layer: nn.Module) -> Structure:
+    return (*layer._modules.values(), *(layer.sources if isinstance(layer, LayerGraph) else ()))
+
+
+def _refuse_inplace(layer: Residual | LayerGraph, name: str) -> None:
+    """Refuse a residual block or a graph in which an activation works in place.
 
     Raises:
         UnsupportedLayerError: naming the block.
     """
     if any(getattr(module, "inplace", False) for module in layer.modules()):
         raise UnsupportedLayerError(
-            f"Layer {name!r}: an activation inside a Residual works in place and may overwrite what the "
-            "shortcut reads; build it with inplace=False."
+            f"Layer {name or 'model'!r}: an activation inside a {type(layer).__name__} works in place and may "
+            "overwrite what another layer reads; build it with inplace=False."
         )
 
 
@@ -289,10 +310,10 @@ class _Compiler:
         self.nodes: list[Node] = [Image(image_shape)]
         self.operators: dict[int, Operator] = {}
         self.activations = tuple(MAKERS)
-        self.modules: list[tuple[str, nn.Module, tuple[nn.Module | None, ...]]] = []
+        self.modules: list[tuple[str, nn.Module, Structure]] = []
 
     def extend(self, layer: nn.Module, source: int, name: str) -> int:
-        self.modules.append((name, layer, tuple(layer._modules.values())))
+        self.modules.append((name, layer, _structure(layer)))
         if isinstance(layer, nn.Sequential):
             for child_name, child in layer._modules.items():  # named_children() would skip a layer used a second time
                 if child is not None:
@@ -300,6 +321,8 @@ class _Compiler:
             return source
         if isinstance(layer, Residual):
             return self._residual(layer, source, name)
+        if isinstance(layer, LayerGraph):
+            return self._layer_graph(layer, source, name)
         shape, index = self.nodes[source].shape, len(self.nodes)
         refuse_statistics(layer, name)
         activation = isinstance(layer, self.activations)
@@ -330,10 +353,25 @@ class _Compiler:
         _refuse_inplace(layer, name)
         branch = self.extend(layer.branch, source, f"{name}.branch".lstrip("."))
         shortcut = self.extend(layer.shortcut, source, f"{name}.shortcut".lstrip("."))
-        first, second = self.nodes[branch].shape, self.nodes[shortcut].shape
-        if first != second:
-            raise UnsupportedLayerError(
-                f"Layer {name!r}: branch and shortcut yield shapes {first} and {second}; they must agree."
-            )
-        self.nodes.append(Add(len(self.nodes), (branch, shortcut), name, first))
+        return self._add(branch, shortcut, name, "branch and shortcut yield")
+
+    def _layer_graph(self, layer: LayerGraph, source: int, name: str) -> int:
+        _refuse_inplace(layer, name)
+        indices = {IMAGE: source}
+        for (child_name, child), sources in zip(layer._modules.items(), layer.sources, strict=True):
+            assert child is not None
+            full, before = f"{name}.{child_name}".lstrip("."), [indices[each] for each in sources]
+            if isinstance(child, Sum):
+                self.modules.append((full, child, _structure(child)))
+                source = self._add(before[0], before[1], full, "its sources yield")
+            else:
+                source = self.extend(child, before[0], full)
+            indices[child_name] = source
+        return source
+
+    def _add(self, first: int, second: int, name: str, what: str) -> int:
+        shapes = self.nodes[first].shape, self.nodes[second].shape
+        if shapes[0] != shapes[1]:
+            raise UnsupportedLayerError(f"Layer {name!r}: {what} shapes {shapes[0]} and {shapes[1]}; they must agree.")
+        self.nodes.append(Add(len(self.nodes), (first, second), name, shapes[0]))
         return len(self.nodes) - 1

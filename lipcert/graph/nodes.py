@@ -57,7 +57,7 @@ class Activation:
 
 @dataclass(frozen=True, eq=False)
 class Add:
-    """The sum of two nodes; `name`: of the residual block."""
+    """The sum of two nodes; `name`: of the residual block, or of the `Sum`."""
 
     index: int
     sources: tuple[int, int]

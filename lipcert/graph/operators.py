@@ -6,7 +6,7 @@ know of the layer (`lipcert.graph.compile` says which layer is which operator).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar, NamedTuple
@@ -359,6 +359,29 @@ class _Reshaped:
 
     def __call__(self, values: Tensor) -> Tensor:
         return values.reshape(-1, *self.shape)
+
+
+def permutation(input_shape: Shape, order: Sequence[int]) -> Permutation:
+    """Return the operator that brings dimensions into another order, the batch's first.
+
+    Raises:
+        ValueError: for an order of another number of dimensions.
+    """
+    if len(order) != len(input_shape) + 1:
+        raise ValueError(f"Expected an order of {len(input_shape) + 1} dimensions, got {tuple(order)}.")
+    shape = tuple(input_shape[each - 1] for each in order[1:])
+    back = tuple(order.index(each) for each in range(len(order)))
+    return Permutation(input_shape, shape, _Permuted(tuple(order)), _Permuted(back))
+
+
+@dataclass(frozen=True)
+class _Permuted:
+    """Brings dimensions into another order; can be pickled."""
+
+    order: tuple[int, ...]
+
+    def __call__(self, values: Tensor) -> Tensor:
+        return values.permute(self.order)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lipcert.graph.compile import OPTIONAL, operator
 from lipcert.graph.operators import Operator, Shape
-from lipcert.nn import Normalize, UnsupportedLayerError
+from lipcert.nn import ElementwiseAffine, Normalize, UnsupportedLayerError
 
 SCALING_OPERATIONS = 12
 """Rounded operations of an elementwise layer, at most: batch norm with an inexact reciprocal root."""
@@ -126,6 +126,14 @@ def _transform(layer: nn.Module, input_shape: Shape) -> Operator:
 
 OPTIONAL["torchvision.transforms.transforms", "Normalize"] = _transform
 OPTIONAL["torchvision.transforms.v2._misc", "Normalize"] = _transform
+
+
+@operator.register
+def _(layer: ElementwiseAffine, input_shape: Shape) -> Operator:
+    scale, shift = (None if each is None else each.expand(1, *input_shape) for each in (layer.scale, layer.shift))
+    if scale is None:
+        scale = torch.ones_like(shift)  # type: ignore[arg-type]  # one of them is there
+    return replace(scaling(input_shape, scale, shift), offset=None if shift is None else shift.abs())
 
 
 @operator.register(nn.BatchNorm1d)

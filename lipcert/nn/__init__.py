@@ -6,7 +6,9 @@ from lipcert.nn.architectures import ACTIVATIONS, ARCHITECTURES, PARAMETRIZATION
 from lipcert.nn.blocks import Normalize, Residual
 from lipcert.nn.channels import ChannelPad, GroupSort2, HalvesToPairs, PairsToHalves
 from lipcert.nn.folding import folded
+from lipcert.nn.imported import ElementwiseAffine, Permute
 from lipcert.nn.integrity import UnsupportedLayerError
+from lipcert.nn.layer_graph import LayerGraph, Sum
 
 __all__ = [
     "ACTIVATIONS",
@@ -16,12 +18,16 @@ __all__ = [
     "ChannelPad",
     "ClippedMaxMin",
     "ClippedReLU",
+    "ElementwiseAffine",
     "GroupSort2",
     "HalvesToPairs",
+    "LayerGraph",
     "MaxMin",
     "Normalize",
     "PairsToHalves",
+    "Permute",
     "Residual",
+    "Sum",
     "UnsupportedLayerError",
     "build",
     "folded",

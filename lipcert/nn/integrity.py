@@ -26,6 +26,8 @@ from lipcert.nn.activations import ClippedMaxMin, ClippedReLU, MaxMin
 from lipcert.nn.almost_orthogonal import AlmostOrthogonal
 from lipcert.nn.blocks import Normalize, Residual
 from lipcert.nn.channels import ChannelPad, GroupSort2, HalvesToPairs, PairsToHalves
+from lipcert.nn.imported import ElementwiseAffine, Permute
+from lipcert.nn.layer_graph import LayerGraph, Sum
 
 
 class UnsupportedLayerError(NotImplementedError):
@@ -33,8 +35,8 @@ class UnsupportedLayerError(NotImplementedError):
 
 
 OWN = (
-    *(AlmostOrthogonal, ChannelPad, ClippedMaxMin, ClippedReLU, GroupSort2, HalvesToPairs, MaxMin, Normalize),
-    *(PairsToHalves, Residual),
+    *(AlmostOrthogonal, ChannelPad, ClippedMaxMin, ClippedReLU, ElementwiseAffine, GroupSort2, HalvesToPairs),
+    *(LayerGraph, MaxMin, Normalize, PairsToHalves, Permute, Residual, Sum),
 )
 """The layers of lipcert."""
 

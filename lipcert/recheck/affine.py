@@ -11,7 +11,7 @@ from functools import singledispatch
 import torch
 from torch import Tensor, nn
 
-from lipcert.nn import Normalize
+from lipcert.nn import ElementwiseAffine, Normalize, Permute
 
 Function = Callable[[Tensor], Tensor]
 
@@ -88,6 +88,25 @@ def _(module: nn.Linear, name: str) -> Affine:
 def _(module: nn.Flatten, name: str) -> Affine:
     if module.start_dim < 1:
         raise NotImplementedError(f"Layer {name!r} flattens the batch; it cannot be re-checked.")
+    return _moved(module, name)
+
+
+@describe.register
+def _(module: nn.Unflatten, name: str) -> Affine:
+    if module.dim < 1:
+        raise NotImplementedError(f"Layer {name!r} unflattens the batch; it cannot be re-checked.")
+    return _moved(module, name)
+
+
+@describe.register
+def _(module: Permute, name: str) -> Affine:
+    if module.order[0] != 0:
+        raise NotImplementedError(f"Layer {name!r} moves the batch; it cannot be re-checked.")
+    return _moved(module, name)
+
+
+def _moved(module: nn.Module, name: str) -> Affine:
+    """Return a layer that moves entries."""
     return Affine(name, module, module, module, module, module, operations=0, terms=1, monomial=True, disjoint=True)
 
 
@@ -141,6 +160,27 @@ def scaled(
 def _(module: Normalize, name: str) -> Affine:
     mean, std = module.mean.double(), module.std.double()
     return scaled(name, 1 / std, -mean / std, mean.abs() / std, 4, mean, [1 / std])
+
+
+@describe.register
+def _(module: ElementwiseAffine, name: str) -> Affine:
+    one = torch.ones((), dtype=torch.float64)
+    scale = one if module.scale is None else module.scale.detach().double()
+    shift = 0 * one if module.shift is None else module.shift.detach().double()
+    return Affine(
+        name=name,
+        whole=lambda values: values * scale + shift,
+        linear=lambda values: values * scale,
+        absolute=lambda values: values * scale.abs(),
+        squared=lambda values: values * scale.square(),
+        magnitude=lambda values: values * scale.abs() + shift.abs(),
+        operations=2,
+        terms=1,
+        growth=float(scale.abs().max().clamp_min(1)),
+        shift=float(shift.abs().max()),
+        monomial=True,
+        disjoint=True,
+    )
 
 
 def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, name: str) -> Affine:

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from lipcert.nn import GroupSort2, Residual
+from lipcert.nn import GroupSort2, LayerGraph, Residual, Sum
 from lipcert.nn.integrity import refuse_altered, refuse_unreadable
 from lipcert.recheck.activations import Activation, describe_activation
 from lipcert.recheck.affine import Affine, describe
 from lipcert.recheck.layers import register_transforms
 
 INERT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)
-CONTAINERS = (nn.Sequential, GroupSort2, Residual, *INERT)
+CONTAINERS = (nn.Sequential, GroupSort2, LayerGraph, Residual, Sum, *INERT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,7 @@ def compile_program(model: nn.Module, image_shape: Sequence[int]) -> Program:
         values = Program(tuple(steps), (), output, dtype)(torch.zeros(1, *image_shape, dtype=torch.float64))
     for step in steps:
         if isinstance(step, AddStep) and values[step.first].shape != values[step.second].shape:
-            raise ValueError("A residual block adds a branch and a shortcut of different shapes.")
+            raise ValueError("A residual block or a Sum adds two values of different shapes.")
     if values[output].dim() != 2:
         raise ValueError(f"Expected logits (B, classes), got shape {tuple(values[output].shape)}.")
     shapes = tuple(tuple(value.shape[1:]) for value in values)
@@ -118,6 +118,8 @@ def _append(steps: list[Step], module: nn.Module, name: str, source: int) -> int
         first = _append(steps, module.branch, f"{prefix}branch", source)
         second = _append(steps, module.shortcut, f"{prefix}shortcut", source)
         steps.append(AddStep(first, second, len(steps) + 1))
+    elif isinstance(module, LayerGraph):
+        return _append_graph(steps, module, name, source)
     elif isinstance(module, INERT):
         return source
     elif type(module) in describe_activation.registry:
@@ -125,6 +127,23 @@ def _append(steps: list[Step], module: nn.Module, name: str, source: int) -> int
     else:
         steps.append(AffineStep(source, len(steps) + 1, describe(module, name)))
     return len(steps)
+
+
+def _append_graph(steps: list[Step], module: LayerGraph, name: str, source: int) -> int:
+    """Append a graph's steps and return the number of its output value."""
+    values = {"": source}
+    for (child_name, child), sources in zip(module._modules.items(), module.sources, strict=True):
+        assert child is not None
+        known = [values[each] for each in sources]
+        if isinstance(child, Sum):
+            first, second = known
+            steps.append(AddStep(first, second, len(steps) + 1))
+            values[child_name] = len(steps)
+        else:
+            (only,) = known
+            values[child_name] = _append(steps, child, f"{name}.{child_name}" if name else child_name, only)
+        source = values[child_name]
+    return source
 
 
 def _require_supported(module: nn.Module, name: str, kinds: Collection[type]) -> None:

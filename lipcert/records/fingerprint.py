@@ -28,12 +28,15 @@ TOLD: dict[str, set[str]] = {
     "Dropout1d": {"p", "inplace"},
     "Dropout2d": {"p", "inplace"},
     "Flatten": {"start_dim", "end_dim"},
+    "LayerGraph": {"sources"},
     "Linear": {"in_features", "out_features"},
+    "Permute": {"order"},
     "PixelShuffle": {"upscale_factor"},
     "PixelUnshuffle": {"downscale_factor"},
     "ReLU": {"inplace"},
     "ReflectionPad2d": {"padding"},
     "ReplicationPad2d": {"padding"},
+    "Unflatten": {"dim", "unflattened_size"},
     "ZeroPad2d": {"padding"},
 }
 """Attributes that the `repr` of each layer tells."""
@@ -51,17 +54,8 @@ USUAL: dict[str, dict[str, Any]] = {
 """Values of attributes that no `repr` tells and that go without saying."""
 
 NAMES = {
-    *(
-        "ClippedMaxMin",
-        "ClippedReLU",
-        "GroupSort2",
-        "HalvesToPairs",
-        "Identity",
-        "MaxMin",
-        "Normalize",
-        "PairsToHalves",
-    ),
-    *("Residual", "Sequential", *TOLD),
+    *("ClippedMaxMin", "ClippedReLU", "ElementwiseAffine", "GroupSort2", "HalvesToPairs", "Identity", "MaxMin"),
+    *("Normalize", "PairsToHalves", "Residual", "Sequential", "Sum", *TOLD),
 }
 """What layers with bounds are called."""
 

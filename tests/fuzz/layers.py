@@ -19,11 +19,13 @@ from lipcert.nn import (
     ChannelPad,
     ClippedMaxMin,
     ClippedReLU,
+    ElementwiseAffine,
     GroupSort2,
     HalvesToPairs,
     MaxMin,
     Normalize,
     PairsToHalves,
+    Permute,
 )
 from tests.fuzz.weights import KINDS, SCALES, filled
 
@@ -194,6 +196,26 @@ def batch_norm(kind: type[nn.BatchNorm1d | nn.BatchNorm2d], draw: Draw, shape: S
     return layer
 
 
+def elementwise(draw: Draw, shape: Shape) -> nn.Module:
+    constants = (None, torch.tensor(0.5), *(torch.randn(each, generator=seeded(draw)) for each in _broadcast(shape)))
+    scale, shift = one_of(draw, constants), one_of(draw, constants)
+    return ElementwiseAffine(torch.tensor(-2.0) if scale is shift is None else scale, shift)
+
+
+def _broadcast(shape: Shape) -> tuple[Shape, ...]:
+    """Return shapes of constants: one a neuron, or one a channel."""
+    return shape, (1, shape[0], *(1 for _ in shape[1:]))
+
+
+def permute(draw: Draw, shape: Shape) -> nn.Module:
+    return Permute((0, *draw(st.permutations(range(1, len(shape) + 1)))))
+
+
+def unflatten(draw: Draw, shape: Shape) -> nn.Module:
+    rows = one_of(draw, [each for each in range(1, shape[0] + 1) if shape[0] % each == 0])
+    return nn.Unflatten(1, (rows, shape[0] // rows))
+
+
 def bare(make: Callable[[], nn.Module], draw: Draw, shape: Shape) -> nn.Module:
     """A layer without arguments that matter."""
     return make()
@@ -247,6 +269,9 @@ DRAWN: dict[type[nn.Module], tuple[int, Callable[[Shape], bool], Callable[[Draw,
     nn.BatchNorm1d: (2, lambda shape: len(shape) < 3, partial(batch_norm, nn.BatchNorm1d)),
     nn.BatchNorm2d: (2, lambda shape: len(shape) == 3, partial(batch_norm, nn.BatchNorm2d)),
     nn.Flatten: (1, lambda shape: len(shape) > 1, partial(bare, nn.Flatten)),
+    nn.Unflatten: (1, lambda shape: len(shape) == 1, unflatten),
+    Permute: (1, lambda shape: len(shape) > 1, permute),
+    ElementwiseAffine: (2, lambda shape: True, elementwise),
     nn.Identity: (1, lambda shape: True, partial(bare, nn.Identity)),
     nn.Dropout: (1, lambda shape: True, partial(bare, nn.Dropout)),
     nn.Dropout1d: (1, lambda shape: len(shape) == 2, partial(bare, nn.Dropout1d)),

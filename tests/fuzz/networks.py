@@ -9,12 +9,12 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lipcert.nn import Residual, folded
+from lipcert.nn import LayerGraph, Residual, Sum, folded
 from tests.fuzz.layers import ACTIVATIONS, DRAWN, MIXING, Draw, Shape, one_of, seeded, weighted
 from tests.fuzz.placement import Placement, place_kinks, place_logits, sphere
 from tests.fuzz.weights import KINDS, filled
 
-CONTAINERS = (nn.Sequential, Residual)
+CONTAINERS = (nn.Sequential, Residual, LayerGraph, Sum)
 
 LARGEST = 160
 """Entries of a layer, at most, behind which nothing is added but a way to the logits."""
@@ -81,12 +81,18 @@ def _chain(draw: Draw, shape: Shape, depth: int, longest: int) -> list[nn.Module
 
 
 def _residual(draw: Draw, shape: Shape, depth: int) -> nn.Module:
-    """Draw a block: a branch, and a shortcut that brings its input to the branch's shape."""
+    """Draw a block: a branch, and a shortcut that brings its input to the branch's shape; or a graph of more sums."""
     branch = nn.Sequential(*_chain(draw, shape, depth, 2))
     wanted = _behind(branch, shape)
     if wanted == shape and draw(st.booleans()):
         return Residual(branch)
-    return Residual(branch, nn.Sequential(*_between(draw, shape, wanted)))
+    shortcut = nn.Sequential(*_between(draw, shape, wanted))
+    if draw(st.booleans()):
+        return Residual(branch, shortcut)
+    layers = {"branch": branch, "shortcut": shortcut, "sum": Sum(), "bend": nn.ReLU(), "twice": Sum(), "total": Sum()}
+    second = one_of(draw, ("branch", "sum", "bend", "shortcut"))
+    sums = {"sum": ["branch", "shortcut"], "bend": ["sum"], "twice": ["bend", second], "total": ["twice", "twice"]}
+    return LayerGraph(layers, {"branch": [""], "shortcut": [""], **sums})
 
 
 def _between(draw: Draw, shape: Shape, wanted: Shape) -> list[nn.Module]:
