@@ -7,6 +7,7 @@ from lipcert.version import __version__
 if TYPE_CHECKING:
     from lipcert.certificates import Certificate, certified_radius, certify, global_lipschitz, local_lipschitz
     from lipcert.graph import UnsupportedLayerError
+    from lipcert.importing import from_torch
 
 __all__ = [
     "Certificate",
@@ -14,6 +15,7 @@ __all__ = [
     "__version__",
     "certified_radius",
     "certify",
+    "from_torch",
     "global_lipschitz",
     "local_lipschitz",
 ]
@@ -23,8 +25,9 @@ def __getattr__(name: str) -> Any:
     """Import the public functions at first use, so that command lines start quickly."""
     if name not in __all__:
         raise AttributeError(f"module 'lipcert' has no attribute {name!r}")
-    from lipcert import certificates, graph
+    from lipcert import certificates, graph, importing
 
-    value = getattr(graph if name == "UnsupportedLayerError" else certificates, name)
+    found = next(module for module in (importing, graph, certificates) if hasattr(module, name))
+    value = getattr(found, name)
     globals()[name] = value  # not asked for again
     return value

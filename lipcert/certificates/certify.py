@@ -11,7 +11,7 @@ from lipcert.bounds import Bound, check_epsilon
 from lipcert.certificates.cascade import STAGES, Cascade
 from lipcert.certificates.certificate import EXECUTED, Certificate
 from lipcert.certificates.certifier import Certifier, check_pairs
-from lipcert.certificates.float64 import FAILURE_PROBABILITY, LANCZOS_STEPS, Float64Model
+from lipcert.certificates.float64 import FAILURE_PROBABILITY, LANCZOS_STEPS, Float64Model, followed
 from lipcert.certificates.radius import bisect
 from lipcert.norms import UpperNorms
 
@@ -65,7 +65,7 @@ def certify(
     """Prove which predictions cannot change within an l2 ball.
 
     Args:
-        model: any tree of supported layers, in eval mode.
+        model: any tree of supported layers, in eval mode, or a module with a `forward` of its own made of such layers.
         images: (N, ...), float, pixels in [0, 1].
         labels: (N,), integers.
         epsilon: radius in pixels of [0, 1], > 0.
@@ -86,6 +86,7 @@ def certify(
     Source: Theorem 1 and eqs 21-24, with norm upper bounds in place of power iteration.
     """
     check_pairs(images, labels)
+    model = followed(model, images)
     certifier: CertifyBatch
     if bound is not None:
         steps = LANCZOS_STEPS if lanczos_steps is None else lanczos_steps
@@ -125,6 +126,7 @@ def certified_radius(
     """
     check_epsilon(largest, name="largest")
     check_pairs(images, labels)
+    model = followed(model, images)
     certifier: CertifyBatch = Cascade(model) if bound is None else Certifier(Float64Model(model), bound)
 
     def attempt(rows: Tensor, radii: Tensor) -> Tensor:

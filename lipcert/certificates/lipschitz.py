@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from lipcert.bounds import Arithmetic, Bound, check_epsilon, lipschitz_to_logits
 from lipcert.certificates.certifier import check_images, check_tensor
-from lipcert.certificates.float64 import Float64Model
+from lipcert.certificates.float64 import Float64Model, followed
 
 FLOAT64 = Arithmetic.of(torch.float64, torch.float64)
 """Boxes are wide enough for the float64 arithmetic that finds them."""
@@ -23,7 +23,7 @@ def local_lipschitz(
     The last layer, masked by its varying inputs, is included (appendix A.1).
 
     Args:
-        model: any tree of supported layers, in eval mode.
+        model: as for `certify`.
         images: (N, ...), float; any real values, pixels in [0, 1] for images.
         epsilon: l2 radius, > 0, one number or (N,).
         bound: any of `Bound`, `linear_split` (appendix A.2) among them.
@@ -37,7 +37,7 @@ def local_lipschitz(
     """
     check_tensor("images", images)
     check_epsilon(epsilon, len(images))
-    network = Float64Model(model)
+    network = Float64Model(followed(model, images))
     radii = torch.as_tensor(epsilon, dtype=torch.float64).expand(len(images))
     bounds = []
     for batch, radius in zip(images.split(batch_size), radii.split(batch_size), strict=True):
@@ -51,7 +51,7 @@ def global_lipschitz(model: nn.Module, image_shape: tuple[int, ...]) -> float:
     """Return an upper bound on the Lipschitz constant of the map to the logits for all images: the product of norms.
 
     Args:
-        model: any tree of supported layers, in eval mode.
+        model: as for `certify`.
         image_shape: shape of one image, without the batch.
 
     Raises:

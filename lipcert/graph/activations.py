@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lipcert.graph.operators import Box, Shape
 from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin, UnsupportedLayerError
 from lipcert.nn.activations import clipped_max_min, clipped_relu, max_min, split_pairs
+from lipcert.nn.integrity import REGISTERED
 
 
 class Nonlinearity:
@@ -201,6 +202,7 @@ def register_activation(kind: type[nn.Module], make: Callable[[Any, Shape], Nonl
             certified rests on it; docs/extending/activation.md shows one, and how to test it.
     """
     MAKERS[kind] = make
+    REGISTERED.add(kind)
 
 
 def nonlinearity(layer: nn.Module, shape: Shape) -> Nonlinearity:

@@ -23,7 +23,7 @@ from lipcert.graph.nodes import Activation, Add, Affine, Image, Node
 from lipcert.graph.operators import Convolution, Dense, Operator, Shape, permutation, reshape
 from lipcert.graph.padding import with_padding
 from lipcert.nn import GroupSort2, LayerGraph, Permute, Residual, Sum, UnsupportedLayerError
-from lipcert.nn.integrity import refuse_altered
+from lipcert.nn.integrity import REGISTERED, refuse_altered
 from lipcert.nn.layer_graph import IMAGE
 
 CONTAINERS = (nn.Sequential, GroupSort2, LayerGraph, Residual, Sum)
@@ -129,6 +129,7 @@ def register_affine(kind: type[nn.Module], make: Callable[[Any, Shape], Operator
             certified rests on what the operator says; docs/extending/layer.md shows one, and how to test it.
     """
     operator.register(kind, make)
+    REGISTERED.add(kind)
 
 
 def pair(value: int | tuple[int, ...]) -> tuple[int, int]:

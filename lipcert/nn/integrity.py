@@ -40,6 +40,12 @@ OWN = (
 )
 """The layers of lipcert."""
 
+ROOTS = ("torch.nn.", "lipcert.nn.", "torchvision.transforms.")
+"""Modules whose layers are what their types say; those of other modules may have a `forward` of their own."""
+
+REGISTERED: set[type[nn.Module]] = set()
+"""Layers of others with a row in a table of bounds, which `register_affine` and `register_activation` add."""
+
 REPEATING = (
     AlmostOrthogonal,
     torch_parametrizations._Orthogonal,
@@ -102,6 +108,17 @@ KERNELS = ("avg_pool2d", "conv2d", "conv_transpose2d", "linear", "pixel_shuffle"
 
 FUNCTIONAL = {"torchvision.transforms.transforms": "torchvision.transforms.functional"}
 """Modules whose `F` is another than `torch.nn.functional`."""
+
+
+def has_own_forward(model: nn.Module) -> bool:
+    """Return whether a network, or a module in it, is of a class that no base of it explains."""
+    return any(not is_layer(type(module)) for module in model.modules())
+
+
+def is_layer(kind: type[nn.Module]) -> bool:
+    """Return whether modules of a class are layers or containers by their type, or by that of a base."""
+    bases = (cls for cls in kind.__mro__ if issubclass(cls, nn.Module) and cls is not nn.Module)
+    return any(cls in REGISTERED or cls.__module__.startswith(ROOTS) for cls in bases)
 
 
 def refuse_altered(layers: Iterable[tuple[str, nn.Module]], kinds: Collection[type[nn.Module]]) -> None:

@@ -1,0 +1,226 @@
+"""Which operations of torch are which layers: a table over the names that `torch.export` gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lipcert.importing import operations as ops
+from lipcert.importing.drawing import Drawing, Shape, Value, unsupported
+
+EXACT = {
+    *("_to_copy", "_unsafe_view", "alias", "cat", "clone", "contiguous", "detach", "detach_", "expand", "flatten"),
+    *(
+        "lift_fresh_copy",
+        "mT",
+        "neg",
+        "numpy_T",
+        "permute",
+        "reshape",
+        "select",
+        "slice",
+        "squeeze",
+        "stack",
+        "t",
+        "to",
+        "transpose",
+    ),
+    *("unsqueeze", "view"),
+}
+"""Operations without rounding: what they make of weights is the same at each use."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """An operation as it is executed.
+
+    Attributes:
+        drawing: that what it is is appended to.
+        node: its name.
+        shape: of what it yields, without the batch.
+        arguments: by the names of its schema, defaults among them; values, constants and numbers.
+    """
+
+    drawing: Drawing
+    node: str
+    shape: Shape
+    arguments: Mapping[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments[name]
+
+    def operand(self, name: str) -> ops.Operand:
+        """Return an argument as a value or a constant tensor, numbers in the network's precision."""
+        found = self[name]
+        return found if isinstance(found, Value | Tensor) else torch.tensor(float(found), dtype=self.drawing.dtype)
+
+    def layer(self, layer: nn.Module) -> Value:
+        """Append a layer that is applied to the first argument."""
+        first = next(iter(self.arguments.values()))
+        if not isinstance(first, Value):
+            raise self.refusal("its first argument does not depend on the image.")
+        return self.drawing.apply(self.node, layer, first)
+
+    def refusal(self, reason: str) -> Exception:
+        """Return the refusal of this node."""
+        return unsupported(self.node, "operation", reason)
+
+
+def _sum(call: Call, sign: str = "added") -> Value:
+    if call["alpha"] != 1:
+        raise call.refusal(f"alpha={call['alpha']} is not supported, only 1.")
+    return getattr(ops, sign)(call.drawing, call.node, call.operand("self"), call.operand("other"))
+
+
+def _quotient(call: Call) -> Value:
+    if call.arguments.get("rounding_mode") is not None:
+        raise call.refusal("it rounds a quotient.")
+    return ops.divided(call.drawing, call.node, call.operand("self"), call.operand("other"))
+
+
+def _minus(call: Call) -> Value:
+    return ops.multiplied(call.drawing, call.node, call["self"], torch.tensor(-1.0, dtype=call.drawing.dtype))
+
+
+def _clamp(call: Call, low: str = "min", high: str = "max") -> Value:
+    ends = [call.arguments.get(name) for name in (low, high)]
+    if any(isinstance(end, Tensor | Value) for end in ends):
+        raise call.refusal("only numbers may be ends.")
+    lower, upper = (None if end is None else float(end) for end in ends)
+    return ops.clamped(call.drawing, call.node, call["self"], lower, upper)
+
+
+def _transpose(call: Call) -> Value:
+    order = list(range(len(call.shape) + 1))
+    first, second = call["dim0"], call["dim1"]
+    order[first], order[second] = order[second], order[first]
+    return ops.permuted(call.drawing, call.node, call["self"], order)
+
+
+def _convolution(call: Call) -> Value:
+    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    value, weight, *rest = (call[name] for name in names)
+    if not isinstance(value, Value) or not isinstance(weight, Tensor):
+        raise call.refusal("only weights that do not depend on the image are supported.")
+    return ops.convolution(call.drawing, call.node, value, weight, *rest)
+
+
+def _linear(call: Call, value: str = "input", weight: str = "weight", transposed: bool = True) -> Value:
+    inputs, matrix, bias = call[value], call[weight], call.arguments.get("bias")
+    if not isinstance(inputs, Value) or not isinstance(matrix, Tensor) or matrix.dim() != 2:
+        raise call.refusal("only products with a constant matrix from the right are supported.")
+    return ops.linear(call.drawing, call.node, inputs, matrix if transposed else matrix.T, bias)
+
+
+def _addmm(call: Call) -> Value:
+    if not (isinstance(call["self"], Tensor) and call["self"].dim() == 1 and call["alpha"] == call["beta"] == 1):
+        raise call.refusal("only a bias may be added to a product.")
+    inputs, matrix = call["mat1"], call["mat2"]
+    if not isinstance(inputs, Value) or not isinstance(matrix, Tensor):
+        raise call.refusal("only products with a constant matrix from the right are supported.")
+    return ops.linear(call.drawing, call.node, inputs, matrix.T, call["self"])
+
+
+def _batch_norm(call: Call) -> Value:
+    if call.arguments.get("training"):
+        raise call.refusal("it normalises by the batch; call model.eval() first.")
+    mean, variance = call["running_mean"], call["running_var"]
+    if mean is None or variance is None:
+        raise call.refusal("it has no running statistics.")
+    tensors = call["weight"], call["bias"], mean, variance
+    return ops.batch_norm(call.drawing, call.node, call["input"], *tensors, call["eps"])
+
+
+def _mean(call: Call) -> Value:
+    return ops.averaged(call.drawing, call.node, call["self"], call.arguments.get("dim") or (), call["keepdim"])
+
+
+def _adaptive(call: Call) -> Value:
+    if all(size == 1 for size in _sizes(call["output_size"])):
+        return ops.averaged(call.drawing, call.node, call["self"], (2, 3), True)
+    return call.layer(nn.AdaptiveAvgPool2d(call["output_size"]))
+
+
+def _average(call: Call) -> Value:
+    kernel, stride = _sizes(call["kernel_size"]), _sizes(call["stride"] or call["kernel_size"])
+    rest = call["ceil_mode"], call["count_include_pad"], call["divisor_override"]
+    return call.layer(nn.AvgPool2d(kernel, stride, _sizes(call["padding"]), *rest))
+
+
+def _maximum(call: Call) -> Value:
+    kernel, stride = _sizes(call["kernel_size"]), _sizes(call["stride"] or call["kernel_size"])
+    padding, dilation = _sizes(call["padding"]), _sizes(call["dilation"])
+    return call.layer(nn.MaxPool2d(kernel, stride, padding, dilation, ceil_mode=call["ceil_mode"]))
+
+
+def _pad(call: Call) -> Value:
+    if call["value"] != 0 or len(call["pad"]) != 4:
+        raise call.refusal("only rows and columns of zeros may be padded.")
+    return call.layer(nn.ZeroPad2d(tuple(call["pad"])))
+
+
+def _same(call: Call) -> Value:
+    if call.arguments.get("dtype") not in (None, call.drawing.dtype):
+        raise call.refusal(f"it leaves {call.drawing.dtype}, the precision of the network.")
+    return call[next(iter(call.arguments))]
+
+
+def _dropout(call: Call) -> Value:
+    if call["train"]:
+        raise call.refusal("dropout is random in train mode; call model.eval() first.")
+    return call["input"]
+
+
+def _reshape(call: Call) -> Value:
+    return ops.reshaped(call.drawing, call.node, call["self"], call.shape)
+
+
+def _sizes(sizes: int | Sequence[int]) -> tuple[int, int]:
+    return (sizes, sizes) if isinstance(sizes, int) else (sizes[0], sizes[-1])
+
+
+RULES: dict[str, Callable[[Call], Any]] = {
+    "add": _sum,
+    "sub": lambda call: _sum(call, "subtracted"),
+    "rsub": lambda call: ops.subtracted(call.drawing, call.node, call.operand("other"), call["self"]),
+    "mul": lambda call: ops.multiplied(call.drawing, call.node, call.operand("self"), call.operand("other")),
+    "div": _quotient,
+    "neg": _minus,
+    "relu": lambda call: call.layer(nn.ReLU()),
+    "leaky_relu": lambda call: call.layer(nn.LeakyReLU(call["negative_slope"])),
+    "tanh": lambda call: call.layer(nn.Tanh()),
+    "sigmoid": lambda call: call.layer(nn.Sigmoid()),
+    "gelu": lambda call: call.layer(nn.GELU(call["approximate"])),
+    "silu": lambda call: call.layer(nn.SiLU()),
+    "softplus": lambda call: call.layer(nn.Softplus(call["beta"], call["threshold"])),
+    "hardtanh": lambda call: _clamp(call, "min_val", "max_val"),
+    "clamp": _clamp,
+    "clamp_min": _clamp,
+    "clamp_max": _clamp,
+    "conv2d": _convolution,
+    "linear": _linear,
+    "matmul": lambda call: _linear(call, "self", "other", False),
+    "mm": lambda call: _linear(call, "self", "mat2", False),
+    "addmm": _addmm,
+    "batch_norm": _batch_norm,
+    "_native_batch_norm_legit_no_training": lambda call: (_batch_norm(call),),
+    "mean": _mean,
+    "adaptive_avg_pool2d": _adaptive,
+    "_adaptive_avg_pool2d": _adaptive,
+    "avg_pool2d": _average,
+    "max_pool2d": _maximum,
+    "max_pool2d_with_indices": lambda call: (_maximum(call),),
+    "constant_pad_nd": _pad,
+    "pad": _pad,
+    "pixel_unshuffle": lambda call: call.layer(nn.PixelUnshuffle(call["downscale_factor"])),
+    "permute": lambda call: ops.permuted(call.drawing, call.node, call["self"], call["dims"]),
+    "transpose": _transpose,
+    **dict.fromkeys(["alias", "clone", "contiguous", "detach", "lift_fresh_copy", "_to_copy", "to"], _same),
+    **dict.fromkeys(["dropout", "feature_dropout"], _dropout),
+    **dict.fromkeys(["view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"], _reshape),
+}
+"""By the operation's name, without its overload."""
