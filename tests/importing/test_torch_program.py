@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import lipcert
-from lipcert.graph import UnsupportedLayerError, register_affine
-from lipcert.graph.operators import permutation
+from lipcert.graph import Clamp, UnsupportedLayerError, register_activation
+from lipcert.graph.activations import MAKERS
 from lipcert.nn import LayerGraph, MaxMin
+from lipcert.nn.integrity import REGISTERED
 
 SHAPE = (1, 6, 6)
 
@@ -94,19 +95,22 @@ def test_what_comes_in_computes_the_same_and_is_certified(function: Callable[[An
     assert bool((certificate.margin <= rivals).all())
 
 
-class _Reversed(nn.Module):
+class _Clipped(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
-        return torch.flip(inputs.transpose(2, 3), (0,)).flip(0)
+        return inputs.clamp_min(-0.25).clamp_max(0.25)
 
 
 def test_a_registered_layer_is_taken_as_a_whole() -> None:
-    net = _Net(lambda net, images: net.last(net.turned(net.conv(images)).flatten(1))).eval()
-    net.turned = _Reversed().eval()
-    with pytest.raises(UnsupportedLayerError, match=r"turned\.flip' \(flip\): this operation of torch is no layer"):
-        lipcert.from_torch(net, SHAPE)
-    register_affine(_Reversed, lambda layer, shape: permutation(shape, (0, 1, 3, 2)))
-    assert lipcert.from_torch(net, SHAPE).get_submodule("turned") is net.turned
-    assert lipcert.global_lipschitz(nn.Sequential(net, nn.ReLU()), SHAPE) > 0
+    net = _Net(lambda net, images: net.last(net.clipped(net.conv(images)).flatten(1))).eval()
+    net.clipped = _Clipped().eval()
+    assert list(lipcert.from_torch(net, SHAPE)._modules)[1:3] == ["clipped_clamp_min", "clipped_clamp_max"]
+    try:
+        register_activation(_Clipped, lambda layer, shape: Clamp(-0.25, 0.25))
+        assert lipcert.from_torch(net, SHAPE).get_submodule("clipped") is net.clipped
+        assert lipcert.global_lipschitz(nn.Sequential(net, nn.ReLU()), SHAPE) > 0
+    finally:
+        MAKERS.pop(_Clipped)
+        REGISTERED.discard(_Clipped)
 
 
 def _random_weight(net: _Net, images: Tensor) -> Tensor:
