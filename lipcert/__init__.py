@@ -7,7 +7,7 @@ from lipcert.version import __version__
 if TYPE_CHECKING:
     from lipcert.certificates import Certificate, certified_radius, certify, global_lipschitz, local_lipschitz
     from lipcert.graph import UnsupportedLayerError
-    from lipcert.importing import from_torch
+    from lipcert.importing import from_onnx, from_torch
 
 __all__ = [
     "Certificate",
@@ -15,6 +15,7 @@ __all__ = [
     "__version__",
     "certified_radius",
     "certify",
+    "from_onnx",
     "from_torch",
     "global_lipschitz",
     "local_lipschitz",
