@@ -9,15 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lipcert.checkpoints.reading import Checkpoint, read_checkpoint
+from lipcert.checkpoints.reading import ONNX, Checkpoint, read_checkpoint
+from lipcert.importing import from_onnx, imported
 from lipcert.nn import ACTIVATIONS, ARCHITECTURES, build, folded
+from lipcert.nn.integrity import has_own_forward
 from lipcert.system.errors import first_line
 from lipcert.system.plugins import import_from_here
+
+FROM_ONNX = "from an ONNX file; as executed by torch: other runtimes round otherwise, the exact network is theirs too"
+FROM_FORWARD = "from a forward of its own, whose operations it executes on the same weights"
+"""What descriptions say of a graph that was imported."""
 
 
 @dataclass(frozen=True)
 class LoadedNetwork:
-    """A network in eval mode, and what is known of it: model, activation, data, epsilon, ... or builder."""
+    """A network in eval mode, and what is known of it: model, activation, data, epsilon, ... builder, imported."""
 
     model: nn.Module
     description: dict[str, Any]
@@ -33,6 +39,8 @@ def load_network(
 ) -> LoadedNetwork:
     """Load the network of a checkpoint, in the dtypes of its tensors; parametrized ones are `folded`.
 
+    One with a `forward` of its own, and that of an ONNX file, is imported as a graph of layers.
+
     Args:
         source: a checkpoint, or the file of one, see `read_checkpoint`.
         image_shape: (channels, height, width) of the images it is for.
@@ -43,11 +51,17 @@ def load_network(
 
     Raises:
         FileNotFoundError: for a file that is not there.
-        UnsupportedLayerError: for a parametrization that `folded` refuses.
+        UnsupportedLayerError: for a parametrization that `folded` refuses, or a node that is no layer with bounds.
         ValueError: saying what does not fit and what to type.
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
     shape = tuple(image_shape)
+    if checkpoint.path.suffix == ONNX:
+        if any(name is not None for name in (model, activation, builder)):
+            raise ValueError(f"{checkpoint.path} is a whole network; leave model=, activation= and builder= out.")
+        graph = from_onnx(checkpoint.path)
+        _check_logits(checkpoint, graph, shape, num_classes)
+        return LoadedNetwork(graph, {"imported": FROM_ONNX})
     if builder is not None:
         if model is not None or activation is not None:
             raise ValueError("Expected builder= alone or model= and activation=, got both; leave one out.")
@@ -64,6 +78,8 @@ def load_network(
         raise ValueError(f"checkpoint={checkpoint.path} {difference}; {hint}.")
     network.load_state_dict(checkpoint.state_dict, strict=True, assign=True)
     network = folded(network.eval())
+    if has_own_forward(network):
+        network, known = imported(network, shape), {**known, "imported": FROM_FORWARD}
     _check_logits(checkpoint, network, shape, num_classes)
     return LoadedNetwork(network, {**checkpoint.description, **known})
 

@@ -16,6 +16,9 @@ from lipcert.system.files import refuse_damaged
 WRAPPERS = ("module.", "_orig_mod.")
 """What `DataParallel` and `torch.compile` put before every name."""
 
+ONNX = ".onnx"
+"""How the names of files end that hold a whole network, and no tensors by name."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -27,7 +30,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint of lipcert, a state dict, or a dict that holds one under `state_dict`.
+    """Read a checkpoint of lipcert, a state dict, or a dict that holds one under `state_dict`; none of an ONNX file.
 
     Raises:
         FileNotFoundError: for a file that is not there.
@@ -36,6 +39,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint={path}: no such file.")
+    if path.suffix == ONNX:
+        return Checkpoint(path, {}, {})
     content = _load(path)
     outer = content if isinstance(content, dict) else {}
     description, tensors = outer.get("lipcert"), outer.get("state_dict", content)

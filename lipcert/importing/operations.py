@@ -59,7 +59,7 @@ def divided(drawing: Drawing, node: str, first: Operand, second: Operand) -> Val
     stds = per_channel.reshape(1, channels, -1)[0, :, 0]
     if bool((stds > 0).all()) and bool((constant.expand(1, *first.shape).reshape(channels, -1) == stds[:, None]).all()):
         layer = Normalize([0.0] * channels, [1.0] * channels)
-        layer.mean, layer.std = torch.zeros_like(stds), stds.clone()
+        layer.mean, layer.std = stds.new_zeros(channels), stds.clone(memory_format=torch.contiguous_format)
         return drawing.apply(node, layer, first)
     return multiplied(drawing, node, first, 1 / constant)
 

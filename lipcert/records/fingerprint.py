@@ -63,7 +63,8 @@ NAMES = {
 def _add(digest: "hashlib._Hash", name: str, tensor: Tensor) -> None:
     """Add a tensor: a line of JSON with its name, dtype and shape, then its bytes in row-major order."""
     digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode() + b"\n")
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    flat = tensor.detach().cpu().reshape(-1)
+    flat = flat if flat.stride(0) == 1 else flat.clone(memory_format=torch.contiguous_format)  # one number
     digest.update(flat.view(torch.uint8).numpy().data)
 
 
