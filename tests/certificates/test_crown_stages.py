@@ -13,11 +13,17 @@ import lipcert
 from lipcert.bounds import Bound
 from lipcert.certificates import CROWN_STAGES, STAGES, Cascade, Certificate, Certifier, Float64Model, Stage
 from lipcert.crown import Effort
+from tests.crown.few_steps import optimise_in_few_steps
 from tests.networks import images, network
 from tests.oracles import points_in_ball
 
 IMAGES = images(6)
 KINDS = ("relu", "clipped_relu", "maxmin", "clipped_maxmin")
+
+
+@pytest.fixture(autouse=True)
+def fixture_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    optimise_in_few_steps(monkeypatch)
 
 
 def _case(name: str = "plain", kind: str = "relu") -> tuple[nn.Module, Tensor, Tensor]:
@@ -29,8 +35,10 @@ def _effort(steps: int | None) -> Effort | None:
     return None if steps is None else Effort(steps, splits=2 if steps else 0, refined=256)
 
 
-def _certify(model: nn.Module, labels: Tensor, epsilon: float, steps: int | None, **settings: object) -> Certificate:
-    certifier = Certifier(Float64Model(model), Bound.TIGHT, effort=_effort(steps), **settings)  # type: ignore[arg-type]
+def _certify(
+    model: Float64Model, labels: Tensor, epsilon: float, steps: int | None, **settings: object
+) -> Certificate:
+    certifier = Certifier(model, Bound.TIGHT, effort=_effort(steps), **settings)  # type: ignore[arg-type]
     return certifier(IMAGES, labels, epsilon)
 
 
@@ -46,8 +54,8 @@ def _epsilon(name: str = "plain", kind: str = "relu") -> float:
 @pytest.mark.parametrize("name", ["plain", "residual"])
 def test_margins_grow_and_stay_below_what_points_reach(name: str, kind: str) -> None:
     model, inputs, labels = _case(name, kind)
-    epsilon = _epsilon(name, kind)
-    before, closest, best = (_certify(model, labels, epsilon, steps) for steps in (None, 0, 5))
+    epsilon, norms_once = _epsilon(name, kind), Float64Model(model)
+    before, closest, best = (_certify(norms_once, labels, epsilon, steps) for steps in (None, 0, 5))
     for first, second in ((before, closest), (closest, best)):
         assert (second.certified >= first.certified).all()
         assert (second.margin >= first.margin - 1e-6 * (1 + first.margin.abs())).all()
@@ -64,14 +72,14 @@ def test_margins_grow_and_stay_below_what_points_reach(name: str, kind: str) -> 
 def test_a_radius_proved_by_linear_bounds_is_proved_again_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lipcert.crown.search.refuted", lambda graph, rows, *_: torch.zeros(len(rows.image)) > 0)
     model, _, labels = _case("residual", "clipped_relu")
-    epsilon = _epsilon("residual", "clipped_relu")
+    epsilon, norms_once = _epsilon("residual", "clipped_relu"), Float64Model(model)
     count = 0
     for factor in (1.1, 1.3):
-        found = _certify(model, labels, factor * epsilon, 10)
-        alone = _certify(model, labels, factor * epsilon, None)
+        found = _certify(norms_once, labels, factor * epsilon, 10)
+        alone = _certify(norms_once, labels, factor * epsilon, None)
         rows = (~found.certified & (found.radius > alone.radius * 1.02)).nonzero()[:, 0]
         if len(rows):
-            certifier = Certifier(Float64Model(model), Bound.TIGHT, effort=Effort(60, refined=256))
+            certifier = Certifier(norms_once, Bound.TIGHT, effort=Effort(60, refined=256))
             assert certifier(IMAGES[rows], labels[rows], found.radius[rows]).certified.all()
         count += len(rows)
     assert count
@@ -81,7 +89,7 @@ def test_the_stated_arithmetic_decides() -> None:
     model, _, labels = _case()
     model = model.float()
     epsilon = 1.1 * _epsilon()
-    executed, exact = (_certify(model, labels, epsilon, 0, arithmetic=each) for each in ("executed", "exact"))
+    executed, exact = (_certify(Float64Model(model), labels, epsilon, 0, arithmetic=each) for each in ("executed", "exact"))
     assert (exact.margin >= executed.margin).all()
     assert (executed.rounding > 0).all()
     torch.testing.assert_close(exact.margin - executed.margin, executed.rounding, rtol=0.5, atol=1e-9)
@@ -106,7 +114,7 @@ def test_constant_logits_and_ties_are_never_certified() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(72, 4), nn.ReLU(), nn.Linear(4, 3)).double().eval()
     nn.init.zeros_(model[3].weight)
     nn.init.zeros_(model[3].bias)
-    certificate = _certify(model, torch.zeros(6, dtype=torch.long), 0.1, 5)
+    certificate = _certify(Float64Model(model), torch.zeros(6, dtype=torch.long), 0.1, 5)
     assert not certificate.certified.any()
     assert (certificate.radius == 0).all()
 
@@ -121,7 +129,7 @@ def test_records_tell_linear_bounds_from_lipschitz_bounds() -> None:
 def test_layout_and_inference_mode_change_nothing(steps: int) -> None:
     model, inputs, labels = _case("plain", "clipped_relu")
     epsilon = _epsilon("plain", "clipped_relu")
-    expected = _certify(model, labels, epsilon, steps)
+    expected = _certify(Float64Model(model), labels, epsilon, steps)
     certifier = Certifier(Float64Model(model), Bound.TIGHT, effort=Effort(steps))
     channels_last = certifier(inputs.to(memory_format=torch.channels_last), labels, epsilon)
     with torch.inference_mode():

@@ -27,6 +27,7 @@ from lipcert.graph import Activation, Add, Affine, Graph, PairSort, compile_grap
 from lipcert.nn import ClippedReLU
 from lipcert.nn.activations import split_pairs
 from tests import networks
+from tests.crown.few_steps import optimise_in_few_steps
 from tests.oracles import ExactNorms, points_in_ball
 from tests.pairwise import pairwise
 
@@ -54,7 +55,7 @@ class Case:
     @cached_property
     def whole(self) -> Tensor:
         """Bounds by free slopes, (R,)."""
-        return self.ball.certain(bounded(self.graph, self.rows, self.state, self.ball, Effort(60)))
+        return self.ball.certain(bounded(self.graph, self.rows, self.state, self.ball, Effort(25)))
 
 
 def _case(name: str, kind: str, epsilon: float = 0.5) -> Case:
@@ -104,7 +105,7 @@ def test_bounds_of_parts_hold_inside_them_and_parts_cover_the_ball(name: str, ki
     points = points_in_ball(case.inputs, epsilon, 400)
     seen = [_inputs_of_steps(case.graph, points[:, image]) for image in range(2)]
     for depth in range(2):
-        parts, value = _bounded(case.graph, parts, goal, 10, 0.1)
+        parts, value = _bounded(case.graph, parts, goal, 5, 0.1)
         margins, members = _reached(case, parts, seen)
         assert (value <= torch.where(members, margins, torch.inf).amin(dim=1)).all()
         if depth:
@@ -147,6 +148,12 @@ def test_parts_of_chains_of_single_neurons_hold_at_any_multiplier(kind: str, see
         parts = _sides(case.graph, parts)
 
 
+@pytest.fixture(name="few_steps")
+def fixture_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    optimise_in_few_steps(monkeypatch)
+
+
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize(("name", "kind"), [("plain", "relu"), ("residual", "maxmin")])
 def test_splits_prove_more_and_nothing_that_points_refute(name: str, kind: str) -> None:
     case = _case(name, kind)
@@ -186,6 +193,7 @@ def _lowest(case: Case) -> Tensor:
     return lowest
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_search_leaves_images_with_a_counterexample_and_splits_the_others() -> None:
     case = _case("plain", "relu")
     lowest = _lowest(case)
@@ -194,17 +202,18 @@ def test_search_leaves_images_with_a_counterexample_and_splits_the_others() -> N
     required = torch.zeros_like(whole)
     robust = rows._replace(constant=-whole - 0.1 * (lowest - whole))  # proved of parts alone
     ascended, split = (
-        case.ball.certain(proved(case.graph, robust, case.state, case.ball, Effort(40, splits), required))
+        case.ball.certain(proved(case.graph, robust, case.state, case.ball, Effort(20, splits), required))
         for splits in (0, 3)
     )
     assert not (ascended > 0).any()
     assert (split > 0).any()
     broken = rows._replace(constant=-lowest - 0.01)
     closest = bounded(case.graph, broken, case.state, case.ball)
-    left = proved(case.graph, broken, case.state, case.ball, Effort(100, 4), required)
+    left = proved(case.graph, broken, case.state, case.ball, Effort(25, 4), required)
     assert torch.equal(case.ball.certain(left), case.ball.certain(closest))
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_where_nothing_bends_there_is_nothing_to_split() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(72, 8), nn.ReLU(), nn.Linear(8, 5)).double().requires_grad_(False)
     model[1].bias.fill_(100.0)
