@@ -35,9 +35,7 @@ def _effort(steps: int | None) -> Effort | None:
     return None if steps is None else Effort(steps, splits=2 if steps else 0, refined=256)
 
 
-def _certify(
-    model: Float64Model, labels: Tensor, epsilon: float, steps: int | None, **settings: object
-) -> Certificate:
+def _certify(model: Float64Model, labels: Tensor, epsilon: float, steps: int | None, **settings: object) -> Certificate:
     certifier = Certifier(model, Bound.TIGHT, effort=_effort(steps), **settings)  # type: ignore[arg-type]
     return certifier(IMAGES, labels, epsilon)
 
@@ -89,7 +87,9 @@ def test_the_stated_arithmetic_decides() -> None:
     model, _, labels = _case()
     model = model.float()
     epsilon = 1.1 * _epsilon()
-    executed, exact = (_certify(Float64Model(model), labels, epsilon, 0, arithmetic=each) for each in ("executed", "exact"))
+    executed, exact = (
+        _certify(Float64Model(model), labels, epsilon, 0, arithmetic=each) for each in ("executed", "exact")
+    )
     assert (exact.margin >= executed.margin).all()
     assert (executed.rounding > 0).all()
     torch.testing.assert_close(exact.margin - executed.margin, executed.rounding, rtol=0.5, atol=1e-9)
