@@ -25,7 +25,7 @@ from lipcert.bounds.region import (
     opened,
     through_affine,
 )
-from lipcert.bounds.rounding import Arithmetic, Rounding, after_activation
+from lipcert.bounds.rounding import Arithmetic, Rounding, after_activation, after_steep
 from lipcert.graph import (
     Activation,
     Add,
@@ -34,6 +34,7 @@ from lipcert.graph import (
     Graph,
     Image,
     Node,
+    Nonlinearity,
     Operator,
     check_unchanged,
     compile_graph,
@@ -212,6 +213,8 @@ class Propagation:
         box = region.box() if self._asks_box(node, box_behind) else None
         keys = self._keys(terms, node)
         norms = [self.norms.global_norm(key, term.map) for key, term in zip(keys, terms.values(), strict=True)]
+        if node.function.lipschitz is not None:
+            norms = [node.function.lipschitz * norm for norm in norms]
         sources = [term.source for term in terms.values()]
         source = Source(
             node.index,
@@ -229,7 +232,7 @@ class Propagation:
                 Entry(node, region, box, source, keys, across, norms, self.norms, self.plan, unmasked)
             )
         whole, masked = reduce(torch.add, norms), reduce(torch.add, closed.local_norms)
-        rounding, ball = region.rounding, self._near(region, closed)
+        rounding, ball = region.rounding, self._near(region, node.function, closed)
         bounds = ActivationBounds(node, box if self.activation_boxes else None, whole, masked, closed.mask, ball)
         if rounding is not None and box is not None:
             rounding = self._rounding(node, rounding, box, terms, closed, norms)
@@ -253,18 +256,29 @@ class Propagation:
         self, node: Activation, rounding: Rounding, box: Box, terms: Terms, closed: Closed, norms: list[Tensor]
     ) -> Rounding:
         """Return the rounding behind an activation; through one affine layer, masked norms bound what comes along."""
-        entries, masked = node.function.rounding(rounding.entries, *box), None
-        rows_known = closed.mask is None or node.function.slopes is not None
+        function = node.function
+        entries, masked = function.rounding(rounding.entries, *box), None
+        if function.lipschitz is not None or function.operations:
+            return after_steep(rounding, entries, function.lipschitz, self._evaluated(function, box))
+        rows_known = function.slopes is not None or (closed.mask is None and function.needed(*box) is None)
         if self.rule.masks and closed.own and rows_known and len(terms) == 1:
             (term,) = terms.values()
             layers = sum(not operator.moves for operator in term.map.operators)
             masked = (closed.local_norms[0], norms[0]) if layers == 1 else None
         return after_activation(rounding, entries, closed.source.varying, masked, closed.mask)
 
-    def _near(self, region: Region, closed: Closed) -> Near | None:
+    def _evaluated(self, function: Nonlinearity, box: Box) -> Tensor | None:
+        """Return what rounding adds to an activation's outputs over a box, at most; None where it selects."""
+        if self.arithmetic is None or not function.operations:
+            return None
+        size = function.magnitude(*box)
+        share = self.arithmetic.gamma(size.new_full((), function.operations))
+        return share * size + self.arithmetic.tiny * (1 + torch.maximum(*(end.abs() for end in box)))
+
+    def _near(self, region: Region, function: Nonlinearity, closed: Closed) -> Near | None:
         """Return where the inputs of an activation are that any varying output depends on, None where unknown."""
         rounding, images = region.rounding, len(region.center)
-        if rounding is None or self.arithmetic is None or not closed.own:
+        if rounding is None or self.arithmetic is None or not closed.own or function.lipschitz is not None:
             return None
         error = (self.arithmetic.analysis * rounding.length).expand(images)
         radius = (region.epsilon * closed.source.lipschitz).expand(images) + error

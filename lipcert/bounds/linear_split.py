@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from lipcert.bounds.product import Closed, Entry, constant, varying_outputs
@@ -15,11 +14,14 @@ def close_linear_split(entry: Entry) -> Closed:
     function, varying = entry.node.function, varying_outputs(entry)
     assert entry.box is not None
     linear = function.linear(*entry.box)
-    linear = torch.zeros_like(entry.source.center) if linear is None else linear
-    bending = (1 - linear) if varying is None else varying * (1 - linear)
+    bending = varying
+    if linear is not None:
+        bending = (1 - linear) if varying is None else varying * (1 - linear)
     norms = entry.local_norms(entry.longest, bending if function.slopes is not None else None)
     source = replace(entry.source, lipschitz=constant(entry.longest, norms), varying=bending)
-    merged = {(entry.node.index, False): opened(source), **masked(entry.longest, linear)}
+    merged = {(entry.node.index, False): opened(source)}
+    if linear is not None:
+        merged |= masked(entry.longest, linear)
     return Closed(source, norms, merged, varying, own=False)
 
 

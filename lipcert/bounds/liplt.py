@@ -51,6 +51,8 @@ def close_global_liplt(entry: Entry) -> Closed:
     if entry.region.merged is not None:
         pairs = zip(entry.keys_of(runs), runs.values(), strict=True)
         across = constant(runs, [entry.norms.global_norm(key, term.map) for key, term in pairs])
+        if entry.node.function.lipschitz is not None:
+            across = across * entry.node.function.lipschitz
         lipschitz = torch.minimum(source.lipschitz, across)
         source = replace(source, lipschitz=lipschitz, box_lipschitz=lipschitz)
     if entry.node.function.slopes != UNIT or _large(entry.region.shape):

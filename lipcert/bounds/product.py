@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.region import SMALLEST_CONSTANT, Region, Source, Terms
-from lipcert.graph import Activation, Add, Affine, Box, Graph
+from lipcert.graph import Activation, Add, Affine, Box, Graph, scaling
 from lipcert.norms.protocol import MapKey, Norms
 
 
@@ -93,7 +93,8 @@ class Entry:
         region: before it.
         box: that of the region; None where nobody asks for it.
         source: the set at the activation's output, bounded by global norms; a bound replaces what it knows better.
-        keys: of the region's terms, `across`: of those across activations; `global_norms`: of the former, (1,) each.
+        keys: of the region's terms, `across`: of those across activations; `global_norms`: of the former, (1,) each,
+            times the activation's Lipschitz constant.
         norms: norm algorithm.
         plan: work to skip; `unmasked`: no norm before or behind the activation asks what varies.
     """
@@ -119,9 +120,20 @@ class Entry:
         return self.keys if terms is self.region.terms else self.across
 
     def local_norms(self, terms: Terms, rows: Tensor | None) -> list[Tensor]:
-        """Return the norms of each term's map, (B,) each, masked by `rows` and by what varies in its source."""
+        """Return the norms of each term's map, (B,) each, masked by `rows` and by what varies in its source.
+
+        The activation's own slopes over the box, or its Lipschitz constant, are in them.
+        """
         pairs = zip(self.keys_of(terms), terms.values(), strict=True)
-        return [self.norms.local_norms(key, term.map, rows, term.source.varying) for key, term in pairs]
+        function, box = self.node.function, self.box
+        if function.lipschitz is None:
+            return [self.norms.local_norms(key, term.map, rows, term.source.varying) for key, term in pairs]
+        gains = None if box is None else function.gains(*box)
+        if gains is None:
+            norms = [self.norms.local_norms(key, term.map, rows, term.source.varying) for key, term in pairs]
+            return [function.lipschitz * norm for norm in norms]
+        steep = scaling(self.region.shape, gains if rows is None else gains * rows, per_image=True)
+        return [self.norms.local_norms(key, term.map.after(steep), None, term.source.varying) for key, term in pairs]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ multiple of |W| |h - center| and |W (h - center)|: no longer than the norm of |W
 
 Errors of earlier layers pass through |W| entry by entry, or in l2 through the spectral norm of W, or of what a local
 bound leaves of it: errors at values that vary through the masked norm, others, few and small, through the whole one.
-Activations select among exact numbers: they add no error and, being 1-Lipschitz, enlarge none.
+Most activations select among exact numbers: they add no error and, being 1-Lipschitz, enlarge none.
 
 The same recursion covers the float64 arithmetic of the bounds themselves: their error is a fixed share of it.
 """
@@ -184,6 +184,23 @@ def after_activation(
         length = torch.minimum(length, own)
     behind = Rounding.of(entries, length)
     return behind if varying is None else replace(behind, stray=l2_norm((entries * (1 - varying)).flatten(1)))
+
+
+def after_steep(
+    rounding: Rounding, entries: Tensor, lipschitz: Tensor | float | None, evaluated: Tensor | None
+) -> Rounding:
+    """Return the error behind an activation that may enlarge errors, or add to them.
+
+    Args:
+        rounding: the error before it.
+        entries: bounds on what that becomes at each output, (B, *shape).
+        lipschitz: constant of the activation, None for 1.
+        evaluated: what its own evaluation adds, (B, *shape), None for nothing.
+    """
+    length = rounding.length if lipschitz is None else lipschitz * rounding.length
+    if evaluated is None:
+        return Rounding.of(entries, length)
+    return Rounding.of(entries + evaluated, length + l2_norm(evaluated.flatten(1)))
 
 
 def _scaled_rows(rows: Tensor | None, lengths: Tensor, shape: Shape) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.bounds import Analysis, Arithmetic, Bound, analyze
-from lipcert.graph import Graph, compile_graph, supported_types
+from lipcert.graph import Graph, UnsupportedLayerError, compile_graph, supported_types
 from lipcert.importing import imported
 from lipcert.nn.integrity import (
     has_own_forward,
@@ -73,6 +73,20 @@ def double_copy(model: nn.Module) -> nn.Module:
     return twin
 
 
+def refuse_unexecutable(graph: Graph) -> None:
+    """Refuse activations of which no standard bounds what they are off by, as executed.
+
+    Raises:
+        UnsupportedLayerError: naming the layer.
+    """
+    for node in graph.activations:
+        if not node.function.executable:
+            raise UnsupportedLayerError(
+                f"Layer {node.name!r} ({type(node.layer).__name__}) is executed by exponentials or error functions, "
+                'whose rounding no standard bounds; ask for arithmetic="exact", a certificate of the exact network.'
+            )
+
+
 class Float64Model:
     """A float64 copy of a model and upper bounds of its norms; certifiers that share it bound global norms once.
 
@@ -134,6 +148,7 @@ class Float64Model:
         refuse_interception()
         if executed:
             refuse_execution(self.kinds, images.device)
+            refuse_unexecutable(self.graph(images.shape[1:]))
         norms = self.norms.with_steps(lanczos_steps, constant_share)
         radius = torch.as_tensor(epsilon, dtype=torch.float64, device=images.device) * (1 + SLACK)
         graph = self.graph(images.shape[1:])

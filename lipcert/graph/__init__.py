@@ -21,9 +21,12 @@ from lipcert.graph.operators import (
     Shape,
     map_of,
 )
+from lipcert.graph.piecewise import Bend
 from lipcert.graph.pooling import AveragePool
 from lipcert.graph.scaling import scaling
+from lipcert.graph.smooth import Smooth
 from lipcert.graph.transposed import TransposedConvolution
+from lipcert.graph.windows import WindowMaximum
 from lipcert.nn import UnsupportedLayerError
 
 __all__ = [
@@ -32,6 +35,7 @@ __all__ = [
     "Add",
     "Affine",
     "AveragePool",
+    "Bend",
     "Box",
     "Clamp",
     "Graph",
@@ -44,8 +48,10 @@ __all__ = [
     "PairSort",
     "Permutation",
     "Shape",
+    "Smooth",
     "TransposedConvolution",
     "UnsupportedLayerError",
+    "WindowMaximum",
     "check_unchanged",
     "compile_graph",
     "is_affine",

@@ -1,8 +1,8 @@
 """The table of activations: what bounds ask of each, forward and backward.
 
-A `Nonlinearity` is 1-Lipschitz in l2, keeps the shape and selects among exact numbers, so that it adds no rounding.
-Most are a `Clamp`, elementwise min(max(z, low), high); MaxMin sorts pairs of channels. `register_activation` adds a
-row, which serves forward bounds, backward bounds and training alike.
+A `Nonlinearity` is 1-Lipschitz in l2, keeps the shape and selects among exact numbers, so that it adds no rounding,
+where it does not say otherwise. Most are a `Clamp`, elementwise min(max(z, low), high); MaxMin sorts pairs of channels.
+`register_activation` adds a row, which serves forward bounds, backward bounds and training alike.
 """
 
 from __future__ import annotations
@@ -29,6 +29,27 @@ class Nonlinearity:
 
     slopes: tuple[float, float] | None = None
     """Smallest and largest slope of an elementwise activation; None for one that is not elementwise."""
+
+    lipschitz: Tensor | float | None = None
+    """Lipschitz constant in l2 everywhere, () or a number; None for 1 and slopes 0 and 1 alone, as masks know them."""
+
+    operations: int = 0
+    """Rounded operations of an executed output, relative to `magnitude`."""
+
+    executable: bool = True
+    """Whether these bound what an executed output may be off by; False leaves certificates of the exact network."""
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Return the shape behind the activation, without the batch; `shape`: before it."""
+        return shape
+
+    def gains(self, lower: Tensor, upper: Tensor) -> Tensor | None:
+        """Return the largest absolute slope of each neuron over the box, where `lipschitz` is given and elementwise."""
+        return None
+
+    def magnitude(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Return what the rounding of executed outputs is relative to, where there are `operations`."""
+        raise NotImplementedError
 
     def apply(self, inputs: Tensor) -> Tensor:
         """Return the activation's output for `inputs`, (B, *shape)."""
@@ -125,6 +146,15 @@ class Clamp(Nonlinearity):
         return (self,)
 
 
+class RoundedClamp(Clamp):
+    """A clamp between numbers of which the executed precision holds one that is near."""
+
+    operations = 1
+
+    def magnitude(self, lower: Tensor, upper: Tensor) -> Tensor:
+        return torch.maximum(*(end.abs() for end in self.range(lower, upper)))
+
+
 class Positive(Clamp):
     """Clamp between 0 and an optional threshold: ReLU and the clipped ReLU; fast, with gradients of the threshold."""
 
@@ -216,7 +246,7 @@ def nonlinearity(layer: nn.Module, shape: Shape) -> Nonlinearity:
     tensors = (*layer.parameters(), *layer.buffers())
     zeros = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(())).new_zeros(1, *shape)
     output = tuple(function.apply(zeros).shape[1:])
-    if output != shape:
+    if output != function.output_shape(shape):
         raise UnsupportedLayerError(
             f"a {type(layer).__name__} for another shape broadcasts {shape} to {output}; "
             "its shape must be that of its input."
@@ -248,6 +278,14 @@ def _pairs(layer: MaxMin | ClippedMaxMin, shape: Shape) -> Nonlinearity:
     return PairSort(layer.max, layer.min)
 
 
+def _band(layer: nn.Hardtanh, shape: Shape) -> Nonlinearity:
+    low, high = float(layer.min_val), float(layer.max_val)
+    exact = all(float(torch.tensor(end, dtype=torch.float32)) == end for end in (low, high))
+    return Clamp(low, high) if exact else RoundedClamp(low, high)
+
+
+register_activation(nn.ReLU6, _band)
+register_activation(nn.Hardtanh, _band)
 register_activation(nn.ReLU, lambda layer, shape: Positive())
 register_activation(ClippedReLU, _clipped_relu)
 register_activation(MaxMin, _pairs)

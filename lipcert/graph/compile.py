@@ -337,7 +337,8 @@ class _Compiler:
         try:
             if activation:
                 function = nonlinearity(layer, shape)
-                node: Node = Activation(index, (source,), name, layer, shape, function, _held(layer))
+                behind = function.output_shape(shape)
+                node: Node = Activation(index, (source,), name, layer, behind, function, _held(layer))
             else:
                 made = self.operators[index] = operator(layer, shape)
                 node = Affine(index, (source,), name, layer, shape, made.output_shape, not made.elementwise)

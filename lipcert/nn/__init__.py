@@ -1,6 +1,6 @@
 """Networks: activations, normalisation, residual blocks and the published architectures."""
 
-from lipcert.nn.activations import ClippedMaxMin, ClippedReLU, MaxMin
+from lipcert.nn.activations import Abs, ClippedMaxMin, ClippedReLU, MaxMin
 from lipcert.nn.almost_orthogonal import AlmostOrthogonal
 from lipcert.nn.architectures import ACTIVATIONS, ARCHITECTURES, PARAMETRIZATIONS, build
 from lipcert.nn.blocks import Normalize, Residual
@@ -14,6 +14,7 @@ __all__ = [
     "ACTIVATIONS",
     "ARCHITECTURES",
     "PARAMETRIZATIONS",
+    "Abs",
     "AlmostOrthogonal",
     "ChannelPad",
     "ClippedMaxMin",

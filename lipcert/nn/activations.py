@@ -146,6 +146,14 @@ class ClippedReLU(nn.Module):
         return clipped_relu(inputs, self.threshold)
 
 
+class Abs(nn.Module):
+    """The absolute value, elementwise."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the absolute values of `inputs`, (B, ...)."""
+        return inputs.abs()
+
+
 class MaxMin(nn.Module):
     """Sort every pair of channels: larger values in the first half, smaller in the second.
 

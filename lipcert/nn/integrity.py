@@ -22,7 +22,7 @@ from torch.nn.modules import module as module_state
 from torch.nn.utils import parametrizations as torch_parametrizations
 from torch.nn.utils.parametrize import ParametrizationList
 
-from lipcert.nn.activations import ClippedMaxMin, ClippedReLU, MaxMin
+from lipcert.nn.activations import Abs, ClippedMaxMin, ClippedReLU, MaxMin
 from lipcert.nn.almost_orthogonal import AlmostOrthogonal
 from lipcert.nn.blocks import Normalize, Residual
 from lipcert.nn.channels import ChannelPad, GroupSort2, HalvesToPairs, PairsToHalves
@@ -35,7 +35,7 @@ class UnsupportedLayerError(NotImplementedError):
 
 
 OWN = (
-    *(AlmostOrthogonal, ChannelPad, ClippedMaxMin, ClippedReLU, ElementwiseAffine, GroupSort2, HalvesToPairs),
+    *(Abs, AlmostOrthogonal, ChannelPad, ClippedMaxMin, ClippedReLU, ElementwiseAffine, GroupSort2, HalvesToPairs),
     *(LayerGraph, MaxMin, Normalize, PairsToHalves, Permute, Residual, Sum),
 )
 """The layers of lipcert."""
@@ -103,7 +103,10 @@ ALIASES = {"Module.__call__": "Module._wrapped_call_impl", "Module.forward": "_f
 COUNTING, COUNTED = "torch._dynamo.mutation_guard", "install_generation_tagging_init.<locals>.patched_setstate"
 """Where torch.compile replaces `nn.Module.__setstate__`, for all modules, by a function around torch's own."""
 
-KERNELS = ("avg_pool2d", "conv2d", "conv_transpose2d", "linear", "pixel_shuffle", "pixel_unshuffle")
+KERNELS = (
+    *("avg_pool2d", "conv2d", "conv_transpose2d", "gelu", "linear", "pixel_shuffle", "pixel_unshuffle", "prelu"),
+    "softplus",
+)
 """Functions of `torch.nn.functional` that are not written in Python."""
 
 FUNCTIONAL = {"torchvision.transforms.transforms": "torchvision.transforms.functional"}
@@ -363,6 +366,8 @@ def _functions(cls: type) -> dict[str, object]:
     names = {name for code in _methods(cls).values() if isinstance(code, CodeType) for name in code.co_names}
     codes: dict[str, object] = {name: BuiltinFunctionType for name in names if name in KERNELS}
     written = _written(FUNCTIONAL.get(cls.__module__, "torch.nn.functional"))
+    if "max_pool2d" in names:
+        codes["max_pool2d"] = _written("torch._jit_internal")["boolean_dispatch.<locals>.fn"]
     return codes | {name: written[name] for name in names if name in written}
 
 

@@ -4,6 +4,7 @@ It shares no code with `lipcert.bounds`, `lipcert.crown` or `lipcert.certificate
 repeated here.
 """
 
+from lipcert.recheck import steep as _steep  # noqa: F401  its activations are registered
 from lipcert.recheck.consistency import contradictions, place
 from lipcert.recheck.execution import contradicted_by_execution
 from lipcert.recheck.global_norms import contradicted_norms

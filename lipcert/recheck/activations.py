@@ -1,5 +1,7 @@
 """Activations over a box of their inputs: what can vary, what is linear, and what is left beside the linear part."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from functools import singledispatch
 
@@ -8,24 +10,62 @@ from torch import Tensor, nn
 
 from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin
 
+_ZERO = torch.tensor(0.0, dtype=torch.float64)
+
 
 @dataclass(frozen=True, eq=False)
 class Activation:
     """One activation in float64; every clipped kind is described by thresholds, infinite where it has none.
 
     `paired`: MaxMin kinds, whose thresholds clip the larger half from above and the smaller from below; otherwise
-    min(max(z, 0), high). Thresholds broadcast against (1, C, ...), or (1, C/2, ...) when paired.
+    min(max(z, floor), high). Thresholds broadcast against (1, C, ...), or (1, C/2, ...) when paired.
+    `operations`: roundings of an output, relative to `evaluated`. `constant`: Lipschitz constant in l2.
     """
 
     name: str
     paired: bool
     high: Tensor
     low: Tensor
+    floor: Tensor = _ZERO
+    operations: int = 0
+
+    @property
+    def clamps(self) -> bool:
+        """Whether it is made of clamps and of sorts of pairs."""
+        return True
+
+    @property
+    def constant(self) -> float:
+        """Lipschitz constant in l2, everywhere."""
+        return 1.0
+
+    def gains(self, lower: Tensor, upper: Tensor) -> Tensor | None:
+        """Return the steepest slope of each neuron over a box of inputs; None where masks say all."""
+        return None
+
+    def box(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the box of the outputs over one of the inputs."""
+        return self(lower), self(upper)
+
+    def masks(self, lower: Tensor, upper: Tensor) -> Masks:
+        """Return the masks over a box of the inputs, (1, ...)."""
+        return _paired_masks(self, lower, upper) if self.paired else _clamp_masks(self, lower, upper)
+
+    def passed(self, entries: Tensor) -> Tensor:
+        """Return how far each output can be off where the inputs are by `entries`, (1, ...)."""
+        if not self.paired:
+            return entries
+        first, second = entries.chunk(2, dim=1)
+        return torch.maximum(first, second).repeat(1, 2, *(1 for _ in entries.shape[2:]))
+
+    def evaluated(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Return what the rounding of outputs is relative to, over a box of the inputs."""
+        return torch.maximum(*(end.abs() for end in self.box(lower, upper)))
 
     def __call__(self, values: Tensor) -> Tensor:
         """Return the outputs, shape as `values`, (B, ...)."""
         if not self.paired:
-            return torch.minimum(values.clamp(min=0), self.high)
+            return torch.minimum(torch.maximum(values, self.floor), self.high)
         first, second = values.chunk(2, dim=1)
         larger = torch.minimum(torch.maximum(first, second), self.high)
         return torch.cat((larger, torch.maximum(torch.minimum(first, second), self.low)), dim=1)
@@ -58,6 +98,14 @@ def _(module: ClippedReLU, name: str) -> Activation:
     return Activation(name, False, threshold, -_INFINITY)
 
 
+@describe_activation.register(nn.Hardtanh)
+@describe_activation.register(nn.ReLU6)
+def _(module: nn.Hardtanh, name: str) -> Activation:
+    low, high = (torch.tensor(float(end), dtype=torch.float64) for end in (module.min_val, module.max_val))
+    exact = bool((low.float() == low) & (high.float() == high))
+    return Activation(name, False, high, -_INFINITY, floor=low, operations=0 if exact else 1)
+
+
 @describe_activation.register
 def _(module: MaxMin, name: str) -> Activation:
     return Activation(name, True, _INFINITY, -_INFINITY)
@@ -87,12 +135,12 @@ class Masks:
 
 def masks(activation: Activation, lower: Tensor, upper: Tensor) -> Masks:
     """Return the masks over the box [lower, upper] of an activation's inputs, (1, ...)."""
-    return _paired_masks(activation, lower, upper) if activation.paired else _relu_masks(activation, lower, upper)
+    return activation.masks(lower, upper)
 
 
-def _relu_masks(activation: Activation, lower: Tensor, upper: Tensor) -> Masks:
-    constant = (upper <= 0) | (lower >= activation.high)
-    linear = ~constant & (lower >= 0) & (upper <= activation.high)
+def _clamp_masks(activation: Activation, lower: Tensor, upper: Tensor) -> Masks:
+    constant = (upper <= activation.floor) | (lower >= activation.high)
+    linear = ~constant & (lower >= activation.floor) & (upper <= activation.high)
     varying = (~constant).double()
     unstable = (~constant & ~linear).double()
     slope = linear.double() + unstable / 2
@@ -116,7 +164,8 @@ def _paired_masks(activation: Activation, lower: Tensor, upper: Tensor) -> Masks
 def output_range(activation: Activation, lower: Tensor, upper: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
     """Return the extremes of sigma(z') - sigma(center) over the box [lower, upper], each (1, ...)."""
     value = activation(center)
-    return activation(lower) - value, activation(upper) - value
+    least, greatest = activation.box(lower, upper)
+    return least - value, greatest - value
 
 
 def remainder_range(
@@ -128,7 +177,12 @@ def remainder_range(
     """
     if slope is None:
         return output_range(activation, lower, upper, center)
-    kinks = (lower, upper, torch.zeros_like(lower), torch.where(activation.high.isinf(), lower, activation.high))
+    kinks = (
+        lower,
+        upper,
+        activation.floor.expand_as(lower),
+        torch.where(activation.high.isinf(), lower, activation.high),
+    )
     points = torch.stack([torch.maximum(torch.minimum(kink, upper), lower) for kink in kinks])
     values = activation(points.flatten(0, 1)).view_as(points) - activation(center) - slope * (points - center)
     return values.amin(dim=0), values.amax(dim=0)

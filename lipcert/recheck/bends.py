@@ -62,7 +62,7 @@ def bends_of(activation: Activation, box: Box, center: Tensor, radius: float, di
     size = torch.stack((*box, center)).abs().amax(dim=0).flatten()
     zero, infinity = center.new_zeros(()), center.new_full((), torch.inf)
     if not activation.paired:
-        return Bends(False, size, _clamp(box, (zero, activation.high), center, mask.needed, radius))
+        return Bends(False, size, _clamp(box, (activation.floor, activation.high), center, mask.needed, radius))
     first, second = center.chunk(2, dim=1)
     between = _between(box) if difference is None else _cut(_between(box), difference)
     both = torch.minimum(*mask.needed.chunk(2, dim=1))

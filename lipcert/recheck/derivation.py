@@ -16,7 +16,15 @@ from lipcert.recheck.activations import Masks, masks, output_range, remainder_ra
 from lipcert.recheck.norms import Norms
 from lipcert.recheck.program import ActivationStep, AddStep, AffineStep, LinearMap, Program, linear_map
 from lipcert.recheck.reach import SLACK, Reach, Rows, Source, widened
-from lipcert.recheck.rounding import ARITHMETIC, Ball, after_activation, after_addition, after_affine, no_error
+from lipcert.recheck.rounding import (
+    ARITHMETIC,
+    Ball,
+    after_activation,
+    after_addition,
+    after_affine,
+    after_steep,
+    no_error,
+)
 
 
 @dataclass(eq=False)
@@ -143,6 +151,8 @@ class Derivation:
     def _activation(self, step: ActivationStep, before: Reach) -> Reach:
         activation, lower, upper = step.activation, before.lower, before.upper
         mask = masks(activation, lower, upper)
+        if not activation.clamps:
+            return self._steep(step, before, mask)
         tight, decomposed = self._constants(step.source, before, mask)
         if mask.slope is not None:
             self.slopes[step.target] = mask.slope
@@ -155,6 +165,8 @@ class Derivation:
             widened(output_range(activation, lower, upper, before.center), own),
             widened(remainder_range(activation, mask.slope, lower, upper, before.center), 2 * own),
         )
+        if activation.operations:
+            return self._behind(step, before, mask)
         return Reach(
             activation(before.center),
             activation(lower),
@@ -163,6 +175,42 @@ class Derivation:
             after_activation(before.own, activation, lower, upper, mask),
             {step.target: Rows(mask.varying, True, True)},
         )
+
+    def _steep(self, step: ActivationStep, before: Reach, mask: Masks) -> Reach:
+        """Return what is known behind an activation that enlarges, rounds, or has other outputs than inputs."""
+        behind, (tight, decomposed) = self._behind(step, before, mask), self._steep_constants(step, before, mask)
+        change = output_range(step.activation, before.lower, before.upper, before.center)
+        change = widened(change, 2 * behind.own.entries)
+        self.sources[step.target] = Source(tight, decomposed, mask.varying, mask.varying, change, change)
+        return behind
+
+    def _behind(self, step: ActivationStep, before: Reach, mask: Masks) -> Reach:
+        """Return box and errors behind an activation that may round."""
+        activation, lower, upper = step.activation, before.lower, before.upper
+        own = after_steep(before.own, activation, lower, upper, ARITHMETIC[torch.float64])
+        executed = after_steep(before.executed, activation, lower, upper, ARITHMETIC[self.program.dtype])
+        least, greatest = activation.box(lower, upper)
+        rows = {step.target: Rows(mask.varying, True, True)}
+        center = activation(before.center)
+        return Reach(center, least - own.entries, greatest + own.entries, executed, own, rows)
+
+    def _steep_constants(self, step: ActivationStep, before: Reach, mask: Masks) -> tuple[float, float]:
+        """Return T and R of such an activation: by its slopes over the box where it has some, by its constant."""
+        if self.epsilon == 0:
+            return 0.0, 0.0
+        constant, gains = step.activation.constant, step.activation.gains(before.lower, before.upper)
+        tight = constant * self._sum_tight(step.source, before, mask.needed)
+        if gains is not None:
+            slopes, everything = {step.target: gains}, torch.ones_like(gains)
+            steep = [
+                self._norm(linear_map(self.program, source, step.target, slopes), everything, known.varying)
+                * known.tight
+                for source, known in ((source, self.sources[source]) for source in before.rows)
+            ]
+            tight = min(tight, sum(steep))
+        if not self.decomposed:
+            return tight, torch.inf
+        return tight, constant * self._sum_decomposed(step.source, mask.needed, tight / constant)
 
     def _masked_norm(self, before: Reach, tight: float) -> float | None:
         """Return the masked norm from the only source before an activation, of which T is `tight`; None for others."""

@@ -71,8 +71,8 @@ class GlobalNorms:
             if isinstance(step, ActivationStep):
                 terms = [(self.bracket(each), known[source]) for source, each in self.feeding[step.source].items()]
                 known[step.target] = Bracket(
-                    sum(norm.lower * there.lower for norm, there in terms),
-                    sum(norm.upper * there.upper for norm, there in terms),
+                    step.activation.constant * sum(norm.lower * there.lower for norm, there in terms),
+                    step.activation.constant * sum(norm.upper * there.upper for norm, there in terms),
                 )
         last = [known[source] for source in self.feeding[self.program.output]] or [Bracket(0.0, 0.0)]
         return Bracket(max(each.lower for each in last), max(each.upper for each in last))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lipcert.recheck.backward import Backward
 from lipcert.recheck.derivation import Derivation
-from lipcert.recheck.program import AffineStep, linear_map, single_map
+from lipcert.recheck.program import ActivationStep, AffineStep, linear_map, single_map
 from lipcert.recheck.reach import SLACK, maximum_over
 from lipcert.recheck.rounding import of_differences
 
@@ -35,6 +35,8 @@ def margins(derived: Derivation, label: int) -> Margins:
 
 def backward_margins(derived: Derivation, label: int) -> Iterator[Margins]:
     """Yield the least margins of `label` with those of open classes bounded backward, with more and more effort."""
+    if any(isinstance(step, ActivationStep) and not step.activation.clamps for step in derived.program.steps):
+        return  # what is not made of clamps and sorts is not bounded backward
     real, rounding = -worst(derived, label), _rounding(derived, label)
     rows, others, backward = -_directions(derived, label), torch.arange(len(real)) != label, Backward(derived)
     for refined, steps in BACKWARD_EFFORTS:

@@ -193,10 +193,7 @@ def after_activation(
     Outputs that are constant over the box [lower, upper] of the inputs widened by their error carry none. `masked`:
     the norm of the map from the last source, of what varies there to what `mask` says is needed.
     """
-    entries = error.entries
-    if activation.paired:
-        first, second = entries.chunk(2, dim=1)
-        entries = torch.maximum(first, second).repeat(1, 2, *(1 for _ in entries.shape[2:]))
+    entries = activation.passed(error.entries)
     fixed = activation(lower - error.entries) == activation(upper + error.entries)
     entries = torch.where(fixed, 0.0, entries)
     norm = min(error.norm, float(entries.norm()))
@@ -206,6 +203,17 @@ def after_activation(
         norm = min(norm, passed + added + float((entries * (1 - mask.needed)).norm()))
     stray = float((entries * (1 - mask.varying)).norm())
     return Error(entries, norm, torch.zeros_like(entries), 0.0, stray, at_source=True)
+
+
+def after_steep(error: Error, activation: Activation, lower: Tensor, upper: Tensor, arithmetic: Arithmetic) -> Error:
+    """Return the error behind an activation that rounds, or whose Lipschitz constant or masks are its own."""
+    entries, norm = activation.passed(error.entries), activation.constant * error.norm
+    if activation.operations:
+        size = activation.evaluated(lower - error.entries, upper + error.entries)
+        largest = 1 + torch.maximum(lower.abs(), upper.abs()) + error.entries
+        fresh = gamma(activation.operations, arithmetic.unit) * size + arithmetic.tiny * largest
+        entries, norm = entries + fresh, norm + float(fresh.norm())
+    return Error(entries, min(norm, float(entries.norm())), torch.zeros_like(entries), 0.0, at_source=True)
 
 
 def of_differences(error: Error, before: Error, varying: Tensor, gradients: Tensor, label: int) -> Tensor:

@@ -31,30 +31,43 @@ TOLD: dict[str, set[str]] = {
     "LayerGraph": {"sources"},
     "Linear": {"in_features", "out_features"},
     "Permute": {"order"},
+    "GELU": {"approximate"},
+    "Hardtanh": {"min_val", "max_val", "inplace"},
+    "LeakyReLU": {"negative_slope", "inplace"},
+    "MaxPool2d": {"kernel_size", "stride", "padding", "dilation", "ceil_mode"},
+    "PReLU": {"num_parameters"},
     "PixelShuffle": {"upscale_factor"},
     "PixelUnshuffle": {"downscale_factor"},
     "ReLU": {"inplace"},
+    "ReLU6": {"inplace"},
     "ReflectionPad2d": {"padding"},
     "ReplicationPad2d": {"padding"},
     "Unflatten": {"dim", "unflattened_size"},
+    "SiLU": {"inplace"},
+    "Sigmoid": set(),
+    "Softplus": {"beta", "threshold"},
+    "Tanh": set(),
     "ZeroPad2d": {"padding"},
 }
 """Attributes that the `repr` of each layer tells."""
 
 IDLE: dict[str, set[str]] = {
     "Conv2d": {"transposed", "output_padding", "_reversed_padding_repeated_twice"},
+    "PReLU": {"init"},
     "ConvTranspose2d": {"transposed", "_reversed_padding_repeated_twice"},
 }
 """Attributes that change nothing where all others are as told."""
 
 USUAL: dict[str, dict[str, Any]] = {
     "AvgPool2d": {"ceil_mode": False, "count_include_pad": True, "divisor_override": None},
+    "MaxPool2d": {"return_indices": False},
+    "ReLU6": {"min_val": 0.0, "max_val": 6.0},
     "ZeroPad2d": {"value": 0.0},
 }
 """Values of attributes that no `repr` tells and that go without saying."""
 
 NAMES = {
-    *("ClippedMaxMin", "ClippedReLU", "ElementwiseAffine", "GroupSort2", "HalvesToPairs", "Identity", "MaxMin"),
+    *("Abs", "ClippedMaxMin", "ClippedReLU", "ElementwiseAffine", "GroupSort2", "HalvesToPairs", "Identity", "MaxMin"),
     *("Normalize", "PairsToHalves", "Residual", "Sequential", "Sum", *TOLD),
 }
 """What layers with bounds are called."""

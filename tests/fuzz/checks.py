@@ -21,6 +21,7 @@ from lipcert.certificates.certify import CertifyBatch
 from lipcert.certificates.float64 import FAILURE_PROBABILITY
 from lipcert.crown import Ball, Rows
 from lipcert.graph import Graph, NonFiniteBoundError
+from tests.fuzz.layers import STEEP
 from tests.fuzz.networks import Case
 from tests.fuzz.subject import Subject, Tally, refute
 
@@ -92,7 +93,8 @@ def _certifiers(subject: Subject) -> Iterator[tuple[str, CertifyBatch]]:
     settings = case.clip_input, case.arithmetic
     for bound in subject.some(tuple(Bound), 3):
         yield str(bound), Certifier(subject.network, bound, subject.steps, *settings)
-    for stage in subject.some(CROWN_STAGES, 1):
+    followed = not any(isinstance(layer, STEEP) for layer in case.model.modules())
+    for stage in subject.some(CROWN_STAGES, int(followed)):
         assert stage.effort is not None
         effort = replace(
             stage.effort, steps=min(stage.effort.steps, SLOPE_STEPS), splits=min(stage.effort.splits, SPLITS)
@@ -100,7 +102,10 @@ def _certifiers(subject: Subject) -> Iterator[tuple[str, CertifyBatch]]:
         yield stage.name, Certifier(subject.network, stage.bound, subject.steps, *settings, effort=effort)
     for name in subject.some(("cascade", "certify", "", "", "", ""), 0 if case.lanczos else 1):
         if name == "cascade":
-            yield name, Cascade(case.model, (*STAGES, *CROWN_STAGES), FAILURE_PROBABILITY, *settings)
+            yield (
+                name,
+                Cascade(case.model, (*STAGES, *(CROWN_STAGES if followed else ())), FAILURE_PROBABILITY, *settings),
+            )
         elif name == "certify":
             yield name, partial(lipcert.certify, case.model, clip_input=settings[0], arithmetic=settings[1])
 

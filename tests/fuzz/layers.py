@@ -15,6 +15,7 @@ from torchvision import transforms
 from torchvision.transforms import v2
 
 from lipcert.nn import (
+    Abs,
     AlmostOrthogonal,
     ChannelPad,
     ClippedMaxMin,
@@ -216,6 +217,37 @@ def unflatten(draw: Draw, shape: Shape) -> nn.Module:
     return nn.Unflatten(1, (rows, shape[0] // rows))
 
 
+def hardtanh(draw: Draw, shape: Shape) -> nn.Module:
+    low, high = one_of(draw, ((-1.0, 1.0), (-0.1, 0.3), (0.0, 0.2), (-3.0, -0.05)))
+    return nn.Hardtanh(low, high)
+
+
+def leaky(draw: Draw, shape: Shape) -> nn.Module:
+    return nn.LeakyReLU(one_of(draw, (0.01, 0.2, 0.0, -0.7, 1.5)))
+
+
+def prelu(draw: Draw, shape: Shape) -> nn.Module:
+    layer = nn.PReLU(one_of(draw, (1, shape[0])))
+    with torch.no_grad():
+        layer.weight.uniform_(-1.2, 1.4, generator=seeded(draw))
+    return layer
+
+
+def softplus(draw: Draw, shape: Shape) -> nn.Module:
+    return nn.Softplus(one_of(draw, (1.0, 3.0)), threshold=60)
+
+
+def gelu(draw: Draw, shape: Shape) -> nn.Module:
+    return nn.GELU(one_of(draw, ("none", "tanh")))
+
+
+def max_pool(draw: Draw, shape: Shape) -> nn.Module:
+    kernel = tuple(draw(st.integers(1, min(3, side))) for side in shape[1:])
+    stride = None if draw(st.booleans()) else tuple(draw(st.integers(1, 3)) for _ in kernel)
+    padding = tuple(draw(st.integers(0, side // 2)) for side in kernel)
+    return nn.MaxPool2d(kernel, stride, padding, ceil_mode=draw(st.booleans()))  # type: ignore[arg-type]
+
+
 def bare(make: Callable[[], nn.Module], draw: Draw, shape: Shape) -> nn.Module:
     """A layer without arguments that matter."""
     return make()
@@ -261,6 +293,17 @@ DRAWN: dict[type[nn.Module], tuple[int, Callable[[Shape], bool], Callable[[Draw,
     transforms.Normalize: (1, lambda shape: len(shape) == 3, partial(transform, transforms.Normalize)),
     v2.Normalize: (1, lambda shape: len(shape) == 3, partial(transform, v2.Normalize)),
     nn.ReLU: (2, lambda shape: True, partial(bare, nn.ReLU)),
+    nn.ReLU6: (1, lambda shape: True, partial(bare, nn.ReLU6)),
+    nn.Hardtanh: (1, lambda shape: True, hardtanh),
+    nn.LeakyReLU: (1, lambda shape: True, leaky),
+    nn.PReLU: (1, lambda shape: True, prelu),
+    Abs: (1, lambda shape: True, partial(bare, Abs)),
+    nn.MaxPool2d: (2, lambda shape: len(shape) == 3, max_pool),
+    nn.Tanh: (1, lambda shape: True, partial(bare, nn.Tanh)),
+    nn.Sigmoid: (1, lambda shape: True, partial(bare, nn.Sigmoid)),
+    nn.SiLU: (1, lambda shape: True, partial(bare, nn.SiLU)),
+    nn.GELU: (1, lambda shape: True, gelu),
+    nn.Softplus: (1, lambda shape: True, softplus),
     ClippedReLU: (2, lambda shape: True, clipped_relu),
     MaxMin: (3, lambda shape: shape[0] % 2 == 0, partial(bare, MaxMin)),
     ClippedMaxMin: (3, lambda shape: shape[0] % 2 == 0, clipped_max_min),
@@ -281,4 +324,10 @@ DRAWN: dict[type[nn.Module], tuple[int, Callable[[Shape], bool], Callable[[Draw,
 
 MIXING = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
-ACTIVATIONS = (nn.ReLU, ClippedReLU, MaxMin, ClippedMaxMin, GroupSort2)
+SMOOTH = (nn.Tanh, nn.Sigmoid, nn.SiLU, nn.GELU, nn.Softplus)
+"""Activations of which nothing is certified as executed."""
+
+STEEP = (nn.LeakyReLU, nn.PReLU, Abs, nn.MaxPool2d, *SMOOTH)
+"""Activations that are not followed backward."""
+
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.Hardtanh, ClippedReLU, MaxMin, ClippedMaxMin, GroupSort2, *STEEP)

@@ -20,6 +20,7 @@ from torchvision.transforms import v2
 
 from lipcert.graph import supported_types
 from lipcert.nn import (
+    Abs,
     ChannelPad,
     ClippedMaxMin,
     ClippedReLU,
@@ -125,6 +126,32 @@ CASES: dict[type[nn.Module], tuple[tuple[int, ...], Arguments, dict[str, list[An
         {"mean": [[0.2] * 4], "std": [[0.25] * 4], "inplace": [True]},
     ),
     nn.ReLU: (IMAGES, {}, {"inplace": [True]}),
+    nn.ReLU6: (IMAGES, {}, {"inplace": [True]}),
+    nn.Hardtanh: (
+        IMAGES,
+        {"min_val": -0.5, "max_val": 0.5},
+        {"min_val": [-1.0], "max_val": [1.0], "inplace": [True], "min_value": [], "max_value": []},
+    ),
+    nn.LeakyReLU: (IMAGES, {}, {"negative_slope": [0.2, -1.0], "inplace": [True]}),
+    nn.PReLU: (IMAGES, {"num_parameters": 4}, {"num_parameters": [1], "init": [0.5]}),
+    Abs: (IMAGES, {}, {}),
+    nn.Tanh: (IMAGES, {}, {}),
+    nn.Sigmoid: (IMAGES, {}, {}),
+    nn.SiLU: (IMAGES, {}, {"inplace": [True]}),
+    nn.GELU: (IMAGES, {}, {"approximate": ["tanh"]}),
+    nn.Softplus: (IMAGES, {}, {"beta": [2.0], "threshold": [1.0]}),
+    nn.MaxPool2d: (
+        IMAGES,
+        {"kernel_size": 2, "stride": 2, "padding": 1},
+        {
+            "kernel_size": [3, (2, 3)],
+            "stride": [1, None, (2, 1)],
+            "padding": [0, (0, 1)],
+            "dilation": [2, (1, 2)],
+            "return_indices": [],
+            "ceil_mode": [True],
+        },
+    ),
     ClippedReLU: (ROWS, {"shape": (4,)}, {"shape": [(1,)], "threshold": [0.0, 0.3]}),
     MaxMin: (IMAGES, {}, {}),
     ClippedMaxMin: (ROWS, {"shape": (4,)}, {"shape": [(2,)], "max": [0.2], "min": [-0.2, 0.0]}),
@@ -199,10 +226,10 @@ def test_layers_of_one_fingerprint_compute_one_function(kind: type[nn.Module]) -
     assert len({str(each) for each in found.values()}) > 1 or kind in (*_SINGLE, *_INERT)
 
 
-_SINGLE = (nn.Identity, MaxMin, PairsToHalves, HalvesToPairs, GroupSort2)
+_SINGLE = (nn.Identity, MaxMin, Abs, nn.Tanh, nn.Sigmoid, PairsToHalves, HalvesToPairs, GroupSort2)
 """Layers without arguments."""
 
-_INERT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.ReLU)
+_INERT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.ReLU, nn.ReLU6, nn.SiLU)
 """Layers whose arguments change nothing in eval mode."""
 
 

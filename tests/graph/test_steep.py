@@ -1,0 +1,178 @@
+"""Steep and smooth activations against fine grids of points in float64, max pooling against its windows."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lipcert.graph import Nonlinearity
+from lipcert.graph.activations import nonlinearity
+from lipcert.nn import Abs
+from lipcert.recheck.activations import describe_activation
+
+ENDS = (-30.0, -5.0, -2.5, -2.0, -1.45, -1.28, -1.0, -0.76, -0.3, 0.0, 0.2, 1.0, 1.41, 1.43, 2.35, 2.45, 6.0, 40.0)
+BOXES = torch.tensor([each for each in itertools.product(ENDS, ENDS) if each[0] <= each[1]], dtype=torch.float64).T
+GRID = torch.linspace(0, 1, 2001, dtype=torch.float64)[:, None]
+
+
+def _prelu() -> nn.Module:
+    layer = nn.PReLU(1)
+    nn.init.constant_(layer.weight, -1.3)
+    return layer
+
+
+LAYERS = {
+    "relu6": nn.ReLU6,
+    "hardtanh": lambda: nn.Hardtanh(-1.1, 0.3),
+    "leaky": nn.LeakyReLU,
+    "leaky, steep": lambda: nn.LeakyReLU(1.7),
+    "leaky, falling": lambda: nn.LeakyReLU(-0.4),
+    "prelu": _prelu,
+    "absolute": Abs,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "gelu, tanh": lambda: nn.GELU("tanh"),
+    "softplus": lambda: nn.Softplus(beta=2.0, threshold=100),
+}
+
+
+def _constant(function: Nonlinearity) -> float:
+    return (
+        1.0 if function.lipschitz is None else float(torch.as_tensor(function.lipschitz, dtype=torch.float64).detach())
+    )
+
+
+def _points(lower: Tensor, upper: Tensor) -> Tensor:
+    """Return 2001 points of each box, (points, boxes)."""
+    return (lower + GRID * (upper - lower)).clamp(lower, upper)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+class TestElementwise:
+    def test_values_ranges_and_constants(self, name: str) -> None:
+        layer = LAYERS[name]().double()
+        function, (lower, upper) = nonlinearity(layer, (1,)), BOXES
+        points = _points(lower, upper)
+        with torch.no_grad():
+            values = layer(points.reshape(-1, 1)).view_as(points)
+            torch.testing.assert_close(
+                function.apply(points.reshape(-1, 1)).view_as(points), values, rtol=0, atol=1e-14
+            )
+            least, greatest = (end[:, 0] for end in function.range(lower[:, None], upper[:, None]))
+        assert ((values >= least) & (values <= greatest)).all()
+        width = (upper - lower) / 2000
+        constant = _constant(function)
+        slack = 1e-9 + 1.7 * width  # no value lies further beyond those of the grid
+        assert (values.amin(dim=0) - least <= slack).all()
+        assert (greatest - values.amax(dim=0) <= slack).all()
+        steps = (values[1:] - values[:-1]).abs()
+        assert (steps <= constant * width + 1e-12).all()
+        assert constant <= 1.7 + 1e-6
+        everywhere = torch.linspace(-9, 9, 20001, dtype=torch.float64)[:, None]
+        met = float(layer(everywhere).detach().diff(dim=0).abs().max()) / 9e-4
+        assert constant == pytest.approx(met, rel=1e-5)
+        assert function.slopes is not None
+        slopes = layer(everywhere).detach().diff(dim=0) / 9e-4
+        assert function.slopes[0] <= slopes.min() + 1e-9
+        assert function.slopes[1] >= slopes.max() - 1e-9
+
+    def test_gains_are_the_steepest_slopes_of_boxes(self, name: str) -> None:
+        layer = LAYERS[name]().double()
+        function, (lower, upper) = nonlinearity(layer, (1,)), BOXES
+        gains = function.gains(lower[:, None], upper[:, None])
+        if gains is None:
+            gains = function.varying(lower[:, None], upper[:, None])
+        assert gains is not None
+        gains, points = gains.detach()[:, 0], _points(lower, upper)
+        width = (upper - lower) / 2000
+        values = layer(points.reshape(-1, 1)).detach().view_as(points)
+        steepest = ((values[1:] - values[:-1]).abs() - 1e-14).amax(dim=0) / width.clamp_min(1e-12)
+        some = width > 0
+        assert (steepest <= gains * (1 + 1e-9) + 1e-8)[some].all()
+        if name not in ("relu6", "hardtanh"):
+            curved = 0.8 * 1.7 * width  # |σ''| is below 0.8 for all of them, and 2 for a Softplus of beta 2
+            assert (gains - steepest <= 1e-8 + 3 * curved)[some].all()
+        nan = torch.full((1, 1), math.nan, dtype=torch.float64)
+        found = function.gains(nan, nan)
+        assert found is None or not (found < 1e-3).any()
+
+    def test_the_recheck_says_so_too(self, name: str) -> None:
+        layer, (lower, upper) = LAYERS[name]().double(), (end[:, None] for end in BOXES)
+        if isinstance(layer, nn.Tanh | nn.Sigmoid | nn.SiLU | nn.GELU | nn.Softplus):
+            with pytest.raises(NotImplementedError):
+                describe_activation(layer, "a")
+            return
+        mine, other = nonlinearity(layer, (1,)), describe_activation(layer, "a")
+        with torch.no_grad():
+            torch.testing.assert_close(other(lower), layer(lower))
+            torch.testing.assert_close(other.box(lower, upper), mine.range(lower, upper))
+            gains = mine.gains(lower, upper)
+            assert (other.gains(lower, upper) is None) == (gains is None)
+            if gains is not None:
+                torch.testing.assert_close(other.gains(lower, upper), gains)
+        assert other.constant == pytest.approx(
+            1.0 if mine.lipschitz is None else float(torch.as_tensor(mine.lipschitz).detach())
+        )
+
+
+POOLS = {
+    "apart": (nn.MaxPool2d(2), 1),
+    "overlapping": (nn.MaxPool2d(3, 2, 1), 4),
+    "one by one": (nn.MaxPool2d((2, 3), 1), 6),
+    "gaps": (nn.MaxPool2d(2, 3), 1),
+    "ceil mode": (nn.MaxPool2d(3, 2, ceil_mode=True), 4),
+    "dilated": (nn.MaxPool2d(2, 2, dilation=2), 4),
+    "dilated, odd": (nn.MaxPool2d(2, 2, 1, dilation=3), 1),
+}
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_max_pooling(name: str) -> None:
+    """Windows by execution: an input is in those that follow where it alone is raised."""
+    layer, windows = POOLS[name]
+    shape, generator = (2, 7, 6), torch.Generator().manual_seed(0)
+    functions = nonlinearity(layer, shape), describe_activation(layer, "a")
+    size = math.prod(shape)
+    raised = layer(torch.eye(size, dtype=torch.float64).view(size, *shape)).flatten(1)
+    most = int(raised.sum(dim=1).max())
+    assert most <= windows
+    function, other = functions
+    assert function.output_shape(shape) == layer(torch.zeros(1, *shape)).shape[1:]
+    constant = _constant(function)
+    assert constant == pytest.approx(math.sqrt(windows))
+    assert other.constant >= math.sqrt(most)
+    lower = torch.randn(20, *shape, generator=generator, dtype=torch.float64)
+    upper = lower + 0.7 * torch.rand(lower.shape, generator=generator, dtype=torch.float64)
+    least, greatest = function.range(lower, upper)
+    needed = function.needed(lower, upper)
+    assert needed is not None
+    assert 0.1 < needed.mean() < 0.95
+    again = torch.cat([other.masks(lower[[each]], upper[[each]]).needed for each in range(20)])
+    assert torch.equal(again, needed) or (layer.ceil_mode and bool((again == 1).all()))
+    for _ in range(30):
+        first, second = (
+            lower + (upper - lower) * torch.rand(lower.shape, generator=generator, dtype=torch.float64) for _ in "ab"
+        )
+        values = layer(first)
+        assert ((values >= least) & (values <= greatest)).all()
+        torch.testing.assert_close(function.apply(first), values)
+        assert torch.equal(layer(torch.where(needed > 0, first, second)), values)
+        moved = (layer(second) - values).flatten(1).norm(dim=1)
+        assert (moved <= constant * ((second - first) * needed).flatten(1).norm(dim=1) * (1 + 1e-12)).all()
+    nan = torch.full_like(lower, math.nan)
+    assert torch.equal(function.needed(nan, nan)[0].flatten() > 0, raised.sum(dim=1) > 0)  # type: ignore[index]
+
+
+def test_every_pixel_counts_that_alone_decides() -> None:
+    function = nonlinearity(nn.MaxPool2d(2), (1, 2, 2))
+    lower = torch.tensor([[[[0.0, 1.0], [2.0, -1.0]]]])
+    upper = torch.tensor([[[[2.5, 1.5], [3.0, 2.0]]]])
+    found = function.needed(lower, upper)
+    assert found is not None
+    assert found.flatten().tolist() == [1, 0, 1, 0]
