@@ -186,9 +186,16 @@ class TestFailClosed:
             lipcert.certify(nn.Sequential(nn.Conv2d(2, 3, 3)).double(), IMAGES, torch.zeros(12).long(), 0.1)
 
     def test_unsupported_layers_are_named(self) -> None:
-        model = nn.Sequential(nn.Flatten(), nn.Linear(72, 5), nn.GELU(), nn.Linear(5, 2)).double()
-        with pytest.raises(UnsupportedLayerError, match=r"'2' is a GELU"):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(72, 5), nn.Softsign(), nn.Linear(5, 2)).double()
+        with pytest.raises(UnsupportedLayerError, match=r"'2' is a Softsign"):
             lipcert.certify(model, IMAGES, torch.zeros(12).long(), 0.1)
+
+    def test_smooth_activations_are_certified_exactly_alone(self) -> None:
+        model = nn.Sequential(nn.Flatten(), nn.Linear(72, 5), nn.GELU(), nn.Linear(5, 2)).double()
+        labels = model(IMAGES).argmax(dim=1)
+        with pytest.raises(UnsupportedLayerError, match=r"'2' \(GELU\).*arithmetic=\"exact\""):
+            lipcert.certify(model, IMAGES, labels, 0.1)
+        assert lipcert.certify(model, IMAGES, labels, 1e-6, arithmetic="exact").certified.all()
 
     def _scaled(self, factor: float) -> tuple[nn.Module, Tensor, Tensor]:
         model, inputs, labels = _case("plain", "relu")

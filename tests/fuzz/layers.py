@@ -136,7 +136,7 @@ def any_convolution(draw: Draw, shape: Shape) -> nn.Module:
 
 def transposed(draw: Draw, shape: Shape) -> nn.Module:
     kernel, stride = draw(st.integers(1, 3)), one_of(draw, (1, 2))
-    padding, added = draw(st.integers(0, kernel // 2)), draw(st.integers(0, stride - 1))
+    padding, added = draw(st.integers(0, (kernel - 1) // 2)), draw(st.integers(0, stride - 1))
     outputs, bias = one_of(draw, WIDTHS[:4]), draw(st.booleans())
     layer = nn.ConvTranspose2d(shape[0], outputs, kernel, stride, padding, added, bias=bias, dtype=torch.float64)
     return weighted(draw, layer)

@@ -187,7 +187,7 @@ def test_convolution_row_norms_are_exact_inside() -> None:
         (nn.Flatten(0), "Flatten"),
         (nn.BatchNorm2d(2), "eval"),
         (nn.BatchNorm2d(2, track_running_stats=False).eval(), "eval"),
-        (nn.Softplus(), "Softplus"),
+        (nn.Softsign(), "Softsign"),
     ],
 )
 def test_what_is_not_affine_is_refused(layer: nn.Module, words: str) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
-from lipcert.nn import ChannelPad, GroupSort2
+from lipcert.nn import Abs, ChannelPad, GroupSort2
 from lipcert.recheck.derivation import Derivation
 from lipcert.recheck.norms import Norms
 from lipcert.recheck.program import AffineStep, compile_program
@@ -46,12 +49,35 @@ def test_a_network_of_many_layers_stays_inside_what_is_derived() -> None:
     upper = (nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular"), GroupSort2(), nn.PixelUnshuffle(2), nn.ReLU())
     lower = (nn.ReflectionPad2d(1), nn.ConvTranspose2d(16, 4, 3, 2), GroupSort2(), ChannelPad(1, -2))
     head = (nn.AdaptiveAvgPool2d((2, 3)), nn.Flatten(), nn.Linear(18, 4), GroupSort2(), nn.Linear(4, 3))
-    model = nn.Sequential(*upper, *lower, *head).double().eval()
-    image, epsilon = torch.rand(1, 1, 6, 6, dtype=torch.float64), 0.3
-    derived = Derivation(compile_program(model, (1, 6, 6)), image[0], epsilon, False, True, Norms())
+    _stays_inside(nn.Sequential(*upper, *lower, *head), decomposed=True)
+
+
+@pytest.mark.parametrize("decomposed", [False, True])
+def test_a_network_of_steep_activations_stays_inside_what_is_derived(decomposed: bool) -> None:
+    torch.manual_seed(0)
+    upper = (nn.Conv2d(1, 4, 3, padding=1), nn.LeakyReLU(-0.3), nn.Conv2d(4, 4, 3, padding=1), nn.MaxPool2d(3, 2, 1))
+    lower = (nn.Conv2d(4, 6, 3, padding=1), nn.PReLU(6), nn.MaxPool2d(2, ceil_mode=True), nn.Conv2d(6, 4, 1), Abs())
+    head = (nn.Flatten(), nn.Linear(16, 8), nn.Hardtanh(-0.1, 0.3), nn.Linear(8, 3))
+    _stays_inside(nn.Sequential(*upper, *lower, *head), decomposed)
+
+
+def _stays_inside(model: nn.Sequential, decomposed: bool) -> None:
+    """Check boxes, balls and errors of execution in float32 at points of a ball."""
+    executed = copy.deepcopy(model).eval()
+    model = model.double().eval()
+    image, epsilon = torch.rand(1, 1, 6, 6).double(), 0.3
+    program = replace(compile_program(model, (1, 6, 6)), dtype=torch.float32)
+    derived = Derivation(program, image[0], epsilon, False, decomposed, Norms())
     points = points_in_ball(image, epsilon, 300)[:, 0]
     with torch.no_grad():
         values = derived.program(points)
         torch.testing.assert_close(values[-1], model(points))
+        errors = (executed(points.float()) - program(points.float())[-1]).abs()
+    assert (errors <= derived.logits.executed.entries).all()
+    assert (derived.logits.executed.entries < 1e-4).all()
     for value, reach in zip(values, derived.reaches, strict=True):
         assert ((value >= reach.lower) & (value <= reach.upper)).all()
+    for number, source in derived.sources.items():
+        change = values[number] - derived.reaches[number].center
+        assert (change.flatten(1).norm(dim=1) <= epsilon * source.tight * (1 + 1e-9)).all()
+        assert ((change >= source.change[0]) & (change <= source.change[1])).all()
