@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lipcert.importing import operations as ops
 from lipcert.importing.drawing import Drawing, Shape, Value, unsupported
+from lipcert.importing.pairs import Half, extreme, halves, joined, sorted_pairs
 
 EXACT = {
     *("_to_copy", "_unsafe_view", "alias", "cat", "clone", "contiguous", "detach", "detach_", "expand", "flatten"),
@@ -179,9 +180,37 @@ def _reshape(call: Call) -> Value:
     return ops.reshaped(call.drawing, call.node, call["self"], call.shape)
 
 
+def _extreme(call: Call, larger: bool) -> Any:
+    if "other" not in call.arguments:
+        raise call.refusal("only a value and a number, or both halves of a value, are compared.")
+    first, second = call["self"], call["other"]
+    number = next((each for each in (first, second) if isinstance(each, Tensor)), None)
+    value = next((each for each in (first, second) if isinstance(each, Value)), None)
+    if number is None or value is None or number.numel() != 1:
+        return extreme(call.node, first, second, larger)
+    ends = (float(number), None) if larger else (None, float(number))
+    return ops.clamped(call.drawing, call.node, value, *ends)
+
+
+def _halves(call: Call) -> tuple[Half, Half]:
+    channels, given = call["self"].shape[0], call.arguments
+    size = given.get("split_size", given.get("split_sizes"))
+    if "chunks" in given:
+        size = -(-channels // given["chunks"])
+    sizes = [size] * (channels // size) if isinstance(size, int) else size
+    return halves(call.node, call["self"], call["dim"], sizes)
+
+
+def _sorted(call: Call) -> tuple[Value, None]:
+    return sorted_pairs(call.drawing, call.node, call["self"], call["dim"], call["descending"]), None
+
+
 def _sizes(sizes: int | Sequence[int]) -> tuple[int, int]:
     return (sizes, sizes) if isinstance(sizes, int) else (sizes[0], sizes[-1])
 
+
+OF_PARTS = frozenset(("max", "maximum", "min", "minimum", "cat"))
+"""Operations that take halves of values."""
 
 RULES: dict[str, Callable[[Call], Any]] = {
     "add": _sum,
@@ -216,11 +245,19 @@ RULES: dict[str, Callable[[Call], Any]] = {
     "max_pool2d_with_indices": lambda call: (_maximum(call),),
     "constant_pad_nd": _pad,
     "pad": _pad,
+    **dict.fromkeys(["max", "maximum"], lambda call: _extreme(call, True)),
+    **dict.fromkeys(["min", "minimum"], lambda call: _extreme(call, False)),
+    **dict.fromkeys(["chunk", "split", "split_with_sizes"], _halves),
+    "cat": lambda call: joined(call.drawing, call.node, call["tensors"], call["dim"]),
+    "sort": _sorted,
     "pixel_unshuffle": lambda call: call.layer(nn.PixelUnshuffle(call["downscale_factor"])),
     "permute": lambda call: ops.permuted(call.drawing, call.node, call["self"], call["dims"]),
     "transpose": _transpose,
     **dict.fromkeys(["alias", "clone", "contiguous", "detach", "lift_fresh_copy", "_to_copy", "to"], _same),
     **dict.fromkeys(["dropout", "feature_dropout"], _dropout),
-    **dict.fromkeys(["view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"], _reshape),
+    **dict.fromkeys(
+        ["view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as"],
+        _reshape,
+    ),
 }
 """By the operation's name, without its overload."""

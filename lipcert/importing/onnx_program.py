@@ -12,7 +12,8 @@ from torch import Tensor
 from lipcert.importing.comparison import refuse_difference
 from lipcert.importing.drawing import Drawing, Value, unsupported
 from lipcert.importing.onnx_file import OnnxModel, read_onnx
-from lipcert.importing.onnx_rules import RULES, Call
+from lipcert.importing.onnx_rules import OF_PARTS, RULES, Call
+from lipcert.importing.pairs import Half
 from lipcert.nn import LayerGraph
 from lipcert.system.errors import first_line
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 RANDOM = ("Random", "Bernoulli", "Multinomial")
 """How the names of operators start that draw random numbers."""
 
-Known = dict[str, "Value | Tensor | None"]
+Known = dict[str, "Value | Half | Tensor | None"]
 """What every name of the graph stands for."""
 
 
@@ -67,10 +68,11 @@ def _graph(model: OnnxModel) -> LayerGraph:
             shape = torch.tensor((model.batch, *inputs[0].shape))
             first, last = (_attributes(node).get(key) for key in ("start", "end"))
             results: list[Any] = [shape[first:last]]
-        elif not any(isinstance(each, Value) for each in inputs):
+        elif not any(isinstance(each, Value | Half) for each in inputs):
             results = _computed(node, name, inputs, versions)
-        elif node.op_type in RULES:
-            results = [RULES[node.op_type](Call(drawing, name, node.op_type, inputs, _attributes(node), model.batch))]
+        elif node.op_type in (OF_PARTS if any(isinstance(each, Half) for each in inputs) else RULES):
+            found = RULES[node.op_type](Call(drawing, name, node.op_type, inputs, _attributes(node), model.batch))
+            results = list(found) if isinstance(found, tuple) else [found]
         else:
             raise unsupported(name, node.op_type, "this operator of ONNX is no layer with known bounds.")
         known |= dict(zip(node.output, results, strict=False))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lipcert.importing import operations as ops
 from lipcert.importing.drawing import Drawing, Value, unsupported
+from lipcert.importing.pairs import Half, extreme, halves, joined
 from lipcert.nn import ChannelPad
 
 
@@ -31,7 +32,7 @@ class Call:
     drawing: Drawing
     node: str
     kind: str
-    inputs: Sequence[ops.Operand | None]
+    inputs: Sequence[ops.Operand | Half | None]
     attributes: Mapping[str, Any]
     batch: int
 
@@ -45,14 +46,14 @@ class Call:
     def operand(self, number: int) -> ops.Operand:
         """Return an input that must be there."""
         found = self.inputs[number] if number < len(self.inputs) else None
-        if found is None:
+        if not isinstance(found, Value | Tensor):
             raise self.refusal(f"it has no input {number}.")
         return found
 
     def constant(self, number: int) -> Tensor | None:
         """Return an input that must not depend on the image; None where it is left out."""
         found = self.inputs[number] if number < len(self.inputs) else None
-        if isinstance(found, Value):
+        if isinstance(found, Value | Half):
             raise self.refusal(f"its input {number} depends on the image; only constants are supported there.")
         return found
 
@@ -144,15 +145,22 @@ def _clip(call: Call) -> Value:
     return ops.clamped(call.drawing, call.node, call.value, low, high)
 
 
-def _extreme(call: Call) -> Value:
-    """Return min or max with a number."""
+def _extreme(call: Call) -> Any:
     values = [each for each in call.inputs if isinstance(each, Value)]
     constants = [each for each in call.inputs if isinstance(each, Tensor)]
+    if len(call.inputs) == 2 and not values:
+        return extreme(call.node, call.inputs[0], call.inputs[1], call.kind == "Max")
     if len(values) != 1 or len(constants) != 1 or constants[0].numel() != 1:
-        raise call.refusal("only a value and a number may be compared.")
+        raise call.refusal("only a value and a number, or both halves of a value, are compared.")
     number = float(constants[0])
     ends = (number, None) if call.kind == "Max" else (None, number)
     return ops.clamped(call.drawing, call.node, values[0], *ends)
+
+
+def _split(call: Call) -> tuple[Half, Half]:
+    value = call.value
+    sizes = call.numbers(1, "split") or [value.shape[0] // 2] * 2
+    return halves(call.node, value, call.attributes.get("axis", 0), sizes)
 
 
 def _average(call: Call) -> Value:
@@ -270,7 +278,10 @@ def _global_maximum(call: Call) -> Value:
     return call.layer(nn.MaxPool2d(call.value.shape[1:]))
 
 
-RULES: dict[str, Callable[[Call], Value]] = {
+OF_PARTS = frozenset(("Max", "Min", "Concat"))
+"""Operators that take halves of values."""
+
+RULES: dict[str, Callable[[Call], Any]] = {
     "Add": _binary(ops.added),
     "Sub": _binary(ops.subtracted),
     "Mul": _binary(ops.multiplied),
@@ -290,6 +301,8 @@ RULES: dict[str, Callable[[Call], Value]] = {
     "Clip": _clip,
     "Max": _extreme,
     "Min": _extreme,
+    "Split": _split,
+    "Concat": lambda call: joined(call.drawing, call.node, call.inputs, call.attributes["axis"]),
     "AveragePool": _average,
     "GlobalAveragePool": lambda call: ops.averaged(call.drawing, call.node, call.value, (2, 3), True),
     "MaxPool": _maximum,

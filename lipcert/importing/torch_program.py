@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from lipcert.importing.aten import EXACT, RULES, Call
+from lipcert.importing.aten import EXACT, OF_PARTS, RULES, Call
 from lipcert.importing.comparison import refuse_difference
 from lipcert.importing.drawing import Drawing, Shape, Value, unsupported
 from lipcert.importing.overwriting import refuse_overwriting, written
+from lipcert.importing.pairs import Half
 from lipcert.nn import LayerGraph, UnsupportedLayerError
 from lipcert.nn.integrity import has_own_forward, is_layer, refuse_altered, refuse_parametrized, refuse_unreadable
 from lipcert.system.errors import first_line
@@ -253,15 +254,15 @@ class _Walk:
         name = node.target.overloadpacket.__name__
         if torch.Tag.nondeterministic_seeded in node.target.tags:
             raise unsupported(place, name, "it draws random numbers; nothing is proved of it.")
-        if not any(isinstance(self.values[each], Value | tuple) for each in node.all_input_nodes):
+        if not any(isinstance(self.values[each], Value | Half | tuple) for each in node.all_input_nodes):
             if self.exact and node.all_input_nodes and name not in EXACT:
                 raise unsupported(
                     place, name, "it computes weights at each use, with roundings that no bound covers; certify and "
                     "use lipcert.from_torch(model, image_shape), which stores them.",
                 )  # fmt: skip
             return node.target(*arguments, **kinds)
-        rule = RULES.get(name.removesuffix("_"))
-        if rule is None:
+        rule, parts = RULES.get(name.removesuffix("_")), name in OF_PARTS
+        if rule is None or not (parts or not any(isinstance(self.values[each], Half) for each in node.all_input_nodes)):
             raise unsupported(place, name, "this operation of torch is no layer with known bounds.")
         schema = node.target._schema.arguments
         given = {each.name: each.default_value for each in schema}
