@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lipcert.importing import operations as ops
 from lipcert.importing.drawing import Drawing, Shape, Value, unsupported
 from lipcert.importing.pairs import Half, extreme, halves, joined, sorted_pairs
+from lipcert.nn import Abs
 
 EXACT = {
     *("_to_copy", "_unsafe_view", "alias", "cat", "clone", "contiguous", "detach", "detach_", "expand", "flatten"),
@@ -205,6 +206,13 @@ def _sorted(call: Call) -> tuple[Value, None]:
     return sorted_pairs(call.drawing, call.node, call["self"], call["dim"], call["descending"]), None
 
 
+def _prelu(call: Call) -> Value:
+    weight = call["weight"]
+    if not isinstance(weight, Tensor):
+        raise call.refusal("its slopes depend on the image.")
+    return ops.prelu(call.drawing, call.node, call["self"], weight)
+
+
 def _sizes(sizes: int | Sequence[int]) -> tuple[int, int]:
     return (sizes, sizes) if isinstance(sizes, int) else (sizes[0], sizes[-1])
 
@@ -221,6 +229,8 @@ RULES: dict[str, Callable[[Call], Any]] = {
     "neg": _minus,
     "relu": lambda call: call.layer(nn.ReLU()),
     "leaky_relu": lambda call: call.layer(nn.LeakyReLU(call["negative_slope"])),
+    "abs": lambda call: call.layer(Abs()),
+    "prelu": _prelu,
     "tanh": lambda call: call.layer(nn.Tanh()),
     "sigmoid": lambda call: call.layer(nn.Sigmoid()),
     "gelu": lambda call: call.layer(nn.GELU(call["approximate"])),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lipcert.importing import operations as ops
 from lipcert.importing.drawing import Drawing, Value, unsupported
 from lipcert.importing.pairs import Half, extreme, halves, joined
-from lipcert.nn import ChannelPad
+from lipcert.nn import Abs, ChannelPad
 
 
 @dataclass(frozen=True)
@@ -294,6 +294,8 @@ RULES: dict[str, Callable[[Call], Any]] = {
     "BatchNormalization": _batch_norm,
     "Relu": lambda call: call.layer(nn.ReLU()),
     "LeakyRelu": lambda call: call.layer(nn.LeakyReLU(call.attributes.get("alpha", 0.01))),
+    "PRelu": lambda call: ops.prelu(call.drawing, call.node, call.value, call.tensor(1)),
+    "Abs": lambda call: call.layer(Abs()),
     "Tanh": lambda call: call.layer(nn.Tanh()),
     "Sigmoid": lambda call: call.layer(nn.Sigmoid()),
     "Softplus": lambda call: call.layer(nn.Softplus()),

@@ -112,6 +112,11 @@ def clamped(drawing: Drawing, node: str, value: Value, low: float | None, high: 
     return drawing.apply(node, nn.Hardtanh(*ends), value)
 
 
+def prelu(drawing: Drawing, node: str, value: Value, weight: Tensor) -> Value:
+    """Append a leaky ReLU with constant slopes, one or one a channel."""
+    return drawing.apply(node, _holding(nn.PReLU(weight.numel(), device="meta"), weight=weight.flatten()), value)
+
+
 def linear(drawing: Drawing, node: str, value: Value, weight: Tensor, bias: Tensor | None) -> Value:
     """Append a fully connected layer; `weight`: (out, in)."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
