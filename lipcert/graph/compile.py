@@ -23,7 +23,7 @@ from lipcert.graph.nodes import Activation, Add, Affine, Image, Node
 from lipcert.graph.operators import Convolution, Dense, Operator, Shape, permutation, reshape
 from lipcert.graph.padding import with_padding
 from lipcert.nn import GroupSort2, LayerGraph, Permute, Residual, Sum, UnsupportedLayerError
-from lipcert.nn.integrity import REGISTERED, refuse_altered
+from lipcert.nn.integrity import REGISTERED, is_layer, refuse_altered
 from lipcert.nn.layer_graph import IMAGE
 
 CONTAINERS = (nn.Sequential, GroupSort2, LayerGraph, Residual, Sum)
@@ -37,6 +37,8 @@ OF_ITS_INPUT = (nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm1d, nn.InstanceNorm2d
 
 OPTIONAL: dict[tuple[str, str], Callable[[Any, Shape], Operator]] = {}
 """Affine layers of packages that are imported by whoever has such a layer: module and name of the class."""
+
+BY_IMPORT = " A module with a `forward` of its own comes in by lipcert.from_torch(model, image_shape)."
 
 _KEYS = count()
 
@@ -331,6 +333,7 @@ class _Compiler:
             names = ", ".join(sorted({kind.__name__ for kind in supported_types()}))
             raise UnsupportedLayerError(
                 f"Layer {name or 'model'!r} is a {type(layer).__name__}, which has no bound. Supported: {names}."
+                + ("" if is_layer(type(layer)) else BY_IMPORT)
             )
         if activation and "parametrizations" in layer._modules:
             raise UnsupportedLayerError(f"Layer {name!r}: thresholds that a parametrization computes have no bound.")

@@ -66,7 +66,15 @@ def _in_place(net: _Net, images: Tensor) -> Tensor:
     return net.last((hidden + double).view(-1, 144))
 
 
-WHOLE = (_residual, _arithmetic, _pooled, _in_place)
+def _sorted_pairs(net: _Net, images: Tensor) -> Tensor:
+    hidden = net.conv(images)
+    pairs = hidden.view(len(images), 2, 2, 6, 6).sort(dim=2)[0].view_as(hidden)
+    first, second = (pairs - 0.1).chunk(2, dim=1)
+    halves = torch.cat([torch.minimum(first, second), torch.max(second, first)], dim=1)
+    return net.last(halves.flatten(1).unflatten(1, (2, 72)).sort(dim=1, descending=True).values.flatten(1))
+
+
+WHOLE = (_residual, _arithmetic, _pooled, _in_place, _sorted_pairs)
 
 
 @pytest.mark.parametrize("function", WHOLE, ids=lambda each: each.__name__)
@@ -150,7 +158,15 @@ def _item(net: _Net, images: Tensor) -> Tensor:
     return net.last(net.conv(images).flatten(1)) * images.amax().item()
 
 
+def _halves(net: _Net, images: Tensor) -> Tensor:
+    first, second = net.conv(images).chunk(2, dim=1)
+    return net.last(torch.cat([second, first], dim=1).flatten(1))
+
+
 REFUSED: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
+    "halves": (_halves, r"Node 'cat' \(concatenation\): only the larger and the smaller"),
+    "longer sorts": (lambda net, x: net.last(net.conv(x).sort(dim=1)[0].flatten(1)), r"Node 'sort' \(sort\): only"),
+    "halves added": (lambda net, x: net.conv(x).chunk(2, dim=1)[0].add(1).flatten(1), "Node 'add'"),
     "random": (_random_weight, r"Node 'rand' \(rand\): it draws random numbers"),
     "random of python": (_python_random, "draws random numbers"),
     "branch": (_branch, r"Layer 'model' \(_Net\), line \d+ of forward cannot be followed \(.*not branch"),
