@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lipcert.bounds import analyze, robust_margin, worst_logits
 from lipcert.graph import Nonlinearity
 from lipcert.graph.activations import nonlinearity
 from lipcert.nn import Abs
+from lipcert.norms import PowerNorms
 from lipcert.recheck.activations import describe_activation
 
 ENDS = (-30.0, -5.0, -2.5, -2.0, -1.45, -1.28, -1.0, -0.76, -0.3, 0.0, 0.2, 1.0, 1.41, 1.43, 2.35, 2.45, 6.0, 40.0)
@@ -119,6 +121,24 @@ class TestElementwise:
         assert other.constant == pytest.approx(
             1.0 if mine.lipschitz is None else float(torch.as_tensor(mine.lipschitz).detach())
         )
+
+
+@pytest.mark.parametrize("name", [*LAYERS, "pooling"])
+def test_they_are_trained_on(name: str) -> None:
+    """In float32, with slopes of their own: every weight has a gradient."""
+    torch.manual_seed(0)
+    layer = nn.MaxPool2d(3, 2, 1) if name == "pooling" else LAYERS[name]()
+    body = (nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular"), layer, nn.ConvTranspose2d(4, 4, 3, padding=1))
+    model = nn.Sequential(*body, nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3))
+    labels = torch.tensor([0, 0])
+    analysis = analyze(model, torch.rand(2, 1, 8, 8), 0.1, "tight", PowerNorms())
+    margins = robust_margin(worst_logits(analysis, labels), labels)
+    assert margins.dtype == torch.float32
+    margins.sum().backward()
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.isfinite().all()
+        assert (parameter.grad != 0).any()
 
 
 POOLS = {
