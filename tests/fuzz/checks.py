@@ -15,7 +15,7 @@ import lipcert
 from lipcert.attacks import pgd, projected_ascent, random_search, unbounded
 from lipcert.bounds import Analysis, Arithmetic, Bound, logit_rounding
 from lipcert.certificates import Certificate
-from lipcert.certificates.cascade import CROWN_STAGES, STAGES, Cascade
+from lipcert.certificates.cascade import CROWN_STAGES, STAGES, Cascade, Stage
 from lipcert.certificates.certifier import Certifier
 from lipcert.certificates.certify import CertifyBatch
 from lipcert.certificates.float64 import FAILURE_PROBABILITY
@@ -28,6 +28,9 @@ from tests.fuzz.subject import Subject, Tally, refute
 SLOPE_STEPS, SPLITS = 6, 2
 """Of optimised slopes, and rounds of splits."""
 
+STEPS_OF_PARTS = {"WHOLE": (SLOPE_STEPS, 0.1), "TRIED": (2, 0.1), "CHOSEN": (4, 0.1)}
+"""Steps and learning rates of branch and bound: bounds hold after any of them, and there are many cases."""
+
 
 def check(case: Case) -> Tally:
     """Attack everything that is stated of a case; return what was tried.
@@ -36,7 +39,8 @@ def check(case: Case) -> Tally:
         RefutedError: naming what was refuted.
     """
     tally = Tally(nets=1, images=len(case.images))
-    with _norms(case.lanczos), patch("lipcert.crown.search.refuted", _none), torch.random.fork_rng():
+    few = patch.multiple("lipcert.crown.splits", **STEPS_OF_PARTS)
+    with _norms(case.lanczos), few, patch("lipcert.crown.search.refuted", _none), torch.random.fork_rng():
         torch.manual_seed(case.seed)
         try:
             _check(Subject(case, tally))
@@ -94,20 +98,22 @@ def _certifiers(subject: Subject) -> Iterator[tuple[str, CertifyBatch]]:
     for bound in subject.some(tuple(Bound), 3):
         yield str(bound), Certifier(subject.network, bound, subject.steps, *settings)
     followed = not any(isinstance(layer, STEEP) for layer in case.model.modules())
-    for stage in subject.some(CROWN_STAGES, int(followed)):
-        assert stage.effort is not None
-        effort = replace(
-            stage.effort, steps=min(stage.effort.steps, SLOPE_STEPS), splits=min(stage.effort.splits, SPLITS)
-        )
-        yield stage.name, Certifier(subject.network, stage.bound, subject.steps, *settings, effort=effort)
+    backward = [_in_few_steps(stage) for stage in CROWN_STAGES]
+    for stage in subject.some(backward, int(followed)):
+        yield stage.name, Certifier(subject.network, stage.bound, subject.steps, *settings, effort=stage.effort)
     for name in subject.some(("cascade", "certify", "", "", "", ""), 0 if case.lanczos else 1):
         if name == "cascade":
-            yield (
-                name,
-                Cascade(case.model, (*STAGES, *(CROWN_STAGES if followed else ())), FAILURE_PROBABILITY, *settings),
-            )
+            stages = (*STAGES, *backward) if followed else STAGES
+            yield name, Cascade(case.model, stages, FAILURE_PROBABILITY, *settings)
         elif name == "certify":
             yield name, partial(lipcert.certify, case.model, clip_input=settings[0], arithmetic=settings[1])
+
+
+def _in_few_steps(stage: Stage) -> Stage:
+    """Return a stage of backward bounds that spends little on each case: there are many."""
+    assert stage.effort is not None
+    steps, splits = min(stage.effort.steps, SLOPE_STEPS), min(stage.effort.splits, SPLITS)
+    return replace(stage, effort=replace(stage.effort, steps=steps, splits=splits))
 
 
 def _check_margins(name: str, certificate: Certificate, exact: Tensor, executed: Tensor, share: float) -> None:
