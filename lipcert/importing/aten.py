@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lipcert.importing import operations as ops
 from lipcert.importing.drawing import Drawing, Shape, Value, unsupported
-from lipcert.importing.pairs import Half, extreme, halves, joined, sorted_pairs
+from lipcert.importing.pairs import channels, extreme, joined, pieces, sorted_pairs
 from lipcert.nn import Abs
 
 EXACT = {
@@ -58,7 +57,7 @@ class Call:
     def operand(self, name: str) -> ops.Operand:
         """Return an argument as a value or a constant tensor, numbers in the network's precision."""
         found = self[name]
-        return found if isinstance(found, Value | Tensor) else torch.tensor(float(found), dtype=self.drawing.dtype)
+        return found if isinstance(found, Value | Tensor) else self.drawing.like.new_tensor(float(found))
 
     def layer(self, layer: nn.Module) -> Value:
         """Append a layer that is applied to the first argument."""
@@ -85,7 +84,7 @@ def _quotient(call: Call) -> Value:
 
 
 def _minus(call: Call) -> Value:
-    return ops.multiplied(call.drawing, call.node, call["self"], torch.tensor(-1.0, dtype=call.drawing.dtype))
+    return ops.multiplied(call.drawing, call.node, call["self"], call.drawing.like.new_tensor(-1.0))
 
 
 def _clamp(call: Call, low: str = "min", high: str = "max") -> Value:
@@ -160,9 +159,15 @@ def _maximum(call: Call) -> Value:
 
 
 def _pad(call: Call) -> Value:
-    if call["value"] != 0 or len(call["pad"]) != 4:
-        raise call.refusal("only rows and columns of zeros may be padded.")
-    return call.layer(nn.ZeroPad2d(tuple(call["pad"])))
+    if call.arguments.get("value"):
+        raise call.refusal(f"it pads with {call['value']}, only zeros and a picture's own pixels are supported.")
+    return ops.padded(call.drawing, call.node, call["self"], call["pad"], call.arguments.get("mode", "constant"))
+
+
+def _largest(call: Call) -> tuple[Value, None]:
+    if any(size != 1 for size in _sizes(call["output_size"])):
+        raise call.refusal("only the maximum of whole pictures is supported.")
+    return ops.largest(call.drawing, call.node, call["self"]), None
 
 
 def _same(call: Call) -> Value:
@@ -188,18 +193,28 @@ def _extreme(call: Call, larger: bool) -> Any:
     number = next((each for each in (first, second) if isinstance(each, Tensor)), None)
     value = next((each for each in (first, second) if isinstance(each, Value)), None)
     if number is None or value is None or number.numel() != 1:
-        return extreme(call.node, first, second, larger)
+        return extreme(call.drawing, call.node, first, second, larger)
     ends = (float(number), None) if larger else (None, float(number))
     return ops.clamped(call.drawing, call.node, value, *ends)
 
 
-def _halves(call: Call) -> tuple[Half, Half]:
-    channels, given = call["self"].shape[0], call.arguments
+def _pieces(call: Call) -> tuple[Value, ...]:
+    count, given = call["self"].shape[0], call.arguments
     size = given.get("split_size", given.get("split_sizes"))
     if "chunks" in given:
-        size = -(-channels // given["chunks"])
-    sizes = [size] * (channels // size) if isinstance(size, int) else size
-    return halves(call.node, call["self"], call["dim"], sizes)
+        size = -(-count // given["chunks"])
+    sizes = [min(size, count - first) for first in range(0, count, size)] if isinstance(size, int) else size
+    return pieces(call.drawing, call.node, call["self"], call["dim"], sizes)
+
+
+def _slice(call: Call) -> Value:
+    value, dimension, count = call["self"], call["dim"], call["self"].shape[0]
+    if call["step"] != 1 or dimension % (len(value.shape) + 1) > 1:
+        raise call.refusal("only channels next to one another can be cut out.")
+    if dimension == 0:
+        return _same(call)  # all images, as the shape that it yields has been seen to say
+    first, last, _ = slice(call["start"], call["end"]).indices(count)
+    return channels(call.drawing, call.node, value, first, last)
 
 
 def _sorted(call: Call) -> tuple[Value, None]:
@@ -217,9 +232,6 @@ def _sizes(sizes: int | Sequence[int]) -> tuple[int, int]:
     return (sizes, sizes) if isinstance(sizes, int) else (sizes[0], sizes[-1])
 
 
-OF_PARTS = frozenset(("max", "maximum", "min", "minimum", "cat"))
-"""Operations that take halves of values."""
-
 RULES: dict[str, Callable[[Call], Any]] = {
     "add": _sum,
     "sub": lambda call: _sum(call, "subtracted"),
@@ -228,6 +240,7 @@ RULES: dict[str, Callable[[Call], Any]] = {
     "div": _quotient,
     "neg": _minus,
     "relu": lambda call: call.layer(nn.ReLU()),
+    "relu6": lambda call: call.layer(nn.ReLU6()),
     "leaky_relu": lambda call: call.layer(nn.LeakyReLU(call["negative_slope"])),
     "abs": lambda call: call.layer(Abs()),
     "prelu": _prelu,
@@ -253,12 +266,14 @@ RULES: dict[str, Callable[[Call], Any]] = {
     "avg_pool2d": _average,
     "max_pool2d": _maximum,
     "max_pool2d_with_indices": lambda call: (_maximum(call),),
+    "adaptive_max_pool2d": _largest,
     "constant_pad_nd": _pad,
     "pad": _pad,
     **dict.fromkeys(["max", "maximum"], lambda call: _extreme(call, True)),
     **dict.fromkeys(["min", "minimum"], lambda call: _extreme(call, False)),
-    **dict.fromkeys(["chunk", "split", "split_with_sizes"], _halves),
+    **dict.fromkeys(["chunk", "split", "split_with_sizes"], _pieces),
     "cat": lambda call: joined(call.drawing, call.node, call["tensors"], call["dim"]),
+    "slice": _slice,
     "sort": _sorted,
     "pixel_unshuffle": lambda call: call.layer(nn.PixelUnshuffle(call["downscale_factor"])),
     "permute": lambda call: ops.permuted(call.drawing, call.node, call["self"], call["dims"]),

@@ -18,16 +18,18 @@ Network = Callable[[Tensor], Tensor]
 
 @torch.no_grad()
 def refuse_difference(
-    original: Network, graph: Network, image_shape: tuple[int, ...], dtype: torch.dtype, images: Tensor | None
+    original: Network, graph: Network, image_shape: tuple[int, ...], like: Tensor, images: Tensor | None
 ) -> None:
     """Refuse an import that yields other logits than the original on random images, or on those given.
+
+    `like`: an empty tensor of the precision and on the device of both.
 
     Raises:
         ValueError: with the difference, or for an original that yields other logits the second time.
     """
     generator = torch.Generator().manual_seed(0)
-    batches = [torch.rand(count, *image_shape, generator=generator, dtype=dtype) for count in (IMAGES, 1)]
-    batches += [] if images is None else list(images.to(dtype).split(32))
+    batches = [torch.rand(count, *image_shape, generator=generator).to(like) for count in (IMAGES, 1)]
+    batches += [] if images is None else list(images.to(like).split(32))
     for batch in batches:
         expected, found = original(batch.clone()), graph(batch)
         again = original(batch.clone())

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lipcert.nn import LayerGraph, Sum, UnsupportedLayerError
 from lipcert.nn.layer_graph import IMAGE
@@ -35,14 +35,19 @@ class Drawing:
 
     Attributes:
         image_shape: without the batch.
-        dtype: that the network is executed in.
+        like: an empty tensor that gives the network's precision and device.
         layers, sources: as of a `LayerGraph`.
     """
 
     image_shape: Shape
-    dtype: torch.dtype
+    like: Tensor
     layers: dict[str, nn.Module] = field(default_factory=dict)
     sources: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The network's precision."""
+        return self.like.dtype
 
     @property
     def image(self) -> Value:
@@ -64,7 +69,7 @@ class Drawing:
         if not kept:
             layer.eval()
         try:
-            shape = tuple(layer(torch.zeros(1, *source.shape, dtype=self.dtype)).shape)
+            shape = tuple(layer(self.like.new_zeros(1, *source.shape)).shape)
         except (RuntimeError, ValueError, TypeError, LookupError) as error:
             kind = type(layer).__name__
             raise unsupported(node, kind, f"it does not take inputs {source.shape}: {first_line(error)}") from error

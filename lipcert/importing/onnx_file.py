@@ -82,11 +82,13 @@ def read_onnx(path: str | Path) -> OnnxModel:
     return _described(proto, path)
 
 
-def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    yield from proto.graph.initializer
-    for node in (*proto.graph.node, *(node for each in proto.functions for node in each.node)):
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
+def _tensors(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor of a graph, those of graphs in it, too."""
+    yield from getattr(graph, "initializer", ())
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _tensors(inner)
 
 
 def _refuse_outside(proto: onnx.ModelProto, path: Path) -> None:
@@ -99,7 +101,7 @@ def _refuse_outside(proto: onnx.ModelProto, path: Path) -> None:
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
     folder = path.parent.resolve()
-    for tensor in _tensors(proto):
+    for tensor in (tensor for graph in (proto.graph, *proto.functions) for tensor in _tensors(graph)):
         if uses_external_data(tensor):
             found = (folder / ExternalDataInfo(tensor).location).resolve()
             if not found.is_relative_to(folder):
@@ -120,7 +122,7 @@ def _described(proto: onnx.ModelProto, path: Path) -> OnnxModel:
     precisions = {onnx.TensorProto.FLOAT: torch.float32, onnx.TensorProto.DOUBLE: torch.float64}
     floats = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, *precisions}
     found = inputs[0].type.tensor_type
-    typed = [(inputs[0].name, found.elem_type), *((each.name, each.data_type) for each in _tensors(proto))]
+    typed = [(inputs[0].name, found.elem_type), *((each.name, each.data_type) for each in _tensors(proto.graph))]
     for name, kind in typed:
         if kind in floats - {found.elem_type} or (name == inputs[0].name and kind not in precisions):
             said = onnx.TensorProto.DataType.Name(kind)

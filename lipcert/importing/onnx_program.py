@@ -12,8 +12,8 @@ from torch import Tensor
 from lipcert.importing.comparison import refuse_difference
 from lipcert.importing.drawing import Drawing, Value, unsupported
 from lipcert.importing.onnx_file import OnnxModel, read_onnx
-from lipcert.importing.onnx_rules import OF_PARTS, RULES, Call
-from lipcert.importing.pairs import Half
+from lipcert.importing.onnx_rules import RULES, Call
+from lipcert.importing.pairs import Extreme
 from lipcert.nn import LayerGraph
 from lipcert.system.errors import first_line
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 RANDOM = ("Random", "Bernoulli", "Multinomial")
 """How the names of operators start that draw random numbers."""
 
-Known = dict[str, "Value | Half | Tensor | None"]
+Known = dict[str, "Value | Extreme | Tensor | None"]
 """What every name of the graph stands for."""
 
 
@@ -46,7 +46,7 @@ def from_onnx(path: str | Path, images: Tensor | None = None) -> LayerGraph:
     """
     model = read_onnx(path)
     graph = _graph(model)
-    refuse_difference(_Reference(model), graph, model.image_shape, model.dtype, images)
+    refuse_difference(_Reference(model), graph, model.image_shape, torch.empty(0, dtype=model.dtype), images)
     return graph
 
 
@@ -54,7 +54,7 @@ def from_onnx(path: str | Path, images: Tensor | None = None) -> LayerGraph:
 def _graph(model: OnnxModel) -> LayerGraph:
     from onnx import numpy_helper
 
-    drawing = Drawing(model.image_shape, model.dtype)
+    drawing = Drawing(model.image_shape, torch.empty(0, dtype=model.dtype))
     known: Known = {"": None, model.input: drawing.image}
     known |= {each.name: _tensor(numpy_helper.to_array(each)) for each in model.proto.graph.initializer}
     versions = {each.domain: each.version for each in model.proto.opset_import}
@@ -68,9 +68,9 @@ def _graph(model: OnnxModel) -> LayerGraph:
             shape = torch.tensor((model.batch, *inputs[0].shape))
             first, last = (_attributes(node).get(key) for key in ("start", "end"))
             results: list[Any] = [shape[first:last]]
-        elif not any(isinstance(each, Value | Half) for each in inputs):
+        elif not any(isinstance(each, Value | Extreme) for each in inputs):
             results = _computed(node, name, inputs, versions)
-        elif node.op_type in (OF_PARTS if any(isinstance(each, Half) for each in inputs) else RULES):
+        elif node.op_type in (RULES if not any(isinstance(each, Extreme) for each in inputs) else ("Concat",)):
             found = RULES[node.op_type](Call(drawing, name, node.op_type, inputs, _attributes(node), model.batch))
             results = list(found) if isinstance(found, tuple) else [found]
         else:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lipcert.importing import operations as ops
 from lipcert.importing.drawing import Drawing, Value, unsupported
-from lipcert.importing.pairs import Half, extreme, halves, joined
+from lipcert.importing.pairs import Extreme, channels, extreme, joined, pieces
 from lipcert.nn import Abs, ChannelPad
 
 
@@ -32,7 +32,7 @@ class Call:
     drawing: Drawing
     node: str
     kind: str
-    inputs: Sequence[ops.Operand | Half | None]
+    inputs: Sequence[ops.Operand | Extreme | None]
     attributes: Mapping[str, Any]
     batch: int
 
@@ -53,7 +53,7 @@ class Call:
     def constant(self, number: int) -> Tensor | None:
         """Return an input that must not depend on the image; None where it is left out."""
         found = self.inputs[number] if number < len(self.inputs) else None
-        if isinstance(found, Value | Half):
+        if isinstance(found, Value | Extreme):
             raise self.refusal(f"its input {number} depends on the image; only constants are supported there.")
         return found
 
@@ -148,8 +148,8 @@ def _clip(call: Call) -> Value:
 def _extreme(call: Call) -> Any:
     values = [each for each in call.inputs if isinstance(each, Value)]
     constants = [each for each in call.inputs if isinstance(each, Tensor)]
-    if len(call.inputs) == 2 and not values:
-        return extreme(call.node, call.inputs[0], call.inputs[1], call.kind == "Max")
+    if len(values) == len(call.inputs) == 2:
+        return extreme(call.drawing, call.node, call.inputs[0], call.inputs[1], call.kind == "Max")
     if len(values) != 1 or len(constants) != 1 or constants[0].numel() != 1:
         raise call.refusal("only a value and a number, or both halves of a value, are compared.")
     number = float(constants[0])
@@ -157,10 +157,24 @@ def _extreme(call: Call) -> Any:
     return ops.clamped(call.drawing, call.node, values[0], *ends)
 
 
-def _split(call: Call) -> tuple[Half, Half]:
-    value = call.value
-    sizes = call.numbers(1, "split") or [value.shape[0] // 2] * 2
-    return halves(call.node, value, call.attributes.get("axis", 0), sizes)
+def _split(call: Call) -> tuple[Value, ...]:
+    value, outputs = call.value, call.attributes.get("num_outputs", 2)
+    size = -(-value.shape[0] // outputs)
+    sizes = call.numbers(1, "split") or [min(size, value.shape[0] - size * each) for each in range(outputs)]
+    return pieces(call.drawing, call.node, value, call.attributes.get("axis", 0), sizes)
+
+
+def _slice(call: Call) -> Value:
+    starts, ends, axes = (call.numbers(number, name) for number, name in ((1, "starts"), (2, "ends"), (3, "axes")))
+    steps, value = call.constant(4), call.value
+    if (
+        not (starts and ends and axes and len(axes) == 1)
+        or axes[0] % (len(value.shape) + 1) != 1
+        or (steps is not None and steps.tolist() != [1])
+    ):
+        raise call.refusal("only channels next to one another can be cut out.")
+    first, last, _ = slice(starts[0], ends[0]).indices(value.shape[0])
+    return channels(call.drawing, call.node, value, first, last)
 
 
 def _average(call: Call) -> Value:
@@ -225,13 +239,8 @@ def _transpose(call: Call) -> Value:
     return ops.permuted(call.drawing, call.node, call.value, order)
 
 
-PADDINGS: dict[bytes, Callable[..., nn.Module]] = {
-    b"constant": nn.ZeroPad2d,
-    b"reflect": nn.ReflectionPad2d,
-    b"edge": nn.ReplicationPad2d,
-    b"wrap": nn.CircularPad2d,
-}
-"""By mode."""
+PADDINGS = {b"constant": "constant", b"reflect": "reflect", b"edge": "replicate", b"wrap": "circular"}
+"""What torch calls the modes."""
 
 
 def _pad(call: Call) -> Value:
@@ -247,7 +256,8 @@ def _pad(call: Call) -> Value:
         return call.layer(ChannelPad(before[1], after[1]))
     if before[1] or after[1]:
         raise call.refusal("it pads channels and pixels at once.")
-    return call.layer(PADDINGS[mode]((before[3], after[3], before[2], after[2])))
+    sizes = before[3], after[3], before[2], after[2]
+    return ops.padded(call.drawing, call.node, call.value, sizes, PADDINGS[mode])
 
 
 def _cast(call: Call) -> Value:
@@ -274,19 +284,12 @@ def _binary(rule: Callable[[Drawing, str, ops.Operand, ops.Operand], Value]) -> 
     return lambda call: rule(call.drawing, call.node, call.operand(0), call.operand(1))
 
 
-def _global_maximum(call: Call) -> Value:
-    return call.layer(nn.MaxPool2d(call.value.shape[1:]))
-
-
-OF_PARTS = frozenset(("Max", "Min", "Concat"))
-"""Operators that take halves of values."""
-
 RULES: dict[str, Callable[[Call], Any]] = {
     "Add": _binary(ops.added),
     "Sub": _binary(ops.subtracted),
     "Mul": _binary(ops.multiplied),
     "Div": _binary(ops.divided),
-    "Neg": lambda call: ops.multiplied(call.drawing, call.node, call.value, torch.tensor(-1.0)),
+    "Neg": lambda call: ops.multiplied(call.drawing, call.node, call.value, call.drawing.like.new_tensor(-1.0)),
     "Sum": _sum,
     "Conv": _convolution,
     "Gemm": _gemm,
@@ -303,12 +306,13 @@ RULES: dict[str, Callable[[Call], Any]] = {
     "Clip": _clip,
     "Max": _extreme,
     "Min": _extreme,
+    "Slice": _slice,
     "Split": _split,
     "Concat": lambda call: joined(call.drawing, call.node, call.inputs, call.attributes["axis"]),
     "AveragePool": _average,
     "GlobalAveragePool": lambda call: ops.averaged(call.drawing, call.node, call.value, (2, 3), True),
     "MaxPool": _maximum,
-    "GlobalMaxPool": _global_maximum,
+    "GlobalMaxPool": lambda call: ops.largest(call.drawing, call.node, call.value),
     "ReduceMean": _mean,
     "Flatten": _flatten,
     "Reshape": _reshape,

@@ -26,7 +26,7 @@ def added(drawing: Drawing, node: str, first: Operand, second: Operand) -> Value
 def subtracted(drawing: Drawing, node: str, first: Operand, second: Operand) -> Value:
     """Append first - second: signs change exactly."""
     if isinstance(second, Value):
-        return added(drawing, node, first, multiplied(drawing, f"{node}_minus", second, torch.tensor(-1.0)))
+        return added(drawing, node, first, multiplied(drawing, f"{node}_minus", second, drawing.like.new_tensor(-1.0)))
     return added(drawing, node, first, -second)
 
 
@@ -98,6 +98,27 @@ def averaged(drawing: Drawing, node: str, value: Value, dimensions: Sequence[int
     height, width = value.shape[1:]
     pooled = drawing.apply(node, nn.AvgPool2d((height, width)), value)
     return pooled if keep else reshaped(drawing, node, pooled, value.shape[:1])
+
+
+def padded(drawing: Drawing, node: str, value: Value, sizes: Sequence[int], mode: str) -> Value:
+    """Append rows and columns, (left, right, top, bottom), by a mode of torch: constant stands for zeros.
+
+    Raises:
+        UnsupportedLayerError: for what are no pictures, naming the node.
+    """
+    kinds = {"reflect": nn.ReflectionPad2d, "replicate": nn.ReplicationPad2d, "circular": nn.CircularPad2d}
+    if len(value.shape) != 3 or len(sizes) != 4:
+        raise unsupported(node, "padding", f"only rows and columns of pictures can be padded, not {value.shape}.")
+    left, right, top, bottom = sizes
+    return drawing.apply(node, kinds.get(mode, nn.ZeroPad2d)((left, right, top, bottom)), value)
+
+
+def largest(drawing: Drawing, node: str, value: Value) -> Value:
+    """Append the maximum over height and width of pictures, which it keeps as dimensions of 1."""
+    if len(value.shape) != 3:
+        raise unsupported(node, "maximum", f"it is taken of (B, *{value.shape}), which are no pictures.")
+    height, width = value.shape[1:]
+    return drawing.apply(node, nn.MaxPool2d((height, width)), value)
 
 
 def clamped(drawing: Drawing, node: str, value: Value, low: float | None, high: float | None) -> Value:
@@ -191,7 +212,7 @@ def _fitting(drawing: Drawing, node: str, value: Value, constant: Tensor) -> Ten
     Raises:
         UnsupportedLayerError: for one that differs from image to image, or enlarges the value, naming the node.
     """
-    found = constant if constant.dtype == drawing.dtype else constant.to(drawing.dtype)
+    found = constant.to(drawing.like)
     wide = found.dim() > len(value.shape) + 1 or (found.dim() == len(value.shape) + 1 and found.shape[0] != 1)
     if wide or torch.broadcast_shapes((1, *value.shape), found.shape) != (1, *value.shape):
         raise unsupported(node, "constant", f"one of shape {tuple(found.shape)} meets values (B, *{value.shape}).")

@@ -14,17 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from lipcert.importing.aten import EXACT, OF_PARTS, RULES, Call
+from lipcert.importing.aten import EXACT, RULES, Call
 from lipcert.importing.comparison import refuse_difference
 from lipcert.importing.drawing import Drawing, Shape, Value, unsupported
 from lipcert.importing.overwriting import refuse_overwriting, written
-from lipcert.importing.pairs import Half
+from lipcert.importing.pairs import Extreme
 from lipcert.nn import LayerGraph, UnsupportedLayerError
 from lipcert.nn.integrity import has_own_forward, is_layer, refuse_altered, refuse_parametrized, refuse_unreadable
 from lipcert.system.errors import first_line
 
 BATCH = 3
 """Images in the batch that the forward is followed with."""
+
+TRANSFORMS = "torchvision.transforms."
+"""Where layers come from that keep the shape of pictures, and are taken as a whole."""
 
 MODAL = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
 """Layers of torch that compute something else in train mode."""
@@ -70,23 +73,28 @@ def _followed(model: nn.Module, image_shape: Shape, images: Tensor | None, exact
             raise UnsupportedLayerError(
                 f"Layer {name or 'model'!r} ({type(module).__name__}) is in train mode; call model.eval() first."
             )
-    dtype = _precision(model)
+    like = _precision(model)
     with _unchanged(model):
-        program = _exported(model, torch.zeros(BATCH, *image_shape, dtype=dtype))
-    graph = _Walk(model, program, Drawing(image_shape, dtype), exact).graph()
+        program = _exported(model, like.new_zeros(BATCH, *image_shape))
+    graph = _Walk(model, program, Drawing(image_shape, like), exact).graph()
     with _unchanged(model):
-        refuse_difference(model, graph, image_shape, dtype, images)
+        refuse_difference(model, graph, image_shape, like, images)
     return graph
 
 
-def _precision(model: nn.Module) -> torch.dtype:
+def _precision(model: nn.Module) -> Tensor:
+    """Return an empty tensor of the network's precision, on its device.
+
+    Raises:
+        ValueError: for half precision, naming the tensor.
+    """
     tensors = [*model.named_parameters(), *model.named_buffers()]
     for name, tensor in tensors:
         if tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64):
             raise ValueError(
                 f"`{name}` is in half precision or less ({tensor.dtype}), which certificates do not cover."
             )
-    return next((tensor.dtype for _, tensor in tensors if tensor.is_floating_point()), torch.float32)
+    return next((tensor.new_empty(0) for _, tensor in tensors if tensor.is_floating_point()), torch.empty(0))
 
 
 def _exported(model: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
@@ -96,7 +104,7 @@ def _exported(model: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
         UnsupportedLayerError: with the line of the forward that cannot be followed.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _taken_whole(model):
             warnings.simplefilter("ignore")
             return torch.export.export(model, (images,), strict=False)
     except Exception as error:  # following somebody's code may end in any of them
@@ -104,6 +112,20 @@ def _exported(model: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
             f"{_place(model, error)} cannot be followed ({first_line(error)}); a forward must take images "
             f"({', '.join(map(str, ('B', *images.shape[1:])))}), and not branch on pixels nor leave torch."
         ) from error
+
+
+@contextmanager
+def _taken_whole(model: nn.Module) -> Iterator[None]:
+    """Let transforms copy their input: they look at their own numbers, which export takes for pixels."""
+    transforms = [each for each in model.modules() if type(each).__module__.startswith(TRANSFORMS)]
+    transforms = [each for each in transforms if "forward" not in vars(each)]
+    try:
+        for each in transforms:
+            each.forward = torch.clone
+        yield
+    finally:
+        for each in transforms:
+            del each.forward
 
 
 def _place(model: nn.Module, error: BaseException) -> str:
@@ -254,15 +276,16 @@ class _Walk:
         name = node.target.overloadpacket.__name__
         if torch.Tag.nondeterministic_seeded in node.target.tags:
             raise unsupported(place, name, "it draws random numbers; nothing is proved of it.")
-        if not any(isinstance(self.values[each], Value | Half | tuple) for each in node.all_input_nodes):
+        if not any(isinstance(self.values[each], Value | Extreme | tuple) for each in node.all_input_nodes):
             if self.exact and node.all_input_nodes and name not in EXACT:
                 raise unsupported(
                     place, name, "it computes weights at each use, with roundings that no bound covers; certify and "
                     "use lipcert.from_torch(model, image_shape), which stores them.",
                 )  # fmt: skip
             return node.target(*arguments, **kinds)
-        rule, parts = RULES.get(name.removesuffix("_")), name in OF_PARTS
-        if rule is None or not (parts or not any(isinstance(self.values[each], Half) for each in node.all_input_nodes)):
+        rule = RULES.get(name.removesuffix("_"))
+        alone = name != "cat" and any(isinstance(self.values[each], Extreme) for each in node.all_input_nodes)
+        if rule is None or alone:
             raise unsupported(place, name, "this operation of torch is no layer with known bounds.")
         schema = node.target._schema.arguments
         given = {each.name: each.default_value for each in schema}

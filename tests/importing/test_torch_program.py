@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
+from torchvision import transforms
 
 import lipcert
 from lipcert.graph import Clamp, UnsupportedLayerError, register_activation
@@ -71,6 +72,7 @@ def _sorted_pairs(net: _Net, images: Tensor) -> Tensor:
     pairs = hidden.view(len(images), 2, 2, 6, 6).sort(dim=2)[0].view_as(hidden)
     first, second = (pairs - 0.1).chunk(2, dim=1)
     halves = torch.cat([torch.minimum(first, second), torch.max(second, first)], dim=1)
+    halves = torch.cat([halves[:, 1:3], halves[:, :1] - 1, halves[:, 3:]], dim=1)
     return net.last(halves.flatten(1).unflatten(1, (2, 72)).sort(dim=1, descending=True).values.flatten(1))
 
 
@@ -121,6 +123,14 @@ def test_a_registered_layer_is_taken_as_a_whole() -> None:
         REGISTERED.discard(_Clipped)
 
 
+def test_a_transform_before_a_network() -> None:
+    net = nn.Sequential(transforms.Normalize([0.4], [0.3]), _Net(_pooled)).eval()
+    graph, images = lipcert.from_torch(net, SHAPE), torch.rand(3, *SHAPE)
+    assert graph.get_submodule("0") is net[0]
+    assert "forward" not in vars(net[0])
+    assert torch.equal(graph.get_submodule("0")(images), (images - 0.4) / 0.3)
+
+
 def _random_weight(net: _Net, images: Tensor) -> Tensor:
     return net.last(net.conv(images).flatten(1)) + torch.rand(5)
 
@@ -158,15 +168,10 @@ def _item(net: _Net, images: Tensor) -> Tensor:
     return net.last(net.conv(images).flatten(1)) * images.amax().item()
 
 
-def _halves(net: _Net, images: Tensor) -> Tensor:
-    first, second = net.conv(images).chunk(2, dim=1)
-    return net.last(torch.cat([second, first], dim=1).flatten(1))
-
-
 REFUSED: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
-    "halves": (_halves, r"Node 'cat' \(concatenation\): only the larger and the smaller"),
     "longer sorts": (lambda net, x: net.last(net.conv(x).sort(dim=1)[0].flatten(1)), r"Node 'sort' \(sort\): only"),
-    "halves added": (lambda net, x: net.conv(x).chunk(2, dim=1)[0].add(1).flatten(1), "Node 'add'"),
+    "maximum alone": (lambda net, x: torch.max(*net.conv(x).chunk(2, dim=1)).flatten(1), "Node 'flatten'"),
+    "other maximum": (lambda net, x: torch.max(net.conv(x), 2 * net.conv(x)).flatten(1), "Node 'max_1'.*halves of a"),
     "random": (_random_weight, r"Node 'rand' \(rand\): it draws random numbers"),
     "random of python": (_python_random, "draws random numbers"),
     "branch": (_branch, r"Layer 'model' \(_Net\), line \d+ of forward cannot be followed \(.*not branch"),
