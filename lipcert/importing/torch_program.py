@@ -252,15 +252,13 @@ class _Walk:
 
     def _whole(self, path: str, layer: nn.Module, nodes: list[fx.Node]) -> Value:
         """Append a layer for all nodes of one call of it and return what it yields."""
-        inside, kind = set(nodes), type(layer).__name__
-        sources = {self.values[each] for node in nodes for each in node.all_input_nodes if each not in inside
-                   if isinstance(self.values[each], Value)}  # fmt: skip
-        constants = [self.values[each] for node in nodes for each in node.all_input_nodes if each.op == "placeholder"]
+        outside = {each for node in nodes for each in node.all_input_nodes} - set(nodes)
+        outputs = [node for node in nodes if any(user not in nodes for user in node.users)]
         own = {id(tensor) for tensor in (*layer.parameters(), *layer.buffers())}
-        outputs = [node for node in nodes if any(user not in inside for user in node.users)]
-        held = all(id(each) in own for each in constants if isinstance(each, Tensor))
-        if len(sources) != 1 or len(outputs) != 1 or not held:
-            raise unsupported(path, kind, "it is not applied to one value alone.")
+        sources = {self.values[each] for each in outside if not isinstance(self.values[each], Tensor)}
+        held = all(id(self.values[each]) in own for each in outside if isinstance(self.values[each], Tensor))
+        if len(sources) != 1 or len(outputs) != 1 or not held or not isinstance(next(iter(sources)), Value):
+            raise unsupported(path, type(layer).__name__, "it is not applied to one value, with its own weights alone.")
         value = self.drawing.apply(path, layer, sources.pop(), kept=True)
         self._check_shape(outputs[0], value)
         return value

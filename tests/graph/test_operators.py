@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 
 from lipcert.bounds import Bound, analyze, lipschitz_to_logits, worst_increase
 from lipcert.graph import UnsupportedLayerError, operator, supported_types
-from lipcert.nn import ChannelPad, HalvesToPairs, MaxMin, Normalize, PairsToHalves
+from lipcert.nn import ChannelPad, ElementwiseAffine, HalvesToPairs, MaxMin, Normalize, PairsToHalves, Permute
 from tests.networks import images
 from tests.oracles import ExactNorms, dense_matrix
 
@@ -71,6 +71,11 @@ LAYERS = {
     "global pooling": (lambda: nn.AdaptiveAvgPool2d(1), IMAGE),
     "torchvision's normalisation": (lambda: transforms.Normalize([0.1, 0.2, 0.3, 0.4], [1.0, 0.5, 2.0, 0.1]), IMAGE),
     "the same, v2": (lambda: v2.Normalize([0.1, 0.2, 0.3, 0.4], [1.0, 0.5, 2.0, 0.1]), IMAGE),
+    "constants by element": (lambda: ElementwiseAffine(torch.randn(4, 1, 1), torch.randn(1, 4, 7, 6)), IMAGE),
+    "a factor": (lambda: ElementwiseAffine(torch.tensor(-2.5)), (6,)),
+    "a shift": (lambda: ElementwiseAffine(shift=torch.randn(6)), IMAGE),
+    "another order": (lambda: Permute((0, 3, 1, 2)), IMAGE),
+    "unflatten": (lambda: nn.Unflatten(1, (2, 3)), (6,)),
     "normalize": (lambda: Normalize([0.1, 0.2, 0.3, 0.4], [1.0, 0.5, 2.0, 0.1]), IMAGE),
 }
 

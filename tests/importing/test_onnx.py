@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor, nn
+from torch import Tensor
 
 import lipcert
 from lipcert.graph import UnsupportedLayerError
@@ -135,17 +134,6 @@ def test_the_logits_of_another_runtime_and_certificates_that_hold(batch: Any, tm
     changed = (reached.argmax(dim=2) != labels).any(dim=0)
     assert not bool((certificate.certified & changed).any())
     assert float((reached - logits[:4]).norm(dim=2).max()) <= epsilon * lipcert.global_lipschitz(graph, SHAPE)
-
-
-@torch.no_grad()
-def test_a_file_that_torch_wrote(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    block = nn.Sequential(nn.Conv2d(2, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
-    path, images = tmp_path / "network.onnx", torch.rand(5, *SHAPE)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(block.eval(), (images[:1],), path, dynamo=True, verbose=False)
-    torch.testing.assert_close(lipcert.from_onnx(path)(images), block(images), rtol=1e-5, atol=1e-5)
 
 
 def _external(folder: Path, location: str) -> Path:

@@ -168,7 +168,12 @@ def _item(net: _Net, images: Tensor) -> Tensor:
     return net.last(net.conv(images).flatten(1)) * images.amax().item()
 
 
+def _other_weight(net: _Net, images: Tensor) -> Tensor:
+    return torch.func.functional_call(net.conv, {"weight": 2 * net.conv.weight}, images).flatten(1)
+
+
 REFUSED: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
+    "other weight": (_other_weight, r"Node 'conv' \(Conv2d\): it is not applied to one value, with its own weights"),
     "longer sorts": (lambda net, x: net.last(net.conv(x).sort(dim=1)[0].flatten(1)), r"Node 'sort' \(sort\): only"),
     "maximum alone": (lambda net, x: torch.max(*net.conv(x).chunk(2, dim=1)).flatten(1), "Node 'flatten'"),
     "other maximum": (lambda net, x: torch.max(net.conv(x), 2 * net.conv(x)).flatten(1), "Node 'max_1'.*halves of a"),
