@@ -13,7 +13,7 @@ from tests.oracles import scale_weights
 IMAGE = (2, 6, 6)
 
 
-def _activation(kind: str, shape: tuple[int, ...]) -> nn.Module:
+def activation(kind: str, shape: tuple[int, ...]) -> nn.Module:
     return {
         "relu": nn.ReLU,
         "clipped_relu": lambda: ClippedReLU(shape, 0.4),
@@ -26,12 +26,12 @@ def plain(kind: str) -> nn.Sequential:
     """Two convolutions, two dense layers."""
     return nn.Sequential(
         nn.Conv2d(2, 4, 3, 1, 1),
-        _activation(kind, (4, 6, 6)),
+        activation(kind, (4, 6, 6)),
         nn.Conv2d(4, 6, 4, 2, 1),
-        _activation(kind, (6, 3, 3)),
+        activation(kind, (6, 3, 3)),
         nn.Flatten(),
         nn.Linear(54, 12),
-        _activation(kind, (12,)),
+        activation(kind, (12,)),
         nn.Linear(12, 5),
     )
 
@@ -45,14 +45,14 @@ def pooled(kind: str) -> nn.Sequential:
         Normalize([0.4, 0.5], [0.5, 0.25]),
         nn.Conv2d(2, 4, 3, padding="same", dilation=2, bias=False),
         norm,
-        _activation(kind, (4, 6, 6)),
+        activation(kind, (4, 6, 6)),
         nn.AvgPool2d(3, 2, 1),
         nn.Conv2d(4, 4, 3, 1, 1, groups=2),
-        _activation(kind, (4, 3, 3)),
+        activation(kind, (4, 3, 3)),
         nn.Flatten(),
         nn.Linear(36, 9),
         nn.Linear(9, 8),
-        _activation(kind, (8,)),
+        activation(kind, (8,)),
         nn.Linear(8, 6),
         nn.Identity(),
         nn.Linear(6, 4),
@@ -63,20 +63,20 @@ def residual(kind: str) -> nn.Sequential:
     """Residual blocks: identity shortcut, linear block, convolutional shortcut, one within another."""
     return nn.Sequential(
         nn.Conv2d(2, 4, 3, 1, 1),
-        _activation(kind, (4, 6, 6)),
+        activation(kind, (4, 6, 6)),
         Residual(
             nn.Sequential(
                 nn.Conv2d(4, 4, 3, 1, 1),
-                _activation(kind, (4, 6, 6)),
+                activation(kind, (4, 6, 6)),
                 Residual(nn.Conv2d(4, 4, 1)),
                 nn.Conv2d(4, 4, 3, 1, 1),
             )
         ),
         Residual(
-            nn.Sequential(nn.Conv2d(4, 4, 3, 2, 1), _activation(kind, (4, 3, 3))),
+            nn.Sequential(nn.Conv2d(4, 4, 3, 2, 1), activation(kind, (4, 3, 3))),
             nn.Conv2d(4, 4, 1, 2),
         ),
-        _activation(kind, (4, 3, 3)),
+        activation(kind, (4, 3, 3)),
         nn.Flatten(),
         Residual(nn.Linear(36, 36)),
         nn.Linear(36, 5),

@@ -1,15 +1,16 @@
-"""What a linear function leaves of clamps, at least, over a ball cut by a box.
+"""What a linear and a quadratic function leave of clamps, at least, over a box.
 
-For a row a, slopes g and any multiplier m >= 0, on |t - c|₂ <= r and l <= t <= u
+For a row a with curvature k behind clamps σ, and any slopes g and curvature m before them, where l <= t <= u
 
-    Σ a_i σ_i(t_i) - g_i t_i  >=  Σ min over l_i <= t <= u_i of a_i σ_i(t) - g_i t + m/2 (t - c_i)²  -  m r²/2,
+    a·σ(t) - k/2 |b(t) - b(c)|²  >=  g·t - m/2 |t - c|²
+                                     +  Σ min of a_i σ_i(t) - g_i t + m/2 (t - c_i)² - k/2 (b_i(t) - b_i(c_i))²,
 
-and each minimum is found exactly: on a linear piece of σ_i, p t + m/2 (t - c)² is least at c - p/m brought into it.
+b = σ, or |t| where σ sorts pairs. Each minimum is exact: a quadratic function on a linear piece of σ_i. On |t - c| <= r
+the rest, m/2 |t - c|², is at most m r²/2; or it is taken on to what t - c is a linear map of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,20 +23,34 @@ ROUNDS = 14
 DEPTH = 12.0
 """Length of that interval; where the best multiplier lies below it the box alone is as good."""
 
+ROOM = 1e-3
+"""Curvatures before pairs that are sorted exceed those behind by this share: of a + b there is no box."""
+
 LEAST_RADIUS = 1e-100
 """Balls with radii below it, or above its inverse, are left to the box: nothing overflows in between."""
 
 
 @dataclass(frozen=True, eq=False)
 class Relaxed:
-    """g·t + constant <= a·σ(t) for each of R rows a: `rows` g, (R, N), and `constant`, (R,).
+    """g·t + constant - m/2 |t - c|² <= a·σ(t) - k/2 |b(t) - b(c)|² for each of R rows a.
 
-    `size`: what rounding errors of the constants are relative to, (R,).
+    `rows`: g, (R, N); `constant`, `curvature`: (R,), the latter m; `room`: what of it was a choice, (R,). `size`: what
+    rounding errors of the constants are relative to, (R,).
     """
 
     rows: Tensor
     constant: Tensor
+    curvature: Tensor
+    room: Tensor
     size: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Slopes of entries that are near, for coefficients above 0 and below, (R, 2, n), and logarithms of room, (R,)."""
+
+    slopes: Tensor
+    logarithm: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +58,7 @@ class Clamp:
     """σ(t) = min(max(t, low), high) of the entries t of a vector in the box [lower, upper], all (N,).
 
     The n entries `near`, (N,) bool, are within `radius` of `center` in l2, too: there any slopes are a choice.
+    `sorts`: t are differences of pairs that are sorted, and b is |t|, see above; low is 0 then, and high infinite.
     """
 
     lower: Tensor
@@ -52,6 +68,7 @@ class Clamp:
     center: Tensor
     near: Tensor
     radius: float
+    sorts: bool = False
 
     @cached_property
     def index(self) -> Tensor:
@@ -80,10 +97,18 @@ class Clamp:
         return lower, first, second, upper
 
     @cached_property
-    def _pieces(self) -> list[tuple[bool, Tensor, Tensor]]:
-        """Whether σ is inclined, and both ends, (n,), of pieces that are not empty for all entries."""
-        pieces = list(zip((False, True, False), self._points, self._points[1:], strict=False))
-        return [piece for piece in pieces if bool((piece[1] < piece[2]).any())] or pieces[1:2]
+    def _pieces(self) -> list[tuple[int, int, Tensor, Tensor]]:
+        """Rises of σ and of b, and both ends, (n,), of pieces that are not empty for all entries."""
+        rises = ((0, -1), (1, 1), (0, 0)) if self.sorts else ((0, 0), (1, 1), (0, 0))
+        ends = zip(rises, self._points, self._points[1:], strict=False)
+        pieces = [(*rise, start, end) for rise, start, end in ends]
+        return [piece for piece in pieces if bool((piece[2] < piece[3]).any())] or pieces[1:2]
+
+    def _bent(self, values: Tensor) -> Tensor:
+        """Return b(t) - b(c), (..., n)."""
+        if self.sorts:
+            return values.abs() - self._center.abs()
+        return self._near(values) - self._near(self._center)
 
     def _near(self, values: Tensor) -> Tensor:
         """Return σ of the entries `near`, (..., n)."""
@@ -99,75 +124,91 @@ class Clamp:
         above = torch.where(second - lower > upper - second, rise / (second - lower), 0.0)
         return torch.stack((below, above))
 
-    def relax(self, rows: Tensor, slopes: Tensor) -> Relaxed:
-        """Return linear lower bounds of a·σ(t) for rows a, (R, N), differentiable by rows and slopes.
+    def relax(self, rows: Tensor, arriving: Tensor, choice: Choice | None = None) -> Relaxed:
+        """Return linear and quadratic lower bounds for rows a, (R, N), differentiable by rows, k and a choice.
 
         Args:
             rows: a.
-            slopes: of entries `near`, for coefficients above 0 and below, (2, n) or (R, 2, n).
+            arriving: k >= 0, (R,).
+            choice: slopes and curvature; those of the hull and one for which m r²/2 costs little where None.
         """
         linear = ~self.near & (self.lower >= self.low) & (self.upper <= self.high)
         ends = [torch.minimum(torch.maximum(end, self.low), self.high) for end in (self.lower, self.upper)]
         least, most = (torch.where(linear | self.near, 0.0, end) for end in ends)
-        near = rows[:, self.index]
+        near, slopes = rows[:, self.index], self.hull if choice is None else choice.slopes
         chosen = near * torch.where(near >= 0, slopes[..., 0, :], slopes[..., 1, :])
+        function = _Function(self, near, chosen, arriving)
+        room = function.sought() if choice is None else choice.logarithm.exp()
+        curvature = arriving * (1 + ROOM) + room if self.sorts else room
         with torch.no_grad():
-            multiplier, points = self._attained(near, chosen)
-        constant = self._values(near, chosen, multiplier, points).sum(dim=1) - multiplier / 2 * self._square
+            points = function.least(curvature)
+        constant = function.values(curvature, points).sum(dim=1)
         constant = constant + rows.clamp(min=0) @ least + rows.clamp(max=0) @ most
-        size = self._size(rows.detach(), chosen.detach(), multiplier)
-        return Relaxed((rows * linear).index_copy(1, self.index, chosen), constant, size)
+        size = self._size(rows.detach(), chosen.detach(), (curvature + arriving).detach())
+        return Relaxed((rows * linear).index_copy(1, self.index, chosen), constant, curvature, room, size)
 
-    @property
-    def _square(self) -> float:
-        return min(self.radius, 1 / LEAST_RADIUS) ** 2
+    def price(self, curvature: Tensor) -> Tensor:
+        """Return what m/2 |t - c|² is at most, (R,)."""
+        return torch.where(curvature > 0, curvature / 2 * (self.radius * self.radius), 0.0)
 
-    def _attained(self, rows: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return good multipliers (R,), 0 where the box alone gives no less, and where minima are attained, (R, n)."""
-        none = torch.zeros(len(rows), dtype=rows.dtype)
-        flat = self._least(rows, slopes, none, self._points)
-        if not LEAST_RADIUS < self.radius < 1 / LEAST_RADIUS:
-            return none, flat
-        steepest = torch.maximum(slopes.abs(), (rows - slopes).abs()).norm(dim=1)
-        high = (steepest / self.radius).clamp(min=1e-200).log()
-        low = high - DEPTH
-        for _ in range(ROUNDS):
-            middle = (low + high) / 2
-            spread = (self._curved(rows, slopes, middle.exp()) - self._center).square().sum(dim=1)
-            far = spread > self._square
-            low, high = torch.where(far, middle, low), torch.where(far, high, middle)
-        multiplier = high.exp()
-        points = self._curved(rows, slopes, multiplier)
-        value = self._values(rows, slopes, multiplier, points).sum(dim=1) - multiplier / 2 * self._square
-        curved = value > self._values(rows, slopes, none, flat).sum(dim=1)
-        return torch.where(curved, multiplier, none), torch.where(curved[:, None], points, flat)
-
-    def _curved(self, rows: Tensor, slopes: Tensor, multiplier: Tensor) -> Tensor:
-        """Return where a σ(t) - g t + m/2 (t - c)² is least in the box, (R, n), for m > 0, (R,)."""
-        level = self._center + slopes / multiplier[:, None]
-        inclined = level - rows / multiplier[:, None]
-        places = [
-            torch.minimum(torch.maximum(inclined if rises else level, start), end) for rises, start, end in self._pieces
-        ]
-        return self._least(rows, slopes, multiplier, places)
-
-    def _least(self, rows: Tensor, slopes: Tensor, multiplier: Tensor, places: Sequence[Tensor]) -> Tensor:
-        """Return the one of some places, each (n,) or (R, n), where the function is least, (R, n)."""
-        best = places[0].expand_as(rows)
-        least = self._values(rows, slopes, multiplier, best)
-        for place in places[1:]:
-            value = self._values(rows, slopes, multiplier, place)
-            best, least = torch.where(value < least, place, best), torch.minimum(value, least)
-        return best
-
-    def _values(self, rows: Tensor, slopes: Tensor, multiplier: Tensor, points: Tensor) -> Tensor:
-        deviation = points - self._center
-        return rows * self._near(points) - slopes * points + multiplier[:, None] / 2 * deviation.square()
-
-    def _size(self, rows: Tensor, slopes: Tensor, multiplier: Tensor) -> Tensor:
+    def _size(self, rows: Tensor, slopes: Tensor, curvature: Tensor) -> Tensor:
         """Return the sum of moduli in a bound; a misplaced minimum costs less than rounding of m/2 (2 max |t|)²."""
         kink = torch.minimum(torch.maximum(self.center, self.low), self.high)
         largest = torch.stack((self.lower, self.upper, self.center, kink)).abs().amax(dim=0)
         near = largest[self.index]
         linear = rows.abs() @ largest + slopes.abs() @ near
-        return linear + multiplier * (2 * near.square().sum() + self._square)
+        return linear + curvature * (4 * near.square().sum() + min(self.radius, 1 / LEAST_RADIUS) ** 2)
+
+
+@dataclass(frozen=True, eq=False)
+class _Function:
+    """a σ(t) - g t + m/2 (t - c)² - k/2 (b(t) - b(c))² of entries that are near, for rows a, g (R, n) and k (R,)."""
+
+    clamp: Clamp
+    rows: Tensor
+    slopes: Tensor
+    arriving: Tensor
+
+    def values(self, curvature: Tensor, points: Tensor) -> Tensor:
+        """Return its values at points, (n,) or (R, n), for m, (R,)."""
+        deviation, bent = points - self.clamp._center, self.clamp._bent(points)
+        linear = self.rows * self.clamp._near(points) - self.slopes * points
+        return linear + curvature[:, None] / 2 * deviation.square() - self.arriving[:, None] / 2 * bent.square()
+
+    def least(self, curvature: Tensor) -> Tensor:
+        """Return where it is least in the box, (R, n), for m, (R,)."""
+        k, center = self.arriving[:, None], self.clamp._center
+        level, anchor = curvature[:, None] * center + self.slopes, center.abs() if self.clamp.sorts else None
+        anchor = self.clamp._near(center) if anchor is None else anchor
+        best = value = None
+        for rises, turns, start, end in self.clamp._pieces:
+            pull, bend = level - rises * self.rows - turns * k * anchor, curvature[:, None] - abs(turns) * k
+            uphill = torch.copysign(torch.full_like(pull, torch.inf), pull - bend * (start + end) / 2)
+            place = torch.where(bend > 0, pull / bend, uphill)  # of a concave function the better end
+            place = torch.minimum(torch.maximum(place, start), end)
+            here = self.values(curvature, place)
+            best = place if best is None or value is None else torch.where(here < value, place, best)
+            value = here if value is None else torch.minimum(here, value)
+        assert best is not None
+        return best
+
+    @torch.no_grad()
+    def sought(self) -> Tensor:
+        """Return room for which least values less m r²/2 are large, (R,)."""
+        clamp, zero = self.clamp, torch.zeros_like(self.arriving)
+        floor = self.arriving * (1 + ROOM) if clamp.sorts else zero
+        if not LEAST_RADIUS < clamp.radius < 1 / LEAST_RADIUS:
+            return zero
+        steepest = torch.maximum(self.slopes.abs(), (self.rows - self.slopes).abs()).norm(dim=1)
+        high = (steepest / clamp.radius + self.arriving).clamp(min=1e-200).log()
+        low = high - DEPTH
+        for _ in range(ROUNDS):
+            middle = (low + high) / 2
+            spread = (self.least(floor + middle.exp()) - clamp._center).square().sum(dim=1)
+            far = spread > clamp.radius**2
+            low, high = torch.where(far, middle, low), torch.where(far, high, middle)
+        found = high.exp()
+        values = [
+            self.values(floor + m, self.least(floor + m)).sum(dim=1) - clamp.price(floor + m) for m in (found, zero)
+        ]
+        return torch.where(values[0] > values[1], found, zero)

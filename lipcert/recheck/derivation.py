@@ -171,7 +171,7 @@ class Derivation:
             activation(before.center),
             activation(lower),
             activation(upper),
-            after_activation(before.executed, activation, lower, upper, mask, self._masked_norm(before, tight)),
+            after_activation(before.executed, activation, lower, upper, mask, self.masked_norm(before, tight)),
             after_activation(before.own, activation, lower, upper, mask),
             {step.target: Rows(mask.varying, True, True)},
         )
@@ -212,7 +212,7 @@ class Derivation:
             return tight, torch.inf
         return tight, constant * self._sum_decomposed(step.source, mask.needed, tight / constant)
 
-    def _masked_norm(self, before: Reach, tight: float) -> float | None:
+    def masked_norm(self, before: Reach, tight: float) -> float | None:
         """Return the masked norm from the only source before an activation, of which T is `tight`; None for others."""
         sources = [self.sources[source].tight for source in before.rows]
         if self.decomposed or self.epsilon == 0 or len(sources) != 1 or sources[0] == 0:

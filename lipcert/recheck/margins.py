@@ -12,7 +12,7 @@ from lipcert.recheck.program import ActivationStep, AffineStep, linear_map, sing
 from lipcert.recheck.reach import SLACK, maximum_over
 from lipcert.recheck.rounding import of_differences
 
-BACKWARD_EFFORTS = ((None, 0), (None, 20), ((0, 2**25), 0), ((5, 2**20), 40))
+BACKWARD_EFFORTS = ((None, 0), (None, 20), (None, 400), ((0, 2**25), 0), ((5, 2**20), 40))
 """(what intervals are refined with, see `Backward.refine`, and ascents of slopes for margins), tried in turn."""
 
 
