@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lipcert.certificates import CROWN_STAGES, STAGES, Cascade
+from lipcert.certificates import OTHER_STAGES, STAGES, Cascade
 from lipcert.nn import Normalize
 from lipcert.system.files import write_json
 
 STATISTICS = [125.3 / 255, 123.0 / 255, 113.9 / 255], [0.225] * 3
-CHOSEN = (STAGES[0], STAGES[2], *CROWN_STAGES[1:3])
+CHOSEN = (STAGES[0], STAGES[2], STAGES[3], OTHER_STAGES[3])
 
 
 class Other(NamedTuple):

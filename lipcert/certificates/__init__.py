@@ -1,6 +1,6 @@
 """Certificates: what is proved of each image."""
 
-from lipcert.certificates.cascade import CROWN_STAGES, STAGES, Cascade, Stage
+from lipcert.certificates.cascade import OTHER_STAGES, STAGES, Cascade, Stage
 from lipcert.certificates.certificate import Certificate
 from lipcert.certificates.certifier import Certifier
 from lipcert.certificates.certify import certified_radius, certify, certify_batches
@@ -9,7 +9,7 @@ from lipcert.certificates.lipschitz import global_lipschitz, local_lipschitz
 from lipcert.certificates.radius import bisect
 
 __all__ = [
-    "CROWN_STAGES",
+    "OTHER_STAGES",
     "STAGES",
     "Cascade",
     "Certificate",

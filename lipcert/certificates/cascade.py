@@ -13,7 +13,7 @@ from lipcert.bounds import Bound
 from lipcert.certificates.certificate import EXECUTED, Certificate
 from lipcert.certificates.certifier import Certifier
 from lipcert.certificates.float64 import FAILURE_PROBABILITY, Float64Model
-from lipcert.crown import Effort
+from lipcert.crown import Effort, has_steps
 from lipcert.norms import UpperNorms
 
 CROWN_METHODS = ("crown", "crown-alpha")
@@ -29,8 +29,6 @@ class Stage:
         bound: one of `Bound`.
         lanczos_steps: of a masked norm.
         within: enter only images whose radius proved so far reaches this share of epsilon.
-        trial: the stage tries so many images first and goes on if it improved one; None for all at once. It helps
-            a network or it does not: the loop transformation does nothing for one trained on products of norms.
         constant_share: the least share of constant units at which a layer's masked norm is bounded, see `Certifier`.
         effort: None for a Lipschitz bound; else that of backward linear bounds over the boxes and balls of `bound`.
     """
@@ -39,7 +37,6 @@ class Stage:
     bound: Bound
     lanczos_steps: int
     within: float = 0.0
-    trial: int | None = None
     constant_share: float = 0.0
     effort: Effort | None = None
 
@@ -51,32 +48,29 @@ class Stage:
 
 @dataclass
 class Tally:
-    """How many images entered a stage, were certified by it or got a larger radius, and its seconds."""
+    """How many images entered a stage and were certified by it, and its seconds."""
 
     entered: int = 0
     certified: int = 0
     seconds: float = 0.0
-    improved: int = 0
 
-
-IMPROVEMENT = 1.01
-"""By this factor a radius has to grow for a stage to have improved an image."""
 
 STAGES = (
     Stage("global", Bound.GLOBAL, 20),
     Stage("local", Bound.LOCAL, 20, constant_share=0.02),
     Stage("tight", Bound.TIGHT, 30, constant_share=0.005),
-    Stage("tight-100", Bound.TIGHT, 100, within=0.85),
-    Stage("liplt", Bound.LIPLT, 30, within=0.1, trial=2),
-)
-
-CROWN_STAGES = (
-    Stage("crown", Bound.TIGHT, 30, within=0.1, effort=Effort()),
     Stage("crown-alpha", Bound.TIGHT, 30, within=0.1, effort=Effort(steps=100)),
+)
+"""Those of the default: docs/certificates.md says by which measurements."""
+
+OTHER_STAGES = (
+    Stage("tight-100", Bound.TIGHT, 100, within=0.85),
+    Stage("liplt", Bound.LIPLT, 30, within=0.1),
+    Stage("crown", Bound.TIGHT, 30, within=0.1, effort=Effort()),
     Stage("crown-split", Bound.TIGHT, 30, within=0.1, effort=Effort(steps=100, splits=16, refined=256)),
     Stage("crown-boxes", Bound.TIGHT, 30, within=0.1, effort=Effort(steps=100, refined=4096)),
 )
-"""Stages that run when they are asked for, a tenth of a second to seconds an image that the others leave."""
+"""Stages that run when they are named."""
 
 
 class Cascade:
@@ -87,7 +81,7 @@ class Cascade:
 
     Args:
         model: any tree of supported layers; put into eval mode by the caller.
-        stages: the cheapest first.
+        stages: the cheapest first. Backward bounds leave networks out that have an activation without `clamps`.
         failure_probability: of each norm.
         clip_input: intersect the input box with [0, 1].
         arithmetic: `executed` or `exact`, see `Certificate`.
@@ -107,7 +101,7 @@ class Cascade:
         if not stages:
             raise ValueError("Expected at least one stage.")
         self.stages = tuple(stages)
-        self.tallies = [Tally() for _ in stages]
+        self.tallies = [Tally() for _ in self.stages]
         self.clip_input, self.arithmetic = clip_input, arithmetic
         self._network = Float64Model(model, UpperNorms(failure_probability=failure_probability))
 
@@ -131,15 +125,13 @@ class Cascade:
         for index, stage in enumerate(self.stages[1:], start=1):
             if bool(best.certified.all()):
                 break
+            if stage.effort is not None and not has_steps(self._network.graph(images.shape[1:])):
+                continue
             share = best.radius / radii
             rows = (best.correct(labels) & ~best.certified & (share >= stage.within)).nonzero()[:, 0]
             rows = rows[share[rows].argsort(descending=True)]
-            tally = self.tallies[index]
-            if stage.trial is not None and not tally.improved:
-                first = max(0, stage.trial - tally.entered)
-                best = self._improve(index, best, images, labels, radii, rows[:first])
-                rows = rows[first:] if tally.improved else rows[:0]
-            best = self._improve(index, best, images, labels, radii, rows)
+            if len(rows):
+                best = _merge(best, self._certify(index, images[rows], labels[rows], radii[rows]), rows)
         return replace(best, bound="cascade")
 
     def _certify(self, index: int, images: Tensor, labels: Tensor, epsilon: float | Tensor) -> Certificate:
@@ -159,16 +151,6 @@ class Cascade:
         tally.certified += int(certificate.certified.sum())
         tally.seconds += time.perf_counter() - started
         return replace(certificate, stage=torch.where(certificate.certified, index, -1))
-
-    def _improve(
-        self, index: int, best: Certificate, images: Tensor, labels: Tensor, radii: Tensor, rows: Tensor
-    ) -> Certificate:
-        """Return `best` with what stage `index` improves for images `rows`."""
-        if not len(rows):
-            return best
-        new = self._certify(index, images[rows], labels[rows], radii[rows])
-        self.tallies[index].improved += int((new.radius > IMPROVEMENT * best.radius[rows]).sum())
-        return _merge(best, new, rows)
 
 
 def _merge(best: Certificate, new: Certificate, rows: Tensor) -> Certificate:

@@ -5,7 +5,7 @@ from lipcert.crown.dual import dual_boxes
 from lipcert.crown.intermediate import proved_state, refined
 from lipcert.crown.lines import Interval
 from lipcert.crown.search import Effort, bounded, proved
-from lipcert.crown.state import State, boxes_of_steps, split_activations
+from lipcert.crown.state import State, boxes_of_steps, has_steps, split_activations
 from lipcert.crown.substitution import Rows, substitute
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "bounded",
     "boxes_of_steps",
     "dual_boxes",
+    "has_steps",
     "proved",
     "proved_state",
     "refined",

@@ -39,6 +39,15 @@ def split_activations(graph: Graph) -> Graph:
     return split if graph.key is None else split.frozen()
 
 
+def has_steps(graph: Graph) -> bool:
+    """Return whether every activation of a graph is made of clamps and sorts, as backward bounds need."""
+    try:
+        split_activations(graph)
+    except NotImplementedError:
+        return False
+    return True
+
+
 class Link(NamedTuple):
     """How far the input of a step, z, may be from its center: at most `norm` |h - h0| + `error`, (B,) both.
 

@@ -13,8 +13,10 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from lipcert.certificates import CROWN_STAGES, STAGES, Cascade, Certificate, Stage
+from lipcert.certificates import OTHER_STAGES, STAGES, Cascade, Certificate, Stage
+from lipcert.crown import has_steps
 from lipcert.data.progress import progress
+from lipcert.graph import compile_graph
 from lipcert.jobs.preparation import Subject, check_choice, check_numbers, make_folder, prepare
 from lipcert.jobs.tables import print_record
 from lipcert.records import (
@@ -45,6 +47,8 @@ def run(config: DictConfig) -> float:
     check_numbers(config, shares=["failure_probability"])
     stages = chosen_stages(config.stages, config.exhaustive)
     subject = prepare(config, most_epsilons=None)
+    if config.stages is not None:
+        refuse_stages(stages, subject)
     folder = subject.output("certificates")
     if (folder / JSON_NAME).exists() and not config.overwrite:
         raise FileExistsError(
@@ -63,19 +67,33 @@ def run(config: DictConfig) -> float:
 
 
 def chosen_stages(names: Sequence[str] | None, exhaustive: bool = False) -> tuple[Stage, ...]:
-    """Return the default cascade, or the stages that are named: its own and backward linear bounds.
+    """Return the default cascade, or the stages that are named: its own and others.
 
-    `exhaustive` ones enter every image that is left, however little is proved of it, and never give up.
+    `exhaustive` ones enter every image that is left, however little is proved of it.
 
     Raises:
         ValueError: for an unknown name, a name twice or none at all.
     """
-    known = {stage.name: stage for stage in (*STAGES, *CROWN_STAGES)}
+    known = {stage.name: stage for stage in (*STAGES, *OTHER_STAGES)}
     if names is None:
         names = [stage.name for stage in STAGES]
     check_choice("stages", names, known)
     stages = tuple(known[name] for name in names)
-    return tuple(replace(stage, within=0.0, trial=None) for stage in stages) if exhaustive else stages
+    return tuple(replace(stage, within=0.0) for stage in stages) if exhaustive else stages
+
+
+def refuse_stages(stages: Sequence[Stage], subject: Subject) -> None:
+    """Refuse stages of backward bounds, named for a network that has none.
+
+    Raises:
+        ValueError: naming them.
+    """
+    backward = [stage.name for stage in stages if stage.effort is not None]
+    if backward and not has_steps(compile_graph(subject.model, subject.data.image_shape)):
+        raise ValueError(
+            f"stages={','.join(backward)}: an activation of this network has no backward bounds, which follow clamps "
+            "and sorts of pairs. Leave these stages out."
+        )
 
 
 def fixed_contents(subject: Subject) -> dict[str, Any]:

@@ -113,5 +113,5 @@ def compare_precisions(model: nn.Module, certified: Certified, stages: Tensor, s
 def _certified(model: nn.Module, images: Tensor, part: Certified, stage: Stage, seed: int) -> Tensor:
     """Return which images a stage certifies with start vectors from `seed`, (N,) bool."""
     network = Float64Model(model, UpperNorms(generator=np.random.default_rng(seed)))
-    certifier = Certifier(network, stage.bound, stage.lanczos_steps)
+    certifier = Certifier(network, stage.bound, stage.lanczos_steps, effort=stage.effort)
     return certify_batches(certifier, images, part.labels, part.epsilon).certified

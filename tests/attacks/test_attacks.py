@@ -57,7 +57,7 @@ def test_certified_images_are_robust() -> None:
     inputs = images(20).float()
     model = network("plain", "clipped_relu", scale=1.2).float()
     labels = model(inputs).argmax(dim=1)
-    epsilon = float(lipcert.certified_radius(model, inputs, labels, rounds=10).median())
+    epsilon = float(lipcert.certified_radius(model, inputs, labels, "tight", rounds=10).median())
     certified = lipcert.certify(model, inputs, labels, epsilon).certified
     assert certified.any()
     assert pgd_robust(model, inputs, labels, epsilon, steps=30)[certified].all()

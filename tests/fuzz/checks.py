@@ -15,7 +15,7 @@ import lipcert
 from lipcert.attacks import pgd, projected_ascent, random_search, unbounded
 from lipcert.bounds import Analysis, Arithmetic, Bound, logit_rounding
 from lipcert.certificates import Certificate
-from lipcert.certificates.cascade import CROWN_STAGES, STAGES, Cascade, Stage
+from lipcert.certificates.cascade import OTHER_STAGES, STAGES, Cascade, Stage
 from lipcert.certificates.certifier import Certifier
 from lipcert.certificates.certify import CertifyBatch
 from lipcert.certificates.float64 import FAILURE_PROBABILITY
@@ -98,20 +98,21 @@ def _certifiers(subject: Subject) -> Iterator[tuple[str, CertifyBatch]]:
     for bound in subject.some(tuple(Bound), 3):
         yield str(bound), Certifier(subject.network, bound, subject.steps, *settings)
     followed = not any(isinstance(layer, STEEP) for layer in case.model.modules())
-    backward = [_in_few_steps(stage) for stage in CROWN_STAGES]
+    stages = [_in_few_steps(stage) for stage in (*STAGES, *OTHER_STAGES)]
+    backward = [stage for stage in stages if stage.effort is not None]
     for stage in subject.some(backward, int(followed)):
         yield stage.name, Certifier(subject.network, stage.bound, subject.steps, *settings, effort=stage.effort)
     for name in subject.some(("cascade", "certify", "", "", "", ""), 0 if case.lanczos else 1):
         if name == "cascade":
-            stages = (*STAGES, *backward) if followed else STAGES
             yield name, Cascade(case.model, stages, FAILURE_PROBABILITY, *settings)
         elif name == "certify":
             yield name, partial(lipcert.certify, case.model, clip_input=settings[0], arithmetic=settings[1])
 
 
 def _in_few_steps(stage: Stage) -> Stage:
-    """Return a stage of backward bounds that spends little on each case: there are many."""
-    assert stage.effort is not None
+    """Return a stage that spends little on backward bounds of each case: there are many."""
+    if stage.effort is None:
+        return stage
     steps, splits = min(stage.effort.steps, SLOPE_STEPS), min(stage.effort.splits, SPLITS)
     return replace(stage, effort=replace(stage.effort, steps=steps, splits=splits))
 

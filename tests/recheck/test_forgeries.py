@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
-from lipcert.certificates import CROWN_STAGES, STAGES
+from lipcert.certificates import OTHER_STAGES, STAGES
 from lipcert.norms.lanczos import SMALLEST_PROBABILITY
 from lipcert.recheck import consistency
 from lipcert.records.format import COLUMNS, Contents, RowsFile, Totals
@@ -22,7 +22,7 @@ INFINITE, NAN = float("inf"), float("nan")
 @pytest.fixture(scope="session", name="genuine")
 def fixture_genuine(tmp_path_factory: pytest.TempPathFactory) -> Genuine:
     """A record of twelve images with certificates of several stages, at both radii, at the smaller one, and of none."""
-    return certified(tmp_path_factory.mktemp("genuine"))
+    return certified(tmp_path_factory.mktemp("genuine"), "stages=[global,local,tight,tight-100,liplt]")
 
 
 @dataclass(frozen=True)
@@ -403,6 +403,6 @@ def test_a_forged_field_is_named(genuine: Genuine, field: str, number: int) -> N
 
 def test_stages_and_odds_are_those_of_the_certifier() -> None:
     """The check has them by heart: it shares nothing with what certifies."""
-    known = {stage.name: (stage.method, stage.lanczos_steps) for stage in (*STAGES, *CROWN_STAGES)}
+    known = {stage.name: (stage.method, stage.lanczos_steps) for stage in (*STAGES, *OTHER_STAGES)}
     assert known == consistency.STAGES
     assert consistency.LEAST_PROBABILITY == SMALLEST_PROBABILITY
