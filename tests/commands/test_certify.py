@@ -125,7 +125,8 @@ def test_own_checkpoint(home: Path, certify: Command, trained: nn.Module) -> Non
 
 
 def test_rows_are_consistent(home: Path, certify: Command) -> None:
-    assert certify(OWN, "epsilon=0.1,0.02,0.3", "limit=40", "batch_size=16", "stages=[global,local,tight,liplt]").exit == 0
+    settings = "epsilon=0.1,0.02,0.3", "limit=40", "batch_size=16", "stages=[global,local,tight,liplt]"
+    assert certify(OWN, *settings).exit == 0
     record = _record()
     for row in record.rows:
         if row.certified:
