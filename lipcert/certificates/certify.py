@@ -11,8 +11,10 @@ from lipcert.bounds import Bound, check_epsilon
 from lipcert.certificates.cascade import STAGES, Cascade
 from lipcert.certificates.certificate import EXECUTED, Certificate
 from lipcert.certificates.certifier import Certifier, check_pairs
-from lipcert.certificates.float64 import FAILURE_PROBABILITY, LANCZOS_STEPS, Float64Model, followed
+from lipcert.certificates.float64 import FAILURE_PROBABILITY, LANCZOS_STEPS, Float64Model
 from lipcert.certificates.radius import bisect
+from lipcert.importing import imported
+from lipcert.nn.integrity import has_own_forward
 from lipcert.norms import UpperNorms
 
 BATCH_SIZE = 32
@@ -20,6 +22,15 @@ BATCH_SIZE = 32
 
 CertifyBatch = Callable[[Tensor, Tensor, float | Tensor], Certificate]
 """A `Certifier` or a `Cascade`: certifies images (B, ...) with labels (B,) at one epsilon, or at one each, (B,)."""
+
+
+def followed(model: nn.Module, images: Tensor) -> nn.Module:
+    """Return a model for images (N, ...) as a tree of layers: what one with a `forward` of its own is imported as.
+
+    Raises:
+        UnsupportedLayerError, ValueError: as in `lipcert.importing.imported`.
+    """
+    return imported(model, tuple(images.shape[1:]), images[:32].cpu()) if has_own_forward(model) else model
 
 
 def certify_batches(

@@ -7,9 +7,7 @@ from torch import Tensor, nn
 
 from lipcert.bounds import Analysis, Arithmetic, Bound, analyze
 from lipcert.graph import Graph, UnsupportedLayerError, compile_graph, supported_types
-from lipcert.importing import imported
 from lipcert.nn.integrity import (
-    has_own_forward,
     refuse_altered,
     refuse_other_copy,
     refuse_parametrized,
@@ -34,15 +32,6 @@ def executed_dtype(model: nn.Module) -> torch.dtype:
     tensors = (*model.parameters(), *model.buffers())
     types = {tensor.dtype for tensor in tensors if tensor.is_floating_point()} or {torch.float32}
     return max(types, key=lambda dtype: torch.finfo(dtype).eps)
-
-
-def followed(model: nn.Module, images: Tensor) -> nn.Module:
-    """Return a model for images (N, ...) as a tree of layers: what one with a `forward` of its own is imported as.
-
-    Raises:
-        UnsupportedLayerError, ValueError: as in `lipcert.importing.imported`.
-    """
-    return imported(model, tuple(images.shape[1:]), images[:32].cpu()) if has_own_forward(model) else model
 
 
 def double_copy(model: nn.Module) -> nn.Module:

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 from lipcert.bounds import Arithmetic, Bound, check_epsilon, lipschitz_to_logits
 from lipcert.certificates.certifier import check_images, check_tensor
-from lipcert.certificates.float64 import Float64Model, followed
+from lipcert.certificates.certify import followed
+from lipcert.certificates.float64 import Float64Model
 
 FLOAT64 = Arithmetic.of(torch.float64, torch.float64)
 """Boxes are wide enough for the float64 arithmetic that finds them."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, singledispatch
 from itertools import count
@@ -163,10 +163,10 @@ class Graph:
         """Shape of an image, without the batch."""
         return self.nodes[0].shape
 
-    @property
-    def activations(self) -> Iterator[Activation]:
+    @cached_property
+    def activations(self) -> tuple[Activation, ...]:
         """The activations, in order."""
-        return (node for node in self.nodes if isinstance(node, Activation))
+        return tuple(node for node in self.nodes if isinstance(node, Activation))
 
     def operators(self) -> Mapping[int, Operator]:
         """Return the operator of every affine node, by index, with present weights.
