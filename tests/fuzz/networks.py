@@ -97,10 +97,13 @@ def _residual(draw: Draw, shape: Shape, depth: int) -> nn.Module:
 
 def _between(draw: Draw, shape: Shape, wanted: Shape) -> list[nn.Module]:
     """Draw layers from one shape to another: what a branch makes of its input."""
-    if len(wanted) < 3:
-        flattened: list[nn.Module] = [nn.Flatten()] if len(shape) > len(wanted) else []
-        inputs = math.prod(shape) if flattened else shape[-1]
-        return [*flattened, weighted(draw, nn.Linear(inputs, wanted[-1], dtype=torch.float64))]
+    if shape[:-1] == wanted[:-1]:
+        return [weighted(draw, nn.Linear(shape[-1], wanted[-1], dtype=torch.float64))]
+    if len(wanted) < 3 or len(shape) < 3:
+        flattened: list[nn.Module] = [nn.Flatten()] if len(shape) > 1 else []
+        split = [nn.Unflatten(1, wanted)] if len(wanted) > 1 else []
+        dense = nn.Linear(math.prod(shape), math.prod(wanted), dtype=torch.float64)
+        return [*flattened, weighted(draw, dense), *split]
     padding = [max(0, math.ceil((target - side) / 2)) for side, target in zip(shape[1:], wanted[1:], strict=True)]
     kernel = [shape[1 + i] + 2 * padding[i] - wanted[1 + i] + 1 for i in (0, 1)]
     sizes = (kernel[0], kernel[1]), 1, (padding[0], padding[1])
