@@ -11,8 +11,9 @@ from torch import Tensor
 
 from lipcert.importing.comparison import refuse_difference
 from lipcert.importing.drawing import Drawing, Value, unsupported
+from lipcert.importing.onnx_call import Call
 from lipcert.importing.onnx_file import OnnxModel, read_onnx
-from lipcert.importing.onnx_rules import RULES, Call
+from lipcert.importing.onnx_rules import RULES
 from lipcert.importing.pairs import Extreme
 from lipcert.nn import LayerGraph
 from lipcert.system.errors import first_line

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import random
-import traceback
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from lipcert.importing.aten import EXACT, RULES, Call
+from lipcert.importing.aten import EXACT, RULES
+from lipcert.importing.aten_call import Call
 from lipcert.importing.comparison import refuse_difference
 from lipcert.importing.drawing import Drawing, Shape, Value, unsupported
+from lipcert.importing.exporting import exported, unchanged
 from lipcert.importing.overwriting import refuse_overwriting, written
 from lipcert.importing.pairs import Extreme
 from lipcert.nn import LayerGraph, UnsupportedLayerError
 from lipcert.nn.integrity import has_own_forward, is_layer, refuse_altered, refuse_parametrized, refuse_unreadable
-from lipcert.system.errors import first_line
+from lipcert.system.execution import refuse_interception
 
 BATCH = 3
 """Images in the batch that the forward is followed with."""
-
-TRANSFORMS = "torchvision.transforms."
-"""Where layers come from that keep the shape of pictures, and are taken as a whole."""
 
 MODAL = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
 """Layers of torch that compute something else in train mode."""
@@ -65,6 +59,7 @@ def imported(model: nn.Module, image_shape: tuple[int, ...], images: Tensor | No
 
 @torch.no_grad()
 def _followed(model: nn.Module, image_shape: Shape, images: Tensor | None, exact: bool) -> LayerGraph:
+    refuse_interception()
     refuse_altered(model.named_modules(), ())
     refuse_parametrized(model)
     refuse_unreadable(model)
@@ -74,10 +69,10 @@ def _followed(model: nn.Module, image_shape: Shape, images: Tensor | None, exact
                 f"Layer {name or 'model'!r} ({type(module).__name__}) is in train mode; call model.eval() first."
             )
     like = _precision(model)
-    with _unchanged(model):
-        program = _exported(model, like.new_zeros(BATCH, *image_shape))
+    with unchanged(model):
+        program = exported(model, like.new_zeros(BATCH, *image_shape))
     graph = _Walk(model, program, Drawing(image_shape, like), exact).graph()
-    with _unchanged(model):
+    with unchanged(model):
         refuse_difference(model, graph, image_shape, like, images)
     return graph
 
@@ -95,102 +90,6 @@ def _precision(model: nn.Module) -> Tensor:
                 f"`{name}` is in half precision or less ({tensor.dtype}), which certificates do not cover."
             )
     return next((tensor.new_empty(0) for _, tensor in tensors if tensor.is_floating_point()), torch.empty(0))
-
-
-def _exported(model: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
-    """Return the forward as a graph of operations.
-
-    Raises:
-        UnsupportedLayerError: with the line of the forward that cannot be followed.
-    """
-    try:
-        with warnings.catch_warnings(), _taken_whole(model):
-            warnings.simplefilter("ignore")
-            return torch.export.export(model, (images,), strict=False)
-    except Exception as error:  # following somebody's code may end in any of them
-        raise UnsupportedLayerError(
-            f"{_place(model, error)} cannot be followed ({first_line(error)}); a forward must take images "
-            f"({', '.join(map(str, ('B', *images.shape[1:])))}), and not branch on pixels nor leave torch."
-        ) from error
-
-
-@contextmanager
-def _taken_whole(model: nn.Module) -> Iterator[None]:
-    """Let transforms copy their input: they look at their own numbers, which export takes for pixels."""
-    transforms = [each for each in model.modules() if type(each).__module__.startswith(TRANSFORMS)]
-    transforms = [each for each in transforms if "forward" not in vars(each)]
-    try:
-        for each in transforms:
-            each.forward = torch.clone
-        yield
-    finally:
-        for each in transforms:
-            del each.forward
-
-
-def _place(model: nn.Module, error: BaseException) -> str:
-    """Return the innermost layer of the model that an error came through, with its line."""
-    names = {id(module): name for name, module in model.named_modules()}
-    found = f"The forward of {type(model).__name__}"
-    while error is not None:
-        for frame, line in traceback.walk_tb(error.__traceback__):
-            owner = names.get(id(frame.f_locals.get("self")))
-            if owner is not None and not frame.f_globals.get("__name__", "").startswith("torch."):
-                kind = type(frame.f_locals["self"]).__name__
-                found = f"Layer {owner or 'model'!r} ({kind}), line {line} of {frame.f_code.co_name}"
-        error = error.__cause__  # type: ignore[assignment]
-    return found
-
-
-@contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Refuse a network whose execution changes what it holds, or draws random numbers.
-
-    Raises:
-        UnsupportedLayerError: naming the layer and its attribute.
-    """
-    before, drawn = dict(_state(model)), _random_state()
-    try:
-        yield
-    finally:
-        _refuse_changed(model, before, drawn)
-
-
-def _refuse_changed(model: nn.Module, before: Mapping[tuple[str, str], Any], drawn: tuple[Any, ...]) -> None:
-    after = dict(_state(model))
-    for key in [*after.keys() - before.keys(), *before.keys()]:
-        if key not in before or key not in after or before[key] != after[key]:
-            name, attribute = key
-            raise UnsupportedLayerError(
-                f"Layer {name or 'model'!r} changes its `{attribute}` when it is executed; nothing is proved of a "
-                "network that computes something else the next time."
-            )
-    if _random_state() != drawn:
-        raise UnsupportedLayerError(
-            f"The forward of {type(model).__name__} draws random numbers; nothing is proved of it."
-        )
-
-
-def _state(model: nn.Module) -> Iterator[tuple[tuple[str, str], Any]]:
-    """Yield what every layer holds, by its name and the attribute's, in values that can be compared."""
-    for name, module in model.named_modules():
-        for key, value in {**vars(module), **module._parameters, **module._buffers}.items():
-            yield (name, key), _comparable(value)
-
-
-def _comparable(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return id(value), value._version
-    if isinstance(value, list | tuple | set | frozenset):
-        return type(value), [_comparable(each) for each in value]
-    if isinstance(value, dict):
-        return type(value), [(key, _comparable(each)) for key, each in value.items()]
-    return value if isinstance(value, int | float | str | bytes) else id(value)
-
-
-def _random_state() -> tuple[Any, ...]:
-    kind, keys, *rest = np.random.get_state()
-    return random.getstate(), torch.get_rng_state().numpy().tobytes(), kind, np.asarray(keys).tobytes(), *rest
 
 
 @dataclass
