@@ -156,20 +156,21 @@ def _derive(model: nn.Module, epsilon: float, clip: bool = False) -> Derivation:
 
 def _low(model: nn.Module, image: Tensor, epsilon: float, rows: Tensor, clip: bool) -> Tensor:
     """Return low values of rows of the logits, (R,), by descents from the image and random points of its ball."""
-    draw = torch.Generator().manual_seed(3)
+    starts, draw = 4, torch.Generator().manual_seed(3)
+    change = torch.randn(starts, len(rows), *IMAGE, generator=draw, dtype=torch.float64)
+    change[0] = 0
+    change, rows = change.flatten(0, 1), rows.repeat(starts, 1)
     found = torch.full((len(rows),), torch.inf, dtype=torch.float64)
-    for start in range(4):
-        change = torch.randn(len(rows), *IMAGE, generator=draw, dtype=torch.float64) * (start > 0)
-        for step in range(25):
-            length = change.flatten(1).norm(dim=1).view(-1, 1, 1, 1).clamp(min=1e-12)
-            points = image + change * (epsilon / length).clamp(max=1)
-            points = (points.clamp(0, 1) if clip else points).requires_grad_()
-            values = (model(points) * rows).sum(dim=1)
-            found = torch.minimum(found, values.detach())
-            (gradient,) = torch.autograd.grad(values.sum(), points)
-            scale = epsilon / (1 + step / 4) / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1).clamp(min=1e-12)
-            change = points.detach() - image - gradient * scale
-    return found
+    for step in range(25):
+        length = change.flatten(1).norm(dim=1).view(-1, 1, 1, 1).clamp(min=1e-12)
+        points = image + change * (epsilon / length).clamp(max=1)
+        points = (points.clamp(0, 1) if clip else points).requires_grad_()
+        values = (model(points) * rows).sum(dim=1)
+        found = torch.minimum(found, values.detach())
+        (gradient,) = torch.autograd.grad(values.sum(), points)
+        scale = epsilon / (1 + step / 4) / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1).clamp(min=1e-12)
+        change = points.detach() - image - gradient * scale
+    return found.view(starts, -1).amin(dim=0)
 
 
 @pairwise(name=("plain", "pooled", "residual"), kind=KINDS, epsilon=(0.05, 0.3), clip=(False, True))
