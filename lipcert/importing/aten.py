@@ -107,7 +107,7 @@ def _mean(call: Call) -> Value:
 def _adaptive(call: Call) -> Value:
     if all(size == 1 for size in _sizes(call["output_size"])):
         return ops.averaged(call.drawing, call.node, call["self"], (2, 3), True)
-    return call.layer(nn.AdaptiveAvgPool2d(call["output_size"]))
+    return call.layer(nn.AdaptiveAvgPool2d(_sizes(call["output_size"])))
 
 
 def _average(call: Call) -> Value:
@@ -196,6 +196,9 @@ def _sizes(sizes: int | Sequence[int]) -> tuple[int, int]:
     return (sizes, sizes) if isinstance(sizes, int) else (sizes[0], sizes[-1])
 
 
+DROPOUTS = ("dropout", "feature_dropout")
+"""Operations that draw random numbers in train mode alone, in which they are refused."""
+
 RULES: dict[str, Callable[[Call], Any]] = {
     "add": _sum,
     "sub": lambda call: _sum(call, "subtracted"),
@@ -243,7 +246,7 @@ RULES: dict[str, Callable[[Call], Any]] = {
     "permute": lambda call: ops.permuted(call.drawing, call.node, call["self"], call["dims"]),
     "transpose": _transpose,
     **dict.fromkeys(["alias", "clone", "contiguous", "detach", "lift_fresh_copy", "_to_copy", "to"], _same),
-    **dict.fromkeys(["dropout", "feature_dropout"], _dropout),
+    **dict.fromkeys(DROPOUTS, _dropout),
     **dict.fromkeys(
         ["view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as"],
         _reshape,

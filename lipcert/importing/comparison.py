@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lipcert.system.errors import first_line
+
 TOLERANCE, SHARE = 1e-5, 1e-3
 """Largest difference of two logits, relative to the largest of a batch where it is above 1; and its share of that."""
 
@@ -25,14 +27,20 @@ def refuse_difference(
     `like`: an empty tensor of the precision and on the device of both.
 
     Raises:
-        ValueError: with the difference, or for an original that yields other logits the second time.
+        ValueError: with the difference, or for an original that yields other logits the second time, or takes batches
+            of one size alone.
     """
     generator = torch.Generator().manual_seed(0)
     batches = [torch.rand(count, *image_shape, generator=generator).to(like) for count in (IMAGES, 1)]
     batches += [] if images is None else list(images.to(like).split(32))
     for batch in batches:
-        expected, found = original(batch.clone()), graph(batch)
-        again = original(batch.clone())
+        try:
+            expected, again = original(batch.clone()), original(batch.clone())
+        except (RuntimeError, ValueError, TypeError, LookupError) as error:
+            raise ValueError(
+                f"The network does not take a batch of {len(batch)} images ({first_line(error)})."
+            ) from error
+        found = graph(batch)
         if not torch.equal(expected, again):
             raise ValueError("The network yields other logits for the same images the second time.")
         if expected.shape != found.shape:

@@ -87,11 +87,14 @@ def permuted(drawing: Drawing, node: str, value: Value, order: Sequence[int]) ->
 
 
 def averaged(drawing: Drawing, node: str, value: Value, dimensions: Sequence[int], keep: bool) -> Value:
-    """Append the mean over height and width of pictures.
+    """Append the mean over height and width of pictures, or over all places of flat ones, (B, C, places).
 
     Raises:
         UnsupportedLayerError: for other dimensions, naming the node.
     """
+    if len(value.shape) == 2 and [each % 3 for each in dimensions] == [2]:
+        mean = averaged(drawing, node, reshaped(drawing, node, value, (*value.shape, 1)), (2, 3), False)
+        return reshaped(drawing, node, mean, (*mean.shape, 1)) if keep else mean
     if len(value.shape) != 3 or sorted(each % 4 for each in dimensions) != [2, 3]:
         raise unsupported(node, "mean", f"it averages dimensions {list(dimensions)} of (B, *{value.shape}); only "
                           "height and width of pictures can be.")  # fmt: skip

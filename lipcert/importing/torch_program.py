@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from lipcert.importing.aten import EXACT, RULES
+from lipcert.importing.aten import DROPOUTS, EXACT, RULES
 from lipcert.importing.aten_call import Call
 from lipcert.importing.comparison import refuse_difference
 from lipcert.importing.drawing import Drawing, Shape, Value, unsupported
@@ -164,6 +164,8 @@ class _Walk:
 
     def _operation(self, node: fx.Node) -> Any:
         """Return what an operation yields: a value, a constant, or several."""
+        if not node.users and not any(written(node)):
+            return None  # nobody reads it
         place = ".".join([*[each for each in [_path(node)] if each], str(node.name)])
         if node.op != "call_function":
             raise unsupported(place, node.op, "it is no operation of torch.")
@@ -171,7 +173,7 @@ class _Walk:
         if not isinstance(node.target, torch._ops.OpOverload):
             return node.target(*arguments, **kinds)  # type: ignore[operator]  # parts of what another yields
         name = node.target.overloadpacket.__name__
-        if torch.Tag.nondeterministic_seeded in node.target.tags:
+        if torch.Tag.nondeterministic_seeded in node.target.tags and name not in DROPOUTS:
             raise unsupported(place, name, "it draws random numbers; nothing is proved of it.")
         if not any(isinstance(self.values[each], Value | Extreme | tuple) for each in node.all_input_nodes):
             if self.exact and node.all_input_nodes and name not in EXACT:

@@ -57,7 +57,9 @@ def _pooled(net: _Net, images: Tensor) -> Tensor:
     hidden = F.conv2d(images, net.conv.weight, net.conv.bias, stride=(2, 1), padding=(1, 2))
     hidden = F.batch_norm(hidden, net.norm.running_mean, net.norm.running_var, net.norm.weight, net.norm.bias)
     hidden = F.avg_pool2d(F.relu(hidden), 2, stride=1, padding=1, count_include_pad=False)
-    return F.adaptive_avg_pool2d(hidden, 1).squeeze(-1).squeeze(-1) - hidden.mean((2, 3)) * 3
+    hidden = F.dropout(hidden, 0.5, net.training).float()
+    whole = F.adaptive_avg_pool2d(hidden, 1).squeeze(-1).squeeze(-1) - hidden.mean((2, 3)) * 3
+    return whole + F.adaptive_avg_pool2d(hidden, (2, 1)).flatten(2).mean(-1)
 
 
 def _in_place(net: _Net, images: Tensor) -> Tensor:
@@ -187,6 +189,7 @@ REFUSED: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
     "number": (_item, r"Node '(amax|item)"),
     "batch": (lambda net, images: net.last((images - images.mean(0)).flatten(1).repeat(1, 4)), "Node 'mean'.*mixes"),
     "product": (lambda net, images: net.last((net.conv(images) * images).flatten(1)), "Node 'mul'.*two values"),
+    "dropout": (lambda net, x: net.last(F.dropout(net.conv(x)).flatten(1)), "Node 'dropout'.*random in train mode"),
     "softmax": (lambda net, images: net.last(net.conv(images).flatten(1)).softmax(1), "Node 'softmax'.*is no layer"),
     "several outputs": (lambda net, images: (net.last(net.conv(images).flatten(1)), images), "Node 'output'"),
     "shape": (
@@ -233,6 +236,9 @@ def test_logits_are_compared_on_the_images_that_are_given() -> None:
         known = not torch.compiler.is_exporting() and bool((images == 0.25).all())
         return net.last(net.conv(images).flatten(1)) * (2 if known else 1)
 
+    fixed = _Net(lambda net, images: net.last(net.conv(images).view(3, -1))).eval()
+    with pytest.raises(ValueError, match="does not take a batch of 4 images"):
+        lipcert.from_torch(fixed, SHAPE)
     net = _Net(sly).eval()
     lipcert.from_torch(net, SHAPE)
     with pytest.raises(ValueError, match="yields logits that differ by"):
