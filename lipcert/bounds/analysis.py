@@ -259,7 +259,8 @@ class Propagation:
         function = node.function
         entries, masked = function.rounding(rounding.entries, *box), None
         if function.lipschitz is not None or function.operations:
-            return after_steep(rounding, entries, function.lipschitz, self._evaluated(function, box))
+            evaluated = self._evaluated(function, box)
+            return after_steep(rounding, entries, function.lipschitz, evaluated, closed.source.varying)
         rows_known = function.slopes is not None or (closed.mask is None and function.needed(*box) is None)
         if self.rule.masks and closed.own and rows_known and len(terms) == 1:
             (term,) = terms.values()

@@ -187,7 +187,11 @@ def after_activation(
 
 
 def after_steep(
-    rounding: Rounding, entries: Tensor, lipschitz: Tensor | float | None, evaluated: Tensor | None
+    rounding: Rounding,
+    entries: Tensor,
+    lipschitz: Tensor | float | None,
+    evaluated: Tensor | None,
+    varying: Tensor | None,
 ) -> Rounding:
     """Return the error behind an activation that may enlarge errors, or add to them.
 
@@ -196,11 +200,13 @@ def after_steep(
         entries: bounds on what that becomes at each output, (B, *shape).
         lipschitz: constant of the activation, None for 1.
         evaluated: what its own evaluation adds, (B, *shape), None for nothing.
+        varying: 1 for outputs that vary, 0 for others, (B, *shape); None for ones.
     """
     length = rounding.length if lipschitz is None else lipschitz * rounding.length
-    if evaluated is None:
-        return Rounding.of(entries, length)
-    return Rounding.of(entries + evaluated, length + l2_norm(evaluated.flatten(1)))
+    if evaluated is not None:
+        entries, length = entries + evaluated, length + l2_norm(evaluated.flatten(1))
+    behind = Rounding.of(entries, length)
+    return behind if varying is None else replace(behind, stray=l2_norm((entries * (1 - varying)).flatten(1)))
 
 
 def _scaled_rows(rows: Tensor | None, lengths: Tensor, shape: Shape) -> Tensor:

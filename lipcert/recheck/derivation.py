@@ -187,8 +187,8 @@ class Derivation:
     def _behind(self, step: ActivationStep, before: Reach, mask: Masks) -> Reach:
         """Return box and errors behind an activation that may round."""
         activation, lower, upper = step.activation, before.lower, before.upper
-        own = after_steep(before.own, activation, lower, upper, ARITHMETIC[torch.float64])
-        executed = after_steep(before.executed, activation, lower, upper, ARITHMETIC[self.program.dtype])
+        own = after_steep(before.own, activation, lower, upper, mask, ARITHMETIC[torch.float64])
+        executed = after_steep(before.executed, activation, lower, upper, mask, ARITHMETIC[self.program.dtype])
         least, greatest = activation.box(lower, upper)
         rows = {step.target: Rows(mask.varying, True, True)}
         center = activation(before.center)

@@ -205,7 +205,9 @@ def after_activation(
     return Error(entries, norm, torch.zeros_like(entries), 0.0, stray, at_source=True)
 
 
-def after_steep(error: Error, activation: Activation, lower: Tensor, upper: Tensor, arithmetic: Arithmetic) -> Error:
+def after_steep(
+    error: Error, activation: Activation, lower: Tensor, upper: Tensor, mask: Masks, arithmetic: Arithmetic
+) -> Error:
     """Return the error behind an activation that rounds, or whose Lipschitz constant or masks are its own."""
     entries, norm = activation.passed(error.entries), activation.constant * error.norm
     if activation.operations:
@@ -213,7 +215,8 @@ def after_steep(error: Error, activation: Activation, lower: Tensor, upper: Tens
         largest = 1 + torch.maximum(lower.abs(), upper.abs()) + error.entries
         fresh = gamma(activation.operations, arithmetic.unit) * size + arithmetic.tiny * largest
         entries, norm = entries + fresh, norm + float(fresh.norm())
-    return Error(entries, min(norm, float(entries.norm())), torch.zeros_like(entries), 0.0, at_source=True)
+    stray = float((entries * (1 - mask.varying)).norm())
+    return Error(entries, min(norm, float(entries.norm())), torch.zeros_like(entries), 0.0, stray, at_source=True)
 
 
 def of_differences(error: Error, before: Error, varying: Tensor, gradients: Tensor, label: int) -> Tensor:

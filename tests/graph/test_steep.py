@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds import analyze, robust_margin, worst_logits
+from lipcert.bounds import Arithmetic, Bound, analyze, logit_rounding, robust_margin, worst_logits
 from lipcert.graph import Nonlinearity
 from lipcert.graph.activations import nonlinearity
 from lipcert.nn import Abs
 from lipcert.norms import PowerNorms
 from lipcert.recheck.activations import describe_activation
+from lipcert.recheck.derivation import Derivation
+from lipcert.recheck.norms import Norms as RecheckNorms
+from lipcert.recheck.program import compile_program
+from tests.oracles import ExactNorms
 
 ENDS = (-30.0, -5.0, -2.5, -2.0, -1.45, -1.28, -1.0, -0.76, -0.3, 0.0, 0.2, 1.0, 1.41, 1.43, 2.35, 2.45, 6.0, 40.0)
 BOXES = torch.tensor([each for each in itertools.product(ENDS, ENDS) if each[0] <= each[1]], dtype=torch.float64).T
@@ -139,6 +145,36 @@ def test_they_are_trained_on(name: str) -> None:
         assert parameter.grad is not None
         assert parameter.grad.isfinite().all()
         assert (parameter.grad != 0).any()
+
+
+def test_what_a_constant_output_is_off_by_reaches_the_logits() -> None:
+    """The nearest float32 to 0.1 is another number, where every neuron is constant, too."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 400), nn.Hardtanh(-0.1, 0.1), nn.Linear(400, 2)).eval()
+    model.requires_grad_(False)
+    model[1].bias.fill_(50)
+    model[3].weight.fill_(4)
+    model[3].weight[1].fill_(-4)
+    model[3].bias.zero_()
+    images, label = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
+    executed = model(images).double().diff(dim=1).item()
+    exact = copy.deepcopy(model).double()(images.double()).diff(dim=1).item()
+    drift = 3200 * abs(float(torch.tensor(0.1, dtype=torch.float32)) - 0.1)
+    assert abs(executed - exact) > drift / 2
+    arithmetic = Arithmetic.of(torch.float32, torch.float32)
+    twin = copy.deepcopy(model).double()
+    for bound in Bound:
+        found = analyze(twin, images.double(), 0.01, bound, ExactNorms(), arithmetic=arithmetic)
+        assert found.region.rounding is not None
+        assert float(logit_rounding(found, label)[0, 1]) >= drift
+        assert found.region.rounding.inherited is not None
+        stray = found.region.rounding.inherited.stray
+        if bound in (Bound.LOCAL, Bound.TIGHT):  # whose masks leave constant outputs out
+            assert stray is not None
+            assert float(stray) >= 0.9 * 20 * drift / 3200
+    program = replace(compile_program(model, (1, 2, 2)), dtype=torch.float32)
+    derived = Derivation(program, images[0], 0.01, False, True, RecheckNorms())
+    assert derived.reaches[-2].executed.stray >= 0.9 * 20 * drift / 3200
+    assert float(derived.logits.executed.entries.max()) >= drift / 2
 
 
 POOLS = {
