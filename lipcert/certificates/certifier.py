@@ -156,6 +156,11 @@ class Certifier:
         required = rounding if self.arithmetic == EXECUTED else torch.zeros_like(rounding)
         ball = Ball(images.double(), radii * (1 + SLACK), self.clip_input)
         pairs = undecided.unsqueeze(1) & ~(margins.executed > 0)
+        if effort.classes is not None:
+            undecided = undecided & (pairs.sum(dim=1) <= effort.classes)
+            pairs = pairs & undecided.unsqueeze(1)
+            if not bool(undecided.any()):
+                return margins, torch.zeros_like(radii)
         exact, radius = crown_margins(analysis, ball, labels, pairs, required, effort)
         raised = Margins(_larger(margins.exact, exact), _larger(margins.executed, exact - rounding))
         return raised, torch.where(undecided, radius, 0)

@@ -25,11 +25,13 @@ class Effort:
         steps: of the optimisation of slopes, at most; 0 for the closest lines alone.
         splits: rounds of branch and bound after it, at most.
         refined: boxes of layers are made smaller in which at most so many neurons of an image bend, on average.
+        classes: images for which more classes are open are left as they are; None for no limit.
     """
 
     steps: int = 0
     splits: int = 0
     refined: int = 0
+    classes: int | None = None
 
 
 LEAST = Effort()
@@ -45,7 +47,7 @@ def proved(graph: Graph, rows: Rows, state: State, ball: Ball, effort: Effort, r
         required: (R,), not negative, what bounds have to exceed.
     """
     found = bounded(graph, rows, state, ball)
-    if effort == LEAST:
+    if not (effort.steps or effort.splits or effort.refined):
         return found
     short = (~(ball.certain(found) > required)).nonzero()[:, 0]
     for chunk in short.split(rows_at_a_time(graph)):

@@ -69,7 +69,7 @@ def run(config: DictConfig) -> float:
 def chosen_stages(names: Sequence[str] | None, exhaustive: bool = False) -> tuple[Stage, ...]:
     """Return the default cascade, or the stages that are named: its own and others.
 
-    `exhaustive` ones enter every image that is left, however little is proved of it.
+    `exhaustive` ones try every image that is left, however little is proved of it and however many classes are open.
 
     Raises:
         ValueError: for an unknown name, a name twice or none at all.
@@ -79,7 +79,10 @@ def chosen_stages(names: Sequence[str] | None, exhaustive: bool = False) -> tupl
         names = [stage.name for stage in STAGES]
     check_choice("stages", names, known)
     stages = tuple(known[name] for name in names)
-    return tuple(replace(stage, within=0.0) for stage in stages) if exhaustive else stages
+    if not exhaustive:
+        return stages
+    efforts = (stage.effort and replace(stage.effort, classes=None) for stage in stages)
+    return tuple(replace(stage, within=0.0, effort=effort) for stage, effort in zip(stages, efforts, strict=True))
 
 
 def refuse_stages(stages: Sequence[Stage], subject: Subject) -> None:

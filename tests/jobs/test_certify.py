@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import pytest
 import torch
@@ -39,6 +39,18 @@ def test_exhaustive_stages_enter_every_image_left() -> None:
         entered.append([tally.entered for tally in cascade.tallies])
     assert entered == [[12, 0, 0, 0], [12, 12, 12, 12]]
     assert chosen_stages(None, exhaustive=True) != STAGES
+
+
+def test_images_with_many_open_classes_are_left_unless_stages_are_exhaustive() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 40)).eval()
+    images = torch.rand(6, 1, 4, 4)
+    labels, margins = model(images).argmax(dim=1), []
+    for exhaustive in (False, True):
+        stages = chosen_stages(["global", "crown-alpha"], exhaustive)
+        margins.append(Cascade(model, [replace(stage, within=0.0) for stage in stages])(images, labels, 3.0).margin)
+    assert torch.equal(margins[0], Cascade(model, chosen_stages(["global"]))(images, labels, 3.0).margin)
+    assert bool((margins[1] > margins[0] + 1e-3).all())
 
 
 @pytest.mark.parametrize("names", [[], ["crown", "crown"], ["alpha"]])
