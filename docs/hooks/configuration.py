@@ -20,7 +20,12 @@ from lipcert.system import schema
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
 LINE = re.compile(r"^( *)([\w/]+):(?: +(.*?))?(?: +# (.*))?$")
-COMMANDS = {"certify": schema.CertifyConfig, "soundness": schema.SoundnessConfig, "benchmark": schema.BenchmarkConfig}
+COMMANDS = {
+    "certify": schema.CertifyConfig,
+    "soundness": schema.SoundnessConfig,
+    "audit": schema.AuditConfig,
+    "benchmark": schema.BenchmarkConfig,
+}
 DESCRIBED = ("recipe", "scale/data")
 """Groups that nobody chooses: others pick their options."""
 
@@ -191,6 +196,7 @@ PARTS = {
     "top": top,
     "certify": lambda: command("certify"),
     "soundness": lambda: command("soundness"),
+    "audit": lambda: command("audit"),
     "benchmark": lambda: command("benchmark"),
 }
 """What stands on the page in place of <!-- NAME -->."""

@@ -28,7 +28,7 @@ class Subject:
     """What the settings of a job name: a trained network, test images and l2 radii.
 
     The network is in eval mode on `device`, images and labels are on the CPU. `data`: what records say of them;
-    `epsilons`: in the order given, at least one.
+    `epsilons`: in the order given, at least one; none for a job that takes none.
     """
 
     config: DictConfig
@@ -81,7 +81,7 @@ def prepare(config: DictConfig, most_epsilons: int | None = 1) -> Subject:
     """Load everything that the settings of a job name, plugins first.
 
     Args:
-        config: of one of the commands, see `TrainedNetworkConfig`.
+        config: of one of the commands, see `NetworkConfig`.
         most_epsilons: how many radii the job takes; None for any number.
 
     Raises:
@@ -94,7 +94,8 @@ def prepare(config: DictConfig, most_epsilons: int | None = 1) -> Subject:
     if config.checkpoint is None:
         raise ValueError("Which network? Type checkpoint=PATH, for example checkpoint=RUN/checkpoints/best.ckpt.")
     checkpoint = read_checkpoint(config.checkpoint)
-    epsilons = chosen_epsilons(config.epsilon, checkpoint.description, most_epsilons)
+    known = checkpoint.description
+    epsilons = chosen_epsilons(config.epsilon, known, most_epsilons) if "epsilon" in config else ()
     name, limit = config.data.name or checkpoint.description.get("data"), config.data.limit_test
     if not isinstance(name, str):
         raise ValueError(f"checkpoint={config.checkpoint} names no data; type data=NAME for the data it is for.")

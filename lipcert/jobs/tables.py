@@ -12,6 +12,7 @@ from rich.table import Table
 from lipcert.records import Data, Record
 from lipcert.records.measurement import NOT_CONVERGED, ConvergenceRow, CurveRow, Header
 from lipcert.soundness.attacked import AttackOutcome
+from lipcert.soundness.claims import Audit
 from lipcert.soundness.examination import Findings
 from lipcert.soundness.norms import NormsOutcome
 
@@ -76,6 +77,30 @@ def print_findings(findings: Findings, folder: Path) -> None:
         refused = f"{precision.refused} of {precision.certified} certified images refused"
         parts.append(f"float64: {refused}; {precision.seconds:.1f} s")
     _print(*parts, where=f"The findings are in {folder}")
+
+
+def print_audit(audit: Audit, data: Data, folder: Path) -> None:
+    """Print what is claimed of a network and of its layers, what is proved and what an attack reached."""
+    columns = ("layer", "kind", "claimed", "attacked", "upper bound", "verdict")
+    rows = (
+        (
+            *(each.name or "-", each.kind, "-" if each.claimed is None else f"{each.claimed:.6g}"),
+            *(f"{each.attacked:.6g}", f"{each.upper:.6g}", each.verdict or "-"),
+        )
+        for each in (audit.network, *audit.layers)
+    )
+    parts: list[Table | str] = [_table("Lipschitz constants in l2", 2, columns, rows)]
+    if audit.implied and any(each.claimed is not None for each in audit.layers):
+        parts.append("Nothing was claimed of layers: the claims of 1 are what the network's is thought to follow from.")
+    if audit.normalization > 1:
+        parts.append(
+            f"Before any layer that mixes pixels, a normalisation enlarges distances by {audit.normalization:.6g}: "
+            "radii behind it are that much smaller in pixels."
+        )
+    ties = f"{audit.ties} of {_title(data)} have two logits that share the largest value"
+    parts += [f"{ties}{': no prediction.' if audit.ties else '.'}"]
+    parts.append(f"All upper bounds hold together {audit.failure_probability.certainty}.")
+    _print(*parts, where=f"The audit is in {folder}")
 
 
 def _print(*parts: Table | str, where: str) -> None:

@@ -12,7 +12,14 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from lipcert.system.overrides import job_folder, sweep_folder
-from lipcert.system.schema import BenchmarkConfig, CertifyConfig, MeasureConfig, SoundnessConfig, TrainConfig
+from lipcert.system.schema import (
+    AuditConfig,
+    BenchmarkConfig,
+    CertifyConfig,
+    MeasureConfig,
+    SoundnessConfig,
+    TrainConfig,
+)
 
 OPEN = ("trainer",)
 """Groups that take more settings than the schema names: Lightning's trainer knows its own."""
@@ -88,6 +95,7 @@ SCHEMAS = {
     "certify_schema": CertifyConfig,
     "soundness_schema": SoundnessConfig,
     "measure_schema": MeasureConfig,
+    "audit_schema": AuditConfig,
 }
 """Schema of each command, by its name in defaults lists."""
 

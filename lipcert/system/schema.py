@@ -139,13 +139,12 @@ class BenchmarkConfig:
 
 
 @dataclass
-class TrainedNetworkConfig:
-    """A trained network and the images to judge it on; `epsilon` is checked where it is used."""
+class NetworkConfig:
+    """A trained network and the images to judge it on."""
 
     checkpoint: str | None = None
     data: DataConfig = field(default_factory=DataConfig)
     data_root: str | None = None
-    epsilon: Any = None
     limit: int | None = None
     model: ModelConfig = field(default_factory=ModelConfig)
     activation: str | None = None
@@ -153,6 +152,13 @@ class TrainedNetworkConfig:
     plugins: list[str] = field(default_factory=list)
     device: str = "auto"
     output: str | None = None
+
+
+@dataclass
+class TrainedNetworkConfig(NetworkConfig):
+    """The same with l2 radii: `epsilon` is checked where it is used."""
+
+    epsilon: Any = None
 
 
 @dataclass
@@ -200,4 +206,18 @@ class MeasureConfig(TrainedNetworkConfig):
     thumbnails: int = MISSING
     batch_size: int | None = None
     memory_gb: float | None = None
+    seed: int = MISSING
+
+
+@dataclass
+class AuditConfig(NetworkConfig):
+    """What `lipcert.audit` holds a claimed constant against; `claims`: constants of layers, by name."""
+
+    claimed: float | None = None
+    claims: Any = None
+    bounds: list[str] = MISSING
+    starts: int = MISSING
+    steps: int = MISSING
+    tolerance: float = MISSING
+    failure_probability: float = MISSING
     seed: int = MISSING

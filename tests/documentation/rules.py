@@ -76,6 +76,11 @@ def soundness(words: list[str], place: Place) -> None:
         run_module(words, "limit=6", "norms=4", "steps=2", "restarts=1", "queries=4", "attacks=[pgd,random]")
 
 
+def audit(words: list[str], place: Place) -> None:
+    """Search for few steps, from few pairs."""
+    run_module(words, "limit=6", "steps=10", "starts=4")
+
+
 def benchmark(words: list[str], place: Place) -> None:
     compose("benchmark", words)
 
@@ -190,6 +195,7 @@ RULES: tuple[tuple[str, Action], ...] = (
     (r"python -m lipcert\.certify\b", certify),
     (r"python -m lipcert\.check\b", check),
     (r"python -m lipcert\.soundness\b", soundness),
+    (r"python -m lipcert\.audit\b", audit),
     (r"python -m lipcert\.benchmark\b", benchmark),
     (r"python -m lipcert\.dashboard\b", dashboard),
     (r"python -m lipcert\.report\b", report),

@@ -109,6 +109,7 @@ def _keys(section: type, prefix: str = "") -> list[str]:
         ("train", schema.TrainConfig),
         ("certify", schema.CertifyConfig),
         ("soundness", schema.SoundnessConfig),
+        ("audit", schema.AuditConfig),
         ("benchmark", schema.BenchmarkConfig),
     ],
 )

@@ -20,7 +20,7 @@ from lipcert.system.help import asks_for_help, usage
 from tests.running import python
 
 CONF = Path(config_folder())
-HYDRA = ("train", "certify", "soundness", "measure", "benchmark")
+HYDRA = ("train", "certify", "soundness", "measure", "audit", "benchmark")
 PLAIN: dict[str, Callable[[list[str]], object]] = {"check": check.arguments, "dashboard": dashboard.arguments}
 HEAVY = ("torch", "torchvision", "pytorch_lightning", "numpy", "sklearn", "skimage", "wandb", "foolbox", "rich")
 
