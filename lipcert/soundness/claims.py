@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.bounds import Arithmetic, Bound, lipschitz_to_logits
+from lipcert.certificates.certify import followed
 from lipcert.certificates.float64 import FAILURE_PROBABILITY, LANCZOS_STEPS, Float64Model, executed_dtype
 from lipcert.norms import UpperNorms
 from lipcert.records import FailureProbability
@@ -128,7 +129,7 @@ def audit(
     """Find out whether claimed Lipschitz constants hold, in l2 and for all images.
 
     Args:
-        model: any tree of supported layers, in eval mode; weights are taken as they are, the arithmetic as exact.
+        model: as for `certify`; weights are taken as they are, the arithmetic as exact.
         images: (N, ...), at least one, on the device of the model: starts of the attack, and looked through for ties.
         claimed: constant of the map to the logits.
         claims: constants of layers and residual blocks, by name; when None, 1 of each where `claimed` is 1.
@@ -143,7 +144,7 @@ def audit(
     """
     check_claim("claimed", claimed)
     known = {name: check_claim(f"claims.{name}", value) for name, value in (claims or {}).items()}
-    implied = claims is None
+    implied, model = claims is None, followed(model, images)
     network = Float64Model(model, UpperNorms(failure_probability=failure_probability))
     with torch.no_grad():
         few = images[: search.starts].double()

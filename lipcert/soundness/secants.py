@@ -55,7 +55,7 @@ def steepest_secant(network: Float64Model, inputs: Tensor, search: Search) -> Se
     The rounding that `proved` leaves out is proved for all layers but those that are executed by exponentials.
     """
     middle, direction, distance = _starts(inputs.double(), search)
-    best, ends = -math.inf, torch.zeros(2, *inputs.shape[1:])
+    best, ends = -math.inf, middle.new_zeros(2, *inputs.shape[1:])
     for _ in range(search.steps + 1):
         with torch.enable_grad():
             middle.requires_grad_(), direction.requires_grad_()

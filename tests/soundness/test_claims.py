@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.bounds import Bound
-from lipcert.nn import MaxMin, Normalize, Residual
+from lipcert.nn import LayerGraph, MaxMin, Normalize, Residual, Sum
 from lipcert.soundness.claims import Audit, Verdict, audit
 from lipcert.soundness.secants import Search
 
@@ -128,6 +128,29 @@ def test_a_block_is_bounded_from_above_too() -> None:
     assert block.attacked == pytest.approx(2**0.5, rel=1e-6)
 
 
+def test_layers_that_stand_there_twice_and_activations_that_are_named() -> None:
+    _, block, act, head = _sqrt2_block().children()
+    layers = {"flat": nn.Flatten(), "act": act, "turn": block.branch, "add": Sum(), "back": block.branch, "head": head}
+    sources = {
+        "flat": [""],
+        "act": ["flat"],
+        "turn": ["act"],
+        "add": ["act", "turn"],
+        "back": ["add"],
+        "head": ["back"],
+    }
+    found = _audited(LayerGraph(layers, sources), 1.0, {"turn": 1.001, "back": 1.001, "act": 1.001, "add": 1.4})
+    verdicts = [(each.name, each.kind, each.verdict) for each in found.layers]
+    assert verdicts == [
+        ("act", "MaxMin", Verdict.HOLDS),
+        ("turn", "Linear", Verdict.HOLDS),
+        ("add", "block", Verdict.REFUTED),
+        ("back", "Linear", Verdict.HOLDS),
+        ("head", "Linear", None),
+    ]
+    assert found.network.upper == pytest.approx(2**0.5, rel=1e-6)
+
+
 def test_ties_are_counted() -> None:
     last = _orthogonal(10)
     with torch.no_grad():
@@ -140,10 +163,10 @@ def test_ties_are_counted() -> None:
 def _random_network(seed: int) -> tuple[nn.Sequential, dict[str, float], float]:
     """Return a network, the norms of its layers by dense SVD, and an upper bound of its constant made of these."""
     torch.manual_seed(seed)
-    channels, stride, act = 2 + 2 * (seed % 2), 1 + seed % 3 // 2, MaxMin() if seed % 4 < 2 else nn.ReLU()
-    sides = (5 // stride + 1, 6 // stride)
+    channels, stride = ((2, 1), (4, 2))[seed % 2]
+    act = MaxMin() if seed % 4 < 2 else nn.ReLU()
     convolution = nn.Conv2d(1, channels, 3, stride, padding=1)
-    features = channels * sides[0] ** 2
+    features = channels * (6 // stride) ** 2
     branch, last = nn.Linear(features, features), nn.Linear(features, 10)
     convolution_norm = _norm(convolution, (1, 6, 6))
     branch_norm, last_norm = _norm(branch, (features,)), _norm(last, (features,))
