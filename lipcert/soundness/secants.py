@@ -50,41 +50,45 @@ class Secant:
 
 
 def steepest_secant(network: Float64Model, inputs: Tensor, search: Search) -> Secant:
-    """Return the steepest pair found from `inputs`, (B, *shape), and from random points.
+    """Return the pair that is proved steepest of those found from `inputs`, (B, *shape), and from random points.
 
     The rounding that `proved` leaves out is proved for all layers but those that are executed by exponentials.
     """
     middle, direction, distance = _starts(inputs.double(), search)
-    best, ends = -math.inf, middle.new_zeros(2, *inputs.shape[1:])
+    best, ends = middle.new_full((search.starts,), -math.inf), torch.zeros_like(torch.stack([middle, middle]))
     for _ in range(search.steps + 1):
         with torch.enable_grad():
             middle.requires_grad_(), direction.requires_grad_()
             points = torch.cat([middle - distance * direction / 2, middle + distance * direction / 2])
             rise = torch.sub(*network.model(points.clone()).chunk(2)).flatten(1)
             to_middle, to_direction = torch.autograd.grad(rise.square().sum(), (middle, direction))
-        points = points.detach()
-        ratios = _length(rise.detach()) / _length(torch.sub(*points.chunk(2)))
-        steepest = int(ratios.nan_to_num(-math.inf).argmax())
-        if ratios[steepest] > best:
-            best, ends = float(ratios[steepest]), points[[steepest, steepest + search.starts]]
+        pairs = points.detach().unflatten(0, (2, -1))
+        ratios = _length(rise.detach()) / _length(pairs[0] - pairs[1])
+        steeper = ratios > best
+        best = torch.where(steeper, ratios, best)
+        ends = torch.where(steeper.view(-1, *(1 for _ in inputs.shape[1:])), pairs, ends)
         direction = torch.where(_size(to_direction) > 0, _unit(to_direction), direction).detach()
         middle = (middle + STRIDE * distance * _unit(to_middle)).detach()
-    return Secant(ends[0], ends[1], max(best, 0.0), _proved(network, ends))
+    proved = _proved(network, ends)
+    steepest = int(proved.argmax())
+    first, second = ends[:, steepest]
+    return Secant(first, second, max(best[steepest].item(), 0.0), proved[steepest].item())
 
 
 @torch.no_grad()
-def _proved(network: Float64Model, ends: Tensor) -> float:
-    """Return what |f(x') - f(x)| / |x' - x| is at least at the pair x, x', (2, *shape), in exact arithmetic."""
-    exact = Arithmetic.of(torch.float64, torch.float64)
-    distance = float(_length(ends[:1] - ends[1:]))
-    if not distance > 0:
-        return 0.0
-    rounding = network.analyze(ends, NEARBY * distance, Bound.GLOBAL, arithmetic=exact).region.rounding
+def _proved(network: Float64Model, ends: Tensor) -> Tensor:
+    """Return what |f(x') - f(x)| / |x' - x| is at least at pairs x, x', (2, S, *shape), in exact arithmetic, (S,)."""
+    exact, points = Arithmetic.of(torch.float64, torch.float64), ends.flatten(0, 1)
+    distance = _length(ends[0] - ends[1])
+    radius = NEARBY * distance.clamp_min(torch.finfo(torch.float64).tiny / NEARBY).repeat(2)
+    rounding = network.analyze(points, radius, Bound.GLOBAL, arithmetic=exact).region.rounding
     assert rounding is not None  # an arithmetic was given
-    values = network.model(ends.clone())
-    sizes = 1 + 4 * (ends.numel() + values.numel()) * torch.finfo(torch.float64).eps  # of the lengths themselves
-    rise = float(_length(values[:1] - values[1:])) / sizes - float(rounding.length.expand(2).sum())
-    return max(rise / (distance * sizes), 0.0)
+    values = network.model(points.clone())
+    operations = points[0].numel() + values[0].numel()
+    sizes = 1 + 4 * operations * torch.finfo(torch.float64).eps  # rounding of the lengths themselves
+    errors = rounding.length.expand(len(points)).unflatten(0, (2, -1)).sum(dim=0)
+    rise = _length(torch.sub(*values.chunk(2))) / sizes - errors
+    return (rise / (distance * sizes)).nan_to_num(0.0, 0.0, 0.0).clamp_min(0)
 
 
 def _starts(inputs: Tensor, search: Search) -> tuple[Tensor, Tensor, Tensor]:

@@ -47,11 +47,15 @@ def test_a_checkpoint_is_read_once(checkpoint: Path, monkeypatch: pytest.MonkeyP
     assert not subject.model.training
 
 
-@pytest.mark.parametrize("command", ["certify", "measure", "soundness"])
+@pytest.mark.parametrize("command", ["certify", "measure", "soundness", "audit"])
 def test_plugins_are_imported_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="plugins=not_there cannot be imported"):
         prepare(_config(command, "plugins=[not_there]"))
+
+
+def test_jobs_without_radii_need_none(checkpoint: Path) -> None:
+    assert prepare(_config("audit", f"checkpoint={checkpoint}", "limit=2")).epsilons == ()
 
 
 def test_jobs_of_one_radius_refuse_more(checkpoint: Path) -> None:
