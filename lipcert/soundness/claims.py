@@ -152,7 +152,7 @@ def audit(
 
     def finding(part: Part, claim: float | None) -> Finding:
         found = network if part.model is network.model else Float64Model(part.model, network.norms)
-        upper = min(_upper_bound(found, part.input_shape, bound) for bound in bounds)
+        upper = min(_upper_bound(found, part.inputs, bound) for bound in bounds)
         secant = steepest_secant(found, part.inputs, search)
         verdict = None if claim is None else _verdict(claim, upper, secant.proved, tolerance)
         return Finding(part.name, part.kind, upper, secant.ratio, secant.proved, claim, verdict, part.scales)
@@ -171,10 +171,9 @@ def _verdict(claim: float, upper: float, lower: float, tolerance: float) -> Verd
 
 
 @torch.no_grad()
-def _upper_bound(network: Float64Model, input_shape: tuple[int, ...], bound: Bound) -> float:
-    """Return an upper bound on the Lipschitz constant of a network for all inputs."""
-    device = next((each.device for each in network.model.parameters()), torch.device("cpu"))
-    zero = torch.zeros(1, *input_shape, dtype=torch.float64, device=device)
+def _upper_bound(network: Float64Model, inputs: Tensor, bound: Bound) -> float:
+    """Return an upper bound on the Lipschitz constant of a network for all inputs of the shape of some, (B, *shape)."""
+    zero = torch.zeros_like(inputs[:1])
     exact = Arithmetic.of(torch.float64, torch.float64)
     analysis = network.analyze(zero, 1.0, bound, LANCZOS_STEPS, arithmetic=exact)
     return lipschitz_to_logits(analysis, network.norms).nan_to_num(math.inf, math.inf).max().item()

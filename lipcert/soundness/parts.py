@@ -8,13 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lipcert.graph import Activation, Add, Affine, Graph, Image, Node
-from lipcert.graph.operators import Shape
-from lipcert.nn import LayerGraph, Permute, Sum
+from lipcert.graph import Activation, Add, Affine, Graph, Image, Node, Operator, Permutation
+from lipcert.graph.operators import Selection
+from lipcert.nn import LayerGraph, Sum
 from lipcert.nn.layer_graph import IMAGE
-
-MOVING = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, Permute)
-"""Layers that pass every number on as it is; like activations without a constant of their own they have 1."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +31,6 @@ class Part:
     model: nn.Module
     inputs: Tensor
     scales: bool = False
-
-    @property
-    def input_shape(self) -> Shape:
-        """Shape of an input, without the batch."""
-        return tuple(self.inputs.shape[1:])
 
 
 @torch.no_grad()
@@ -61,7 +53,7 @@ def parts_of(graph: Graph, images: Tensor, also: Sequence[str] = ()) -> list[Par
             f"{', '.join(sorted(names, key=str))}."
         )
     values, origins, found = [images], _common_origins(graph.nodes), list[Part]()
-    scaled = {0}
+    operators, scaled = graph.operators(), {0}
     for node in graph.nodes[1:]:
         before = [values[source] for source in node.sources]
         if isinstance(node, Affine | Activation):
@@ -69,7 +61,7 @@ def parts_of(graph: Graph, images: Tensor, also: Sequence[str] = ()) -> list[Par
             if scales:
                 scaled.add(node.index)
             values.append(node.layer(before[0].clone()))  # layers may work in place
-            if node.name in also or not _passes(node):
+            if node.name in also or not _passes(node, operators.get(node.index)):
                 found.append(Part(node.name, type(node.layer).__name__, nn.Sequential(node.layer), before[0], scales))
         else:
             values.append(before[0] + before[1])
@@ -78,11 +70,15 @@ def parts_of(graph: Graph, images: Tensor, also: Sequence[str] = ()) -> list[Par
     return found
 
 
-def _passes(node: Affine | Activation) -> bool:
-    """Return whether a layer's constant is 1 by what it is."""
-    if isinstance(node, Activation):
-        return node.function.lipschitz is None
-    return isinstance(node.layer, MOVING)
+def _passes(node: Affine | Activation, operator: Operator | None) -> bool:
+    """Return whether a layer's constant is 1 by what it is: it moves entries, or no activation's own is given."""
+    match operator:
+        case None:
+            return isinstance(node, Activation) and node.function.lipschitz is None
+        case Selection():
+            return operator.copies <= 1
+        case _:
+            return isinstance(operator, Permutation)
 
 
 def _common_origins(nodes: Sequence[Node]) -> list[int]:
