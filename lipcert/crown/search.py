@@ -61,7 +61,7 @@ def proved(graph: Graph, rows: Rows, state: State, ball: Ball, effort: Effort, r
     better = bounded(graph, rows.of_rows(short)._replace(image=image), smaller, near, effort, required[short])
     before, better = found.of_rows(short), better._replace(image=rows.image[short])
     better = better.where(ball.certain(better) > ball.certain(before), before)
-    return Rows(*(old.index_put((short,), new) for old, new in zip(found, better, strict=True)))
+    return found.put(short, better)
 
 
 def bounded(
@@ -86,7 +86,7 @@ def bounded(
     if not len(short):
         return found
     better = ascended(graph, rows.of_rows(short), found.of_rows(short), state, ball, effort.steps, goal[short])
-    found = Rows(*(before.index_put((short,), after) for before, after in zip(found, better, strict=True)))
+    found = found.put(short, better)
     short = short[~(ball.certain(better) > goal[short])]
     if not effort.splits or not state.balls:
         return found

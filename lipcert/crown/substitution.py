@@ -67,6 +67,10 @@ class Rows(NamedTuple):
         """Return rows `index`, (N,)."""
         return Rows(*(each[index] for each in self))
 
+    def put(self, index: Tensor, others: Rows) -> Rows:
+        """Return the rows with `others` at `index`, (N,)."""
+        return Rows(*(mine.index_put((index,), new) for mine, new in zip(self, others, strict=True)))
+
     def where(self, chosen: Tensor, other: Rows) -> Rows:
         """Return these rows where `chosen`, (R,) bool, elsewhere the other ones."""
         pairs = zip(self, other, strict=True)
