@@ -17,6 +17,9 @@ from lipcert.system.execution import refuse_interception
 RADIUS_ROUNDS = 6
 """Halvings of the interval in which the proved radius of an uncertified image is sought."""
 
+FLUSHED = 4
+"""Normal numbers, the smallest, that activations behind the last sum, and comparisons, may take for zero."""
+
 
 class Margins(NamedTuple):
     """Lower bounds of z_y - z_j over the region, (B, K), infinite for the label: of the exact network, as executed."""
@@ -93,9 +96,9 @@ class Certifier:
             proved = self._proved_radius(analysis, labels, arithmetic, radii, conversion)
             if self.effort is not None:
                 margins, further = self._with_crown(
-                    analysis, margins, images, labels, _widened(radii, conversion), undecided, self.effort
+                    analysis, margins, images, labels, _widened(radii, conversion), undecided, self.effort, arithmetic
                 )
-                proved = torch.maximum(proved, further)
+                proved = torch.maximum(proved, _narrowed(further, conversion))
         margin = self._margin(margins)
         certified = correct & (margin > 0)
         below = torch.nextafter(radii, torch.zeros_like(radii))
@@ -150,9 +153,13 @@ class Certifier:
         radii: Tensor,
         undecided: Tensor,
         effort: Effort,
+        arithmetic: Arithmetic,
     ) -> tuple[Margins, Tensor]:
-        """Return margins that backward linear bounds raise for the images `undecided`, and radii they prove, (B,)."""
-        rounding = logit_rounding(analysis, labels) * (1 + SLACK)
+        """Return margins that backward linear bounds raise for the images `undecided`, and radii they prove, (B,).
+
+        `radii`, and what is proved, are those of converted points.
+        """
+        rounding = logit_rounding(analysis, labels) * (1 + SLACK) + FLUSHED * arithmetic.tiny
         required = rounding if self.arithmetic == EXECUTED else torch.zeros_like(rounding)
         ball = Ball(images.double(), radii * (1 + SLACK), self.clip_input)
         pairs = undecided.unsqueeze(1) & ~(margins.executed > 0)
@@ -175,13 +182,19 @@ def _margins(analysis: Analysis, logits: Tensor, labels: Tensor, arithmetic: Ari
     def below(worst: Tensor) -> Tensor:
         return (worst.gather(1, own) - worst).scatter(1, own, torch.inf)
 
-    flushed = 4 * arithmetic.tiny  # activations behind the last sum, and comparisons, may take less for zero
+    flushed = FLUSHED * arithmetic.tiny
     return Margins(below(worst + arithmetic.analysis * rounding), below(worst + rounding) - flushed)
 
 
 def _widened(radii: Tensor, conversion: Tensor) -> Tensor:
     """Return the radius that converted points stay within, (B,): none moves farther than it is from the image."""
     return radii + torch.minimum(radii, conversion)
+
+
+def _narrowed(radii: Tensor, conversion: Tensor) -> Tensor:
+    """Return radii, (B,), around images whose points are converted to points within `radii`."""
+    narrower = radii * (1 - 2 * SLACK)
+    return torch.maximum(narrower - conversion, narrower / 2)
 
 
 def _larger(known: Tensor, other: Tensor) -> Tensor:
