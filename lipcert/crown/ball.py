@@ -14,7 +14,7 @@ from lipcert.crown.trust_region import Quadratic, greatest_rise
 from lipcert.norms.krylov import per_image
 
 QUICK, THOROUGH = 2, 8
-"""Products that look for the worst direction, on the way and at the end."""
+"""Dimensions of Krylov spaces, on the way and at the end."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Ball:
     def certain(self, rows: Rows, steps: int = THOROUGH) -> Tensor:
         """Return lower bounds of the least values, (R,): rounding taken off, balls on the way counted.
 
-        `steps`: products that look for the worst direction.
+        `steps`: dimension of Krylov spaces.
         """
         value = self._at_images(rows) - self._slack(rows) - self._fall(rows, steps) * (1 + NORM_SLACK)
         return torch.where(value < rows.stops, rows.stops, value)

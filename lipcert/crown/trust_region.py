@@ -1,10 +1,11 @@
 """The greatest rise of a linear and a quadratic function together over a ball.
 
-For A with |A| <= s the matrix C = s² - AᵀA has no negative eigenvalue, so δᵀCδ >= 2 y·Cδ - y·Cy at every y, and
+For A with |A| <= s, every n > d s² and every y
 
-    max { q·δ + (d / 2) |A δ|² : |δ| <= r }  <=  r |q - d C y| + (d / 2) (s² r² + y·Cy).
+    max { q·δ + (d / 2) |A δ|² : |δ| <= r }  <=  n r² / 2 + [2 q·y - yᵀ B y + |q - B y|² / (n - d s²)] / 2,
 
-The best y has length r and the direction of q + d AᵀA y; products with AᵀA lead there.
+B = n I - d AᵀA: the left side is at most n r² / 2 + qᵀ B⁻¹ q / 2 for any n (Lagrange), and B is at least n - d s². What
+is left of q after y is what y misses; y is taken from a Krylov space of AᵀA and q, n from a grid.
 """
 
 from __future__ import annotations
@@ -17,8 +18,14 @@ from torch import Tensor
 from lipcert.bounds.rounding import l2_norm
 from lipcert.graph.operators import LinearMap, largest_absolute
 
-SAFETY = 8
+SAFETY = 4
 """Factor on bounds of rounding errors."""
+
+ROOM = 1e-3
+"""n stays above (1 + ROOM) d s²."""
+
+COARSE, FINE = 2.0, 2.0**0.125
+"""Ratios between neighbouring n - d s² that are tried, first and around the best of the first."""
 
 
 class Quadratic(NamedTuple):
@@ -59,31 +66,63 @@ def greatest_rise(
         curvature: d, (R,).
         radius: r, (R,).
         image: which image each row is about, (R,).
-        steps: products with AᵀA that look for y.
+        steps: dimension of the Krylov space.
     """
-    flat, d, norm = directions.flatten(1), curvature.unsqueeze(1), quadratic.norm[image]
-
-    def products(flat: Tensor) -> tuple[Tensor, Tensor]:
-        """Return A y and AᵀA y of rows."""
-        seen = quadratic.apply(flat.view_as(directions), image)
-        return seen.flatten(1), quadratic.map.adjoint(seen).flatten(1)
-
+    square = quadratic.norm[image].square()
     with torch.no_grad():
-        y = _of_length(flat, radius)
-        for _ in range(steps):
-            y = _of_length(flat + d * products(y)[1], radius)
-        seen, back = products(y)
-        length = l2_norm(y)
-    missed = l2_norm(flat - d * (norm.square().unsqueeze(1) * y - back))
-    bent = norm.square() * (radius.square() + length.square()) - seen.square().sum(dim=1)
+        y, seen, back, room = _maximiser(quadratic, directions, curvature, radius, image, steps)
+    flat, y, back = directions.flatten(1), y.flatten(1), back.flatten(1)
+    steepest = curvature * square
+    n = steepest * (1 + ROOM) + room
+    length, seen_length = y.square().sum(dim=1), seen.flatten(1).square().sum(dim=1)
+    left = flat - n.unsqueeze(1) * y + curvature.unsqueeze(1) * back
+    missed = left.square().sum(dim=1) / (n - steepest)
+    inner = 2 * (flat * y).sum(dim=1) - n * length + curvature * seen_length
+    value = (n * radius.square() + inner + missed) / 2
     with torch.no_grad():
         forward, backward = quadratic.map.roundings
-        share = SAFETY * (forward + backward + flat.shape[1]) * torch.finfo(flat.dtype).eps
-        slack = share * radius * (l2_norm(flat) + 2 * curvature * radius * (quadratic.absolute + norm).square())
-    return radius * missed + curvature / 2 * bent + slack
+        share = SAFETY * (forward + backward + flat.shape[1]) * torch.finfo(value.dtype).eps
+        product = share * curvature * quadratic.absolute.square() * length.sqrt()
+        terms = (flat * y).abs().sum(dim=1) + n * (length + radius.square()) + missed
+        off = product / (n - steepest).sqrt()
+        slack = product * length.sqrt() + (2 * missed.sqrt() + off) * off + share * terms
+    return value + slack
 
 
-def _of_length(vectors: Tensor, length: Tensor) -> Tensor:
-    """Return vectors, (R, N), with their directions and lengths `length`, (R,); 0 stays 0."""
-    norms = torch.linalg.vector_norm(vectors, dim=1)
-    return vectors * (length / torch.where(norms == 0, 1, norms)).unsqueeze(1)
+def _maximiser(
+    quadratic: Quadratic, directions: Tensor, curvature: Tensor, radius: Tensor, image: Tensor, steps: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return y with A y and AᵀA y, and n - (1 + ROOM) d s², (R,), which make the bound small."""
+    shape, length = directions.shape, l2_norm(directions.flatten(1))
+    vector = directions.flatten(1) / torch.where(length > 0, length, 1).unsqueeze(1)
+    basis, images = [vector], list[Tensor]()
+    for _ in range(steps):
+        images.append(quadratic.apply(basis[-1].view(shape), image))
+        vector = quadratic.map.adjoint(images[-1]).flatten(1)
+        for _ in range(2):  # once more, for what rounding leaves
+            for other in basis:
+                vector = vector - (vector * other).sum(dim=1, keepdim=True) * other
+        rest = torch.linalg.vector_norm(vector, dim=1)
+        basis.append(vector / torch.where(rest > 0, rest, 1).unsqueeze(1))
+    seen = torch.stack([each.flatten(1) for each in images], dim=1)
+    values, vectors = torch.linalg.eigh((seen @ seen.transpose(1, 2)).nan_to_num(0.0, 0.0, 0.0))
+    first, last = vectors[:, 0] * length.unsqueeze(1), vectors[:, -1] * (curvature * rest).unsqueeze(1)
+    steepest = curvature * quadratic.norm[image].square()
+
+    def tried(room: Tensor) -> Tensor:
+        """Return the bound at (R, G) of n, exact but for rounding."""
+        n = steepest.unsqueeze(1) * (1 + ROOM) + room
+        parts = first.unsqueeze(1) / (n.unsqueeze(2) - (curvature.unsqueeze(1) * values).unsqueeze(1))
+        missed = (parts * last.unsqueeze(1)).sum(dim=2).square() / (n - steepest.unsqueeze(1))
+        return n * radius.square().unsqueeze(1) + (parts * first.unsqueeze(1)).sum(dim=2) + missed
+
+    room = (length / radius).clamp_min(torch.finfo(length.dtype).tiny).unsqueeze(1)
+    for ratio, count in ((COARSE, 12), (FINE, 8)):
+        grid = room * ratio ** torch.arange(-count, count // 2 + 1, dtype=room.dtype, device=room.device)
+        room = grid.gather(1, tried(grid).nan_to_num(torch.inf).argmin(dim=1, keepdim=True))
+    n = steepest.unsqueeze(1) * (1 + ROOM) + room
+    shares = first / (n - curvature.unsqueeze(1) * values)
+    weights = (vectors @ shares.unsqueeze(2))[..., 0]
+    y = sum((weights[:, index : index + 1] * each for index, each in enumerate(basis[:-1])), torch.zeros_like(vector))
+    above = (weights.unsqueeze(1) @ seen)[:, 0].view(len(seen), *images[0].shape[1:])
+    return y.view(shape), above, quadratic.map.adjoint(above), room[:, 0]

@@ -41,7 +41,7 @@ def mask_of(mask: Tensor | None) -> Tensor:
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("curvature", [0.0, 1e-3, 0.5, 20.0])
 @pytest.mark.parametrize("radius", [1e-3, 0.7, 30.0])
-def test_no_rise_is_above_and_many_products_meet_it(masked: bool, curvature: float, radius: float) -> None:
+def test_no_rise_is_above_and_many_dimensions_meet_it(masked: bool, curvature: float, radius: float) -> None:
     mask = torch.tensor([[1, 1, 0, 1, 0, 1, 1], [0, 1, 1, 1, 1, 0, 0]]).double() if masked else None
     quadratic, dense = _quadratic(mask)
     directions, image = torch.randn(ROWS, PIXELS).double(), torch.arange(ROWS) % 2
@@ -52,13 +52,11 @@ def test_no_rise_is_above_and_many_products_meet_it(masked: bool, curvature: flo
     exact = torch.tensor(
         [_exact(dense[i % 2], directions[i], curvature, radius) for i in range(ROWS)], dtype=torch.float64
     )
-    norms = quadratic.norm[image]
-    apart = radius * directions.norm(dim=1) + curvature * (norms * radius).square() / 2
     before = torch.full_like(exact, torch.inf)
-    for steps, excess in ((1, 1.0), (3, 0.5), (300, 0.01)):
+    for steps, excess in ((1, 1.0), (3, 0.2), (PIXELS, 0.01)):
         found = greatest_rise(quadratic, directions, curvatures, radii, image, steps)
         assert (found >= exact * (1 - 1e-9)).all()
-        assert (torch.minimum(found, apart) <= exact * (1 + excess)).all()
+        assert (found <= exact * (1 + excess)).all()
         assert (found <= before * 1.05).all()
         before = found
 
