@@ -101,7 +101,7 @@ class Cascade:
         if not stages:
             raise ValueError("Expected at least one stage.")
         self.stages = tuple(stages)
-        self.tallies = [Tally() for _ in self.stages]
+        self.tallies = [Tally() for _ in stages]
         self.clip_input, self.arithmetic = clip_input, arithmetic
         self._network = Float64Model(model, UpperNorms(failure_probability=failure_probability))
 
@@ -125,12 +125,10 @@ class Cascade:
         for index, stage in enumerate(self.stages[1:], start=1):
             if bool(best.certified.all()):
                 break
-            if stage.effort is not None and not has_steps(self._network.graph(images.shape[1:])):
-                continue
             share = best.radius / radii
             rows = (best.correct(labels) & ~best.certified & (share >= stage.within)).nonzero()[:, 0]
             rows = rows[share[rows].argsort(descending=True)]
-            if len(rows):
+            if len(rows) and (stage.effort is None or has_steps(self._network.graph(images.shape[1:]))):
                 best = _merge(best, self._certify(index, images[rows], labels[rows], radii[rows]), rows)
         return replace(best, bound="cascade")
 
