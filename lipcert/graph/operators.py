@@ -273,43 +273,6 @@ class Convolution(Weighted):
 
 
 @dataclass(frozen=True)
-class Permutation(Operator):
-    """A layer that moves entries without arithmetic (flatten, pixel unshuffle, identity).
-
-    `move`: the layer's function, (B, *input_shape) to (B, *output_shape); `move_back`: its inverse.
-    """
-
-    move: Callable[[Tensor], Tensor]
-    move_back: Callable[[Tensor], Tensor]
-    orthogonal_rows: bool = field(default=True, kw_only=True)
-    elementwise: bool = field(default=True, kw_only=True)
-
-    def apply(self, inputs: Tensor) -> Tensor:
-        return self.move(inputs)
-
-    def affine(self, inputs: Tensor) -> Tensor:
-        return self.move(inputs)
-
-    def adjoint(self, outputs: Tensor) -> Tensor:
-        return self.move_back(outputs)
-
-    def absolute(self) -> Operator:
-        return self
-
-    def squared(self) -> Operator:
-        return self
-
-    def products(self) -> tuple[int, int]:
-        return 0, 0
-
-    def magnitude(self, size: Tensor) -> Tensor:
-        return self.move(size)
-
-    def row_norms(self) -> None:
-        return None
-
-
-@dataclass(frozen=True)
 class Selection(Operator):
     """A layer each of whose outputs is one of the inputs or 0, executed without arithmetic (padding, cutting off).
 
@@ -342,8 +305,22 @@ class Selection(Operator):
     def magnitude(self, size: Tensor) -> Tensor:
         return self.move(size)
 
-    def row_norms(self) -> Tensor:
+    def row_norms(self) -> Tensor | None:
         return self.move(torch.ones(1, *self.input_shape, dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class Permutation(Selection):
+    """A layer that brings all entries to other places (flatten, pixel unshuffle, identity).
+
+    `move_back`: the inverse of `move`.
+    """
+
+    orthogonal_rows: bool = field(default=True, kw_only=True)
+    elementwise: bool = field(default=True, kw_only=True)
+
+    def row_norms(self) -> None:
+        return None
 
 
 def reshape(input_shape: Shape, output_shape: Shape) -> Permutation:

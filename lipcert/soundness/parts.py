@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lipcert.graph import Activation, Add, Affine, Graph, Image, Node, Operator, Permutation
-from lipcert.graph.operators import Selection
+from lipcert.graph import Activation, Add, Affine, Graph, Image, Node, Operator
 from lipcert.nn import LayerGraph, Sum
 from lipcert.nn.layer_graph import IMAGE
 
@@ -72,13 +71,9 @@ def parts_of(graph: Graph, images: Tensor, also: Sequence[str] = ()) -> list[Par
 
 def _passes(node: Affine | Activation, operator: Operator | None) -> bool:
     """Return whether a layer's constant is 1 by what it is: it moves entries, or no activation's own is given."""
-    match operator:
-        case None:
-            return isinstance(node, Activation) and node.function.lipschitz is None
-        case Selection():
-            return operator.copies <= 1
-        case _:
-            return isinstance(operator, Permutation)
+    if operator is None:
+        return isinstance(node, Activation) and node.function.lipschitz is None
+    return operator.moves
 
 
 def _common_origins(nodes: Sequence[Node]) -> list[int]:
