@@ -6,6 +6,7 @@ from lipcert.version import __version__
 
 if TYPE_CHECKING:
     from lipcert.certificates import Certificate, certified_radius, certify, global_lipschitz, local_lipschitz
+    from lipcert.checkpoints import load
     from lipcert.graph import UnsupportedLayerError
     from lipcert.importing import from_onnx, from_torch
 
@@ -18,6 +19,7 @@ __all__ = [
     "from_onnx",
     "from_torch",
     "global_lipschitz",
+    "load",
     "local_lipschitz",
 ]
 
@@ -26,9 +28,9 @@ def __getattr__(name: str) -> Any:
     """Import the public functions at first use, so that command lines start quickly."""
     if name not in __all__:
         raise AttributeError(f"module 'lipcert' has no attribute {name!r}")
-    from lipcert import certificates, graph, importing
+    from lipcert import certificates, checkpoints, graph, importing
 
-    found = next(module for module in (importing, graph, certificates) if hasattr(module, name))
+    found = next(each for each in (importing, graph, certificates, checkpoints) if hasattr(each, name))
     value = getattr(found, name)
     globals()[name] = value  # not asked for again
     return value

@@ -1,6 +1,7 @@
 """Networks from checkpoints: architectures of lipcert, found by names and shapes, or any `nn.Module` a user builds."""
 
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lipcert.checkpoints.builders import BUILT_IN, Builder, built
 from lipcert.checkpoints.reading import ONNX, Checkpoint, read_checkpoint
 from lipcert.importing import from_onnx, imported
 from lipcert.nn import ACTIVATIONS, ARCHITECTURES, build, folded
 from lipcert.nn.integrity import has_own_forward
 from lipcert.system.errors import first_line
-from lipcert.system.plugins import import_from_here
 
 FROM_ONNX = "from an ONNX file; as executed by torch: other runtimes round otherwise, the exact network is theirs too"
 FROM_FORWARD = "from a forward of its own, whose operations it executes on the same weights"
 """What descriptions say of a graph that was imported."""
+
+IMAGES = ((1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64))
+"""Shapes of the images that checkpoints without an `Origin` are for."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ def load_network(
     num_classes: int,
     model: str | None = None,
     activation: str | None = None,
-    builder: str | None = None,
+    builder: Builder | None = None,
 ) -> LoadedNetwork:
     """Load the network of a checkpoint, in the dtypes of its tensors; parametrized ones are `folded`.
 
@@ -47,7 +51,8 @@ def load_network(
         num_classes: of the data, the number of logits.
         model: a key of `ARCHITECTURES`; what the file says when None, else found by names and shapes.
         activation: one of `ACTIVATIONS`, likewise.
-        builder: "package.module:function" that returns the network, in place of both.
+        builder: what returns the network, in place of both; of its arguments, the file's, see `Origin`. A file's own
+            builder is somebody's code and is not called unless it is named here.
 
     Raises:
         FileNotFoundError: for a file that is not there.
@@ -65,9 +70,16 @@ def load_network(
     if builder is not None:
         if model is not None or activation is not None:
             raise ValueError("Expected builder= alone or model= and activation=, got both; leave one out.")
-        network, known = _built(builder), {"builder": builder}
+        network = built(builder, _arguments(checkpoint), shape, num_classes)
+        known = {"builder": builder if isinstance(builder, str) else f"{builder.__module__}:{builder.__qualname__}"}
+    elif model is None and activation is None and _own_builder(checkpoint) is not None:
+        own = _own_builder(checkpoint)
+        raise ValueError(
+            f"checkpoint={checkpoint.path} is of a network that {own} builds, which is code that may do anything. If "
+            f"you trust it, name it: builder={own}, in Python lipcert.load(PATH, {own!r})."
+        )
     else:
-        said = checkpoint.description
+        said = _said(checkpoint)
         known = _architecture(
             checkpoint, shape, num_classes, model or said.get("model"), activation or said.get("activation")
         )
@@ -84,30 +96,80 @@ def load_network(
     return LoadedNetwork(network, {**checkpoint.description, **known})
 
 
-def _built(builder: str) -> nn.Module:
-    """Call "package.module:function", found as `python -m` finds it, the working directory included."""
-    module_name, colon, function_name = builder.partition(":")
-    if not (module_name and colon and function_name):
-        raise ValueError(f"Expected builder=package.module:function, got {builder!r}.")
-    try:
-        function = getattr(import_from_here(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"builder={builder} was not found: {error}.") from error
-    if not callable(function):
-        raise ValueError(f"Expected builder={builder} to be a function, got {type(function).__name__}.")
-    network = function()
-    if not isinstance(network, nn.Module):
-        raise ValueError(f"Expected builder={builder} to return an nn.Module, got {type(network).__name__}.")
-    return network
+def load(path: str | Path, builder: Builder | None = None) -> nn.Module:
+    """Return the network of a checkpoint, ready to execute: in eval mode, on the CPU, for pixels in [0, 1].
+
+    Args:
+        path: a checkpoint of lipcert, the folder of a run, or an ONNX file.
+        builder: of a network that is none of lipcert's: "package.module:function", or the function itself. It is code
+            that runs, so a checkpoint's own is not called unless it is named here.
+
+    Raises:
+        FileNotFoundError: for a file that is not there.
+        ValueError: for one that is damaged, says nothing of its network, or does not fit it.
+        UnsupportedLayerError: for a network that has no bounds.
+    """
+    checkpoint = read_checkpoint(path)
+    if checkpoint.path.suffix == ONNX and builder is None:
+        return from_onnx(checkpoint.path)
+    shape, num_classes = _images(checkpoint)
+    return load_network(checkpoint, shape, num_classes, builder=builder).model
+
+
+def _images(checkpoint: Checkpoint) -> tuple[tuple[int, ...], int]:
+    """Return the shape of the images and the number of classes that a file says; of an older one, what fits it."""
+    if checkpoint.origin is not None:
+        return checkpoint.origin.image_shape, checkpoint.origin.num_classes
+    tensors = list(checkpoint.state_dict.values())
+    classes = next((len(each) for each in reversed(tensors) if each.dim() > 0), 0)
+    pairs = [{"model": model, "activation": activation} for model in ARCHITECTURES for activation in ACTIVATIONS]
+    for shape in IMAGES:
+        if classes > 1 and any(_fits(checkpoint, shape, classes, each) for each in pairs):
+            return shape, classes
+    raise ValueError(
+        f"checkpoint={checkpoint.path} does not say for which images its network is; load it by "
+        "lipcert.checkpoints.load_network(PATH, image_shape, num_classes, builder=BUILDER)."
+    )
+
+
+def _said(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what a file says of a published architecture: model, activation, parametrization, width."""
+    if checkpoint.origin is None or checkpoint.origin.builder != BUILT_IN:
+        return checkpoint.description
+    return {**checkpoint.description, **checkpoint.origin.arguments, "model": checkpoint.origin.arguments.get("name")}
+
+
+def _own_builder(checkpoint: Checkpoint) -> str | None:
+    """Return the name of what built a network, where that is not lipcert."""
+    named = None if checkpoint.origin is None else checkpoint.origin.builder
+    return None if named == BUILT_IN else named
+
+
+def _arguments(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what the file says a builder of its own was given.
+
+    Raises:
+        ValueError: where that would call something else.
+    """
+    if _own_builder(checkpoint) is None or checkpoint.origin is None:
+        return {}
+    for value in checkpoint.origin.arguments.values():
+        if "_target_" in json.dumps(value):
+            raise ValueError(
+                f"checkpoint={checkpoint.path} says that its builder was given what {value} makes, which is code that "
+                "may do anything; name a builder that takes no such argument."
+            )
+    return checkpoint.origin.arguments
 
 
 def _on_meta(
     checkpoint: Checkpoint, shape: tuple[int, ...], num_classes: int, model: str, activation: str
 ) -> nn.Module:
-    """Return an architecture without weights, with the parametrization that the file says of itself."""
-    parametrization = str(checkpoint.description.get("parametrization", "none"))
+    """Return an architecture without weights, with the parametrization and the width that the file says of itself."""
+    said = _said(checkpoint)
+    options = {key: said[key] for key in ("parametrization", "width") if key in said}
     with torch.device("meta"):
-        return build(model, shape, num_classes, activation, parametrization=parametrization)
+        return build(model, shape, num_classes, activation, **options)
 
 
 def _architecture(

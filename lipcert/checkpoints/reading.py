@@ -3,11 +3,12 @@
 import pickle
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 from lipcert.system.errors import first_line
@@ -21,24 +22,64 @@ ONNX = ".onnx"
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What a checkpoint says of the network it holds: what built it, for which images.
+
+    Attributes:
+        image_shape: (channels, height, width).
+        num_classes: number of logits.
+        builder: its name, see `lipcert.checkpoints.builders`; None for a network that was made in Python.
+        arguments: of the builder, by name.
+    """
+
+    image_shape: tuple[int, ...]
+    num_classes: int
+    builder: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Checkpoint:
-    """A file's tensors by name, and what it says of itself (empty unless lipcert wrote it)."""
+    """A file's tensors by name, and what it says of itself (nothing unless lipcert wrote it)."""
 
     path: Path
     state_dict: dict[str, Tensor]
     description: dict[str, Any]
+    origin: Origin | None = None
+
+
+def checkpoint_file(path: str | Path) -> Path:
+    """Return the file of a checkpoint: `path` itself, or, of the folder of a run, the one that was evaluated.
+
+    Raises:
+        FileNotFoundError: where there is none.
+    """
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        found = path
+    else:
+        try:
+            settings = yaml.safe_load((path / ".hydra" / "config.yaml").read_text(encoding="utf-8"))
+            best = settings["evaluation"]["checkpoint"] == "best"
+        except (OSError, yaml.YAMLError, KeyError, TypeError):  # of a run that was trained from Python
+            best = False
+        found = path / "checkpoints" / ("best.ckpt" if best else "last.ckpt")
+    if not found.is_file():
+        raise FileNotFoundError(f"checkpoint={path}: no such file{', nor a run' * path.is_dir()}.")
+    return found
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint of lipcert, a state dict, or a dict that holds one under `state_dict`; none of an ONNX file.
 
+    Args:
+        path: of the file, or the folder of a run, see `checkpoint_file`.
+
     Raises:
         FileNotFoundError: for a file that is not there.
         ValueError: for one that is damaged, holds pickled objects or no state dict, or would unpack to more than it is.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"checkpoint={path}: no such file.")
+    path = checkpoint_file(path)
     if path.suffix == ONNX:
         return Checkpoint(path, {}, {})
     content = _load(path)
@@ -57,7 +98,22 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
                 f"checkpoint={path} says {name!r} is of shape {tuple(tensor.shape)} but does not hold all its numbers; "
                 "save dense tensors."
             )
-    return Checkpoint(path, _unwrapped(tensors), description if isinstance(description, dict) else {})
+    if not isinstance(description, dict):
+        return Checkpoint(path, _unwrapped(tensors), {})
+    return Checkpoint(path, _unwrapped(tensors), description, _origin(path, outer.get("network")))
+
+
+def _origin(path: Path, said: Any) -> Origin | None:
+    """Return what a checkpoint says of its network; None for those of earlier versions, which say nothing."""
+    if said is None:
+        return None
+    try:
+        origin = Origin(**{**said, "image_shape": tuple(map(int, said["image_shape"]))})
+        if min(*origin.image_shape, origin.num_classes) < 1 or not isinstance(origin.arguments, dict):
+            raise ValueError
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(f"checkpoint={path} says nothing sensible of its network, under `network`.") from error
+    return origin
 
 
 def _load(path: Path) -> Any:

@@ -9,10 +9,15 @@ from pathlib import Path
 from types import ModuleType
 
 
-def import_from_here(name: str) -> ModuleType:
-    """Import a module from the working directory or the environment."""
+def look_here() -> None:
+    """Let modules be found in the working directory, as `python -m` does."""
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.insert(0, os.getcwd())
+
+
+def import_from_here(name: str) -> ModuleType:
+    """Import a module from the working directory or the environment."""
+    look_here()
     return importlib.import_module(name)
 
 

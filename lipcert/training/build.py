@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.loggers import Logger
 
+from lipcert.checkpoints.builders import BUILT_IN
 from lipcert.data import ImageDataModule
 from lipcert.losses import Sparsity
 from lipcert.nn import build
@@ -48,7 +50,7 @@ def build_module(config: DictConfig, data: ImageDataModule) -> RobustClassifier:
     """Build the network and its Lightning module."""
     name, *options = (config.model[key] for key in ("name", "activation", "threshold", "parametrization"))
     network = build(name, data.image_shape, data.num_classes, *options)
-    return RobustClassifier(
+    module = RobustClassifier(
         network,
         method=instantiate(config.method),
         optimizer=instantiate(config.optimizer),
@@ -59,6 +61,9 @@ def build_module(config: DictConfig, data: ImageDataModule) -> RobustClassifier:
         sparsity=Sparsity(**config.sparsity),
         description=describe_training(config),
     )
+    arguments = dict(zip(("name", "activation", "threshold", "parametrization"), (name, *options), strict=True))
+    module.origin = replace(module.origin, builder=BUILT_IN, arguments=arguments)
+    return module
 
 
 def build_trainer(config: DictConfig, *bookkeeping: pl.Callback) -> pl.Trainer:

@@ -1,6 +1,7 @@
 """The Lightning module: any architecture, any method, any bound; certified accuracy as its metric."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,6 +14,7 @@ from lipcert.bounds import Analysis, Bound, Plan, analyze
 from lipcert.certificates import Certifier, Float64Model
 from lipcert.certificates.certificate import EXACT
 from lipcert.certificates.float64 import FAILURE_PROBABILITY
+from lipcert.checkpoints import Origin
 from lipcert.data.batches import GlobalBatches
 from lipcert.graph import compile_graph
 from lipcert.losses import Objective, Setting, Sparsity
@@ -112,6 +114,7 @@ class RobustClassifier(pl.LightningModule):
         self.current_mixing = 0.0
         with torch.no_grad():  # unsupported layers are refused here, and singular vectors exist to be loaded
             logits = analyze(self.graph, torch.zeros(1, *image_shape), 1.0, self.bound.name, self.norms).logits
+        self.origin = Origin(tuple(image_shape), logits.shape[1])
         self.clean_accuracy = MulticlassAccuracy(logits.shape[1], average="micro")
         self.certified_accuracy = CertifiedAccuracy(model, epsilon, self.bound.name)
 
@@ -178,6 +181,7 @@ class RobustClassifier(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["lipcert"] = self.description
+        checkpoint["network"] = asdict(self.origin)
         checkpoint["grams"] = self.norms.grams.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import zipfile
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+import lipcert
 from lipcert.checkpoints import load_network, read_checkpoint
 from lipcert.nn import ACTIVATIONS, ARCHITECTURES, build
 from tests.damage import flip_bit
@@ -294,3 +296,58 @@ def test_description_alone(tmp_path: Path) -> None:
     own = _saved(tmp_path, {"state_dict": {"model.a": torch.zeros(1)}, "lipcert": {"data": "digits", "epsilon": 0.3}})
     assert read_checkpoint(own).description == {"data": "digits", "epsilon": 0.3}
     assert read_checkpoint(_saved(tmp_path, _network().state_dict(), "other.pth")).description == {}
+
+
+def _trained(folder: Path, network: nn.Module | None = None, **origin: Any) -> Path:
+    """Return the folder of a run with one checkpoint, as training leaves it."""
+    module = classifier(description={"data": "digits"})
+    module.origin = replace(module.origin, **origin)
+    content: dict[str, Any] = {}
+    module.on_save_checkpoint(content)
+    tensors = (network or module.model).state_dict()
+    content["state_dict"] = {f"model.{name}": tensor for name, tensor in tensors.items()}
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    _saved(folder, content, "checkpoints/last.ckpt")
+    return folder
+
+
+def test_load(tmp_path: Path) -> None:
+    """A run, its checkpoint, and that of an earlier version, which says nothing of its images."""
+    images = torch.rand(3, *IMAGE)
+    named = {"name": "small", "activation": "maxmin", "width": 0.5, "threshold": None}
+    network = build("small", IMAGE, 10, "maxmin", width=0.5).eval()
+    run = _trained(tmp_path, network, builder="lipcert.nn.build", arguments=named)
+    # what the description says of model and activation is the same in a real run
+    for path in (run, run / "checkpoints" / "last.ckpt"):
+        loaded = lipcert.load(path)
+        assert not loaded.training
+        assert torch.equal(loaded(images), network(images))
+    earlier = _saved(tmp_path, _network().state_dict())
+    assert torch.equal(lipcert.load(earlier)(images), _network()(images))
+    with pytest.raises(ValueError, match="does not say for which images"):
+        lipcert.load(_saved(tmp_path, {"0.weight": torch.zeros(3, 7), "0.bias": torch.zeros(3)}))
+
+
+def test_load_calls_nobodys_code_unasked(own: Path) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 10)).eval()
+    builder = "my_networks_of_a_test:network"
+    sys.modules.pop("my_networks_of_a_test", None)
+    run = _trained(own, network, builder=builder)
+    with pytest.raises(ValueError, match=f"name it: builder={builder}"):
+        lipcert.load(run)
+    assert "my_networks_of_a_test" not in sys.modules
+    images = torch.rand(3, *IMAGE)
+    for named in (builder, "my_networks_of_a_test.network"):
+        assert torch.equal(lipcert.load(run, named)(images), network(images))
+    _trained(own, network, builder=builder, arguments={"unit": {"_target_": "os.system", "command": "touch here"}})
+    with pytest.raises(ValueError, match="is code that may do anything"):
+        lipcert.load(run, builder)
+    assert not Path("here").exists()
+
+
+@pytest.mark.parametrize(
+    "said", [{"image_shape": "x", "num_classes": 3}, {"image_shape": [1, -8, 8], "num_classes": 3}, 7]
+)
+def test_origins_that_are_none(tmp_path: Path, said: Any) -> None:
+    content = {"state_dict": {"model.a": torch.zeros(1)}, "lipcert": {}, "network": said}
+    assert "says nothing sensible of its network" in _refusal(_saved(tmp_path, content))
