@@ -5,13 +5,21 @@ from typing import TYPE_CHECKING, Any
 from lipcert.version import __version__
 
 if TYPE_CHECKING:
-    from lipcert.certificates import Certificate, certified_radius, certify, global_lipschitz, local_lipschitz
+    from lipcert.certificates import (
+        Certificate,
+        CertifiedPredictor,
+        certified_radius,
+        certify,
+        global_lipschitz,
+        local_lipschitz,
+    )
     from lipcert.checkpoints import load
     from lipcert.graph import UnsupportedLayerError
     from lipcert.importing import from_onnx, from_torch
 
 __all__ = [
     "Certificate",
+    "CertifiedPredictor",
     "UnsupportedLayerError",
     "__version__",
     "certified_radius",

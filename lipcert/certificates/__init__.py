@@ -6,6 +6,7 @@ from lipcert.certificates.certifier import Certifier
 from lipcert.certificates.certify import certified_radius, certify, certify_batches
 from lipcert.certificates.float64 import Float64Model
 from lipcert.certificates.lipschitz import global_lipschitz, local_lipschitz
+from lipcert.certificates.predictor import CertifiedPredictor, Prediction
 from lipcert.certificates.radius import bisect
 
 __all__ = [
@@ -13,8 +14,10 @@ __all__ = [
     "STAGES",
     "Cascade",
     "Certificate",
+    "CertifiedPredictor",
     "Certifier",
     "Float64Model",
+    "Prediction",
     "Stage",
     "bisect",
     "certified_radius",
