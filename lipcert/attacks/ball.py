@@ -45,7 +45,7 @@ def inside(points: Tensor, images: Tensor, epsilon: float, box: Box) -> Tensor:
 
     The ends of the box are those that the points' precision can hold.
     """
-    lower, upper = torch.tensor(box, dtype=points.dtype, device=points.device)
+    lower, upper = (points.new_full((), end) for end in box)
     pixels = ((points >= lower) & (points <= upper)).flatten(1).all(dim=1)
     return pixels & (lengths_of(points.double() - images.double()) <= epsilon)
 

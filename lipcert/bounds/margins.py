@@ -190,9 +190,9 @@ def worst_increase(analysis: Analysis, labels: Tensor, box: bool = True, rounds:
         dear = any(term.map.per_image for term in terms)
         if not dear:
             gains = torch.minimum(gains, _increase(terms, analysis.region, labels, box, rounds))
-        elif classes := _undecided_classes(analysis, labels, gains):
+        elif len(classes := _undecided_classes(analysis, labels, gains)):
             refined = torch.minimum(gains[:, classes], _increase(terms, analysis.region, labels, box, rounds, classes))
-            gains = gains.index_copy(1, torch.tensor(classes, device=gains.device), refined)
+            gains = gains.index_copy(1, classes, refined)
     return gains
 
 
@@ -201,18 +201,18 @@ def _is_label(labels: Tensor, like: Tensor) -> Tensor:
     return torch.arange(like.shape[1], device=labels.device) == labels.unsqueeze(1)
 
 
-def _undecided_classes(analysis: Analysis, labels: Tensor, gains: Tensor) -> list[int]:
-    """Return the classes that some image of the batch might be taken for; `gains`: (B, K)."""
+def _undecided_classes(analysis: Analysis, labels: Tensor, gains: Tensor) -> Tensor:
+    """Return the classes that some image of the batch might be taken for, (k,); `gains`: (B, K)."""
     worst = analysis.logits + gains
     if analysis.region.rounding is not None:
         worst = worst + logit_rounding(analysis, labels)
     reaches = ~(worst < analysis.logits.gather(1, labels.unsqueeze(1)))
     is_label = _is_label(labels, gains)
-    return (reaches & ~is_label).any(dim=0).nonzero()[:, 0].tolist()
+    return (reaches & ~is_label).any(dim=0).nonzero()[:, 0]
 
 
 def _increase(
-    terms: tuple[Term, ...], region: Region, labels: Tensor, box: bool, rounds: int, classes: list[int] | None = None
+    terms: tuple[Term, ...], region: Region, labels: Tensor, box: bool, rounds: int, classes: Tensor | None = None
 ) -> Tensor:
     """Return the sum over `terms` of their largest contributions to `classes`, (B, k); None for all."""
     total = []

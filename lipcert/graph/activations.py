@@ -130,7 +130,7 @@ class Clamp(Nonlinearity):
     def remainder(self, center: Tensor, lower: Tensor, upper: Tensor) -> Box:
         # The function is piecewise linear: its extremes are at the ends of the box or at the kinks inside.
         ends = [end for end in (self.low, self.high) if end is not None]
-        kinks = [torch.as_tensor(end, dtype=upper.dtype, device=upper.device).expand_as(upper) for end in ends]
+        kinks = [end.expand_as(upper) if isinstance(end, Tensor) else torch.full_like(upper, end) for end in ends]
         points = [each.clamp(lower, upper) for each in (lower, upper, *kinks)]
         bent = torch.stack([self.apply(each) - each / 2 for each in points]) - (self.apply(center) - center / 2)
         return bent.amin(dim=0), bent.amax(dim=0)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils.data import DataLoader
 
 from lipcert.data import ImageDataModule
 from lipcert.data.arrays import Split, Stored
-from lipcert.data.module import Prefetched, belongs_on_device
+from lipcert.data.module import Prefetched, belongs_on_device, crop_and_flip, draw
 from tests.waiting import Watch
 
 
@@ -116,6 +116,26 @@ def test_a_batch_of_images_on_a_gpu_costs_no_copy_that_waits() -> None:
         batch = split[[3, 1]]
     assert [each.device.type for each in batch] == ["cuda"] * 2
     assert watch.noted == []
+
+
+def test_augmentation_costs_no_copy_that_waits() -> None:
+    with FakeTensorMode() as mode:
+        images = torch.rand(4, 1, 8, 8, device="cuda")
+    with mode, Watch() as watch:
+        assert crop_and_flip(images, 2, draw(4, 2, None)).device.type == "cuda"
+    assert watch.noted == []
+
+
+def test_the_watch_sees_what_waits() -> None:
+    with FakeTensorMode() as mode:
+        images = torch.rand(4, device="cuda")
+    with mode, Watch() as watch:
+        images + torch.ones(4).to("cuda")
+        with pytest.raises(DataDependentOutputException):
+            images.sum().item()
+    with watch:
+        torch.ones(4).sum().item()
+    assert watch.noted == ["aten::_to_copy", "aten::_local_scalar_dense"]
 
 
 def test_another_choice_is_refused() -> None:

@@ -1,0 +1,97 @@
+"""Training steps on a virtual GPU, for `test_virtual_gpu.py`: prints what each combination did, as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from itertools import cycle, product
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from lipcert.bounds import Bound
+from lipcert.bounds.plan import measure_plan
+from lipcert.data.batches import GlobalBatches
+from lipcert.losses import BCP, CAP, CLL, CRM, EMMA, TRADES, Adversarial, GloRo, ReLUStability, Sparsity, Standard
+from lipcert.losses.objective import Method
+from lipcert.nn import build
+from lipcert.system.schema import BoundConfig
+from lipcert.training.module import RobustClassifier
+from lipcert.training.schedules import Schedule
+from tests import virtual_gpu
+
+SHAPE, CLASSES, IMAGES = (1, 8, 8), 4, 6
+METHODS: dict[str, Callable[[], Method]] = {
+    "bcp": BCP,
+    "gloro": GloRo,
+    "gloro_published": lambda: GloRo(exclude="prediction", box=False),
+    "crm": lambda: CRM(1.0, 5.0, 1.0),
+    "cll": lambda: CLL(0.3, 0.1, 0.01),
+    "emma": EMMA,
+}
+OTHERS: dict[str, Callable[[], Method]] = {
+    "relu_stability": ReLUStability,
+    "standard": Standard,
+    "adversarial": Adversarial,
+    "trades": TRADES,
+    "cap": lambda: CAP(projections=3),
+}
+ACTIVATIONS = ("relu", "clipped_relu", "maxmin", "clipped_maxmin")
+
+
+def stepped(method: Method, bound: str, activation: str) -> dict[str, Any]:
+    """Take two steps, the second not measured; return what waited in it and where what both handed out was."""
+    model = build("small", SHAPE, CLASSES, activation)
+    sparsity = Sparsity(0.1 if "clipped" in activation and isinstance(method, BCP) else 0.0)
+    schedule = Schedule(2, 0, 1, 1, 1e-3, 1e-4, 0.3)
+    setting = BoundConfig(name=bound, iterations=2, precision="float32")
+    module = RobustClassifier(model, method, torch.optim.SGD, schedule, SHAPE, 0.3, setting, sparsity)
+    virtual_gpu.place(module)
+    module.current_epsilon, module.current_mixing = 0.3, 0.5
+    images = virtual_gpu.placed(torch.rand(IMAGES, *SHAPE))
+    labels = virtual_gpu.placed(torch.arange(IMAGES) % CLASSES)
+    handed: set[str] = set()
+
+    def hand_out(values: dict[str, Tensor], **_: Any) -> None:
+        handed.update(each.device.type for each in values.values())
+
+    batches = GlobalBatches(2 * IMAGES, IMAGES)
+    trainer = SimpleNamespace(train_dataloader=SimpleNamespace(sampler=batches))
+    waited = []
+    with (
+        patch.object(module, "_trainer", trainer),
+        patch.object(module, "log_dict", hand_out),
+        patch.object(module, "log", lambda name, value, **_: hand_out({name: value})),
+        patch.object(torch.distributed, "is_initialized", lambda: True),
+        patch.object(torch.distributed, "get_world_size", lambda: 1),
+        patch.object(torch.distributed, "all_reduce", lambda values: hand_out({"gains": values})),
+    ):
+        for number in range(2):
+            virtual_gpu.waits.clear()
+            module.training_step((images, labels), number).backward()
+            waited.append(dict(virtual_gpu.waits))
+        measure_plan(module.graph, images, 0.3, bound, module.norms)
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return {
+        "waited": waited[1],
+        "handed": sorted(handed),
+        "finite": all(bool(gradient.cpu().isfinite().all()) for gradient in gradients) and len(gradients) > 0,
+    }
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    pairs = product(map(str, Bound), ACTIVATIONS)
+    cases = [(name, *pair) for name, pair in zip(cycle(METHODS), pairs, strict=False)]
+    cases += [(name, "local", "relu") for name in OTHERS]
+    made = METHODS | OTHERS
+    json.dump({"/".join(case): stepped(made[case[0]](), *case[1:]) for case in cases}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
