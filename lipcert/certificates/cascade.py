@@ -59,7 +59,7 @@ STAGES = (
     Stage("global", Bound.GLOBAL, 20),
     Stage("local", Bound.LOCAL, 20, constant_share=0.02),
     Stage("tight", Bound.TIGHT, 30, constant_share=0.005),
-    Stage("crown-alpha", Bound.TIGHT, 30, within=0.1, effort=Effort(steps=100, classes=32)),
+    Stage("crown-alpha", Bound.TIGHT, 30, within=0.05, effort=Effort(steps=100, classes=32)),
 )
 """Those of the default: docs/certificates.md says by which measurements."""
 

@@ -115,12 +115,17 @@ def test_refined_boxes_hold_what_the_network_computes(name: str, kind: str) -> N
     assert narrower
 
 
-def test_layers_with_too_many_open_neurons_keep_their_boxes() -> None:
+def test_layers_with_too_many_open_neurons_keep_their_boxes_but_for_those_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lipcert.crown.intermediate.SHRUNK", 0.0)
     model, inputs = networks.network("plain", "relu").requires_grad_(False), images(2)
     ball, (network, analysis) = _ball(inputs), _network(model, inputs)
     known, ball = proved_state(network, analysis.activations, ball)
     state = refined(network, known, ball, 0)
-    assert all(torch.equal(state.boxes[bend.index][0], known.boxes[bend.index][0]) for bend in network.activations)
+    for bend in network.activations:
+        changed = state.boxes[bend.index][0] != known.boxes[bend.index][0]
+        assert int(changed.flatten(1).sum(dim=1).amax()) <= 8
 
 
 def test_pixels_in_0_1_only_help() -> None:
