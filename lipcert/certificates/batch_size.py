@@ -1,7 +1,9 @@
 """How many images to bound at a time: what memory is free, and what one image needs of it."""
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -10,6 +12,10 @@ from lipcert.bounds.margins import LARGEST_CHUNK
 from lipcert.graph import Add, Affine, compile_graph
 from lipcert.norms.upper import EXACT_SIDE
 from lipcert.system.memory import free_memory
+
+logger = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
 
 LARGEST_BATCH = {"cpu": 32, "cuda": 256}
 """Larger batches save no time: float64 convolutions leave the caches of a CPU, and fill a GPU."""
@@ -106,3 +112,20 @@ def choose_batch_size(
             "free; end other programs, or type memory_gb=NUMBER or batch_size=1 if you know of more."
         )
     return min(fitting, largest)
+
+
+def within_memory(work: Callable[[int], Value], batch_size: int) -> Value:
+    """Return `work(batch_size)`, done anew with half as many images at a time wherever a device's memory is too small.
+
+    Raises:
+        torch.OutOfMemoryError: where it is too small for one image.
+    """
+    while True:
+        try:
+            return work(batch_size)
+        except torch.OutOfMemoryError:
+            if batch_size == 1:
+                raise
+        batch_size //= 2
+        logger.warning("The device's memory is too small: going on with %d images at a time.", batch_size)
+        torch.cuda.empty_cache()

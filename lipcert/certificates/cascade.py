@@ -80,9 +80,9 @@ class Cascade:
     radius of any stage it went through.
 
     Args:
-        model: any tree of supported layers; put into eval mode by the caller.
+        model: any tree of supported layers, put into eval mode by the caller, or its float64 copy.
         stages: the cheapest first. Backward bounds leave networks out that have an activation without `clamps`.
-        failure_probability: of each norm.
+        failure_probability: of each norm, where the copy is made here.
         clip_input: intersect the input box with [0, 1].
         arithmetic: `executed` or `exact`, see `Certificate`.
 
@@ -92,7 +92,7 @@ class Cascade:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | Float64Model,
         stages: Sequence[Stage] = STAGES,
         failure_probability: float = FAILURE_PROBABILITY,
         clip_input: bool = False,
@@ -103,7 +103,8 @@ class Cascade:
         self.stages = tuple(stages)
         self.tallies = [Tally() for _ in stages]
         self.clip_input, self.arithmetic = clip_input, arithmetic
-        self._network = Float64Model(model, UpperNorms(failure_probability=failure_probability))
+        norms = UpperNorms(failure_probability=failure_probability)
+        self._network = model if isinstance(model, Float64Model) else Float64Model(model, norms)
 
     @property
     def norms_bounded(self) -> int:

@@ -64,6 +64,11 @@ def uncovered(execution: Execution, convolves: bool = True, multiplies: bool = T
         yield Uncovered("nnpack", found, "call torch.backends.nnpack.set_flags(False)")
 
 
+def covered_device(device: torch.device) -> torch.device:
+    """Return a device, or the CPU in place of one where no bound covers what is executed, or float64 is missing."""
+    return device if device.type in PRECISIONS else torch.device("cpu")
+
+
 def present_execution(device: torch.device) -> Execution:
     """Return the switches of torch as they are now, for what is executed on a device."""
     backends, kind = torch.backends, device.type

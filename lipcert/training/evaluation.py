@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from lipcert.attacks import auto_attack_robust, pgd_robust
 from lipcert.bounds import RULES, Bound
 from lipcert.certificates import Certifier, Float64Model, certify_batches
+from lipcert.certificates.batch_size import within_memory
 from lipcert.certificates.certificate import EXACT
 from lipcert.certificates.float64 import FAILURE_PROBABILITY
 from lipcert.data import Split
@@ -72,7 +74,9 @@ def certified_columns(
     def certify(bound: str, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         certifier = Certifier(network, bound, settings.lanczos_steps, settings.clip_input, EXACT)
         images, labels = split[rows]
-        found = certify_batches(certifier, images, labels, epsilon, settings.batch_size)
+        found = within_memory(
+            lambda size: certify_batches(certifier, images, labels, epsilon, size), settings.batch_size
+        )
         return found.certified, found.certified & (found.margin > found.rounding), found.correct(labels)
 
     columns: Columns = {}
@@ -116,6 +120,14 @@ def attacked_columns(
     return columns
 
 
+def attacked_parts(
+    model: nn.Module, chunk: Sequence[Tensor], epsilon: float, settings: EvaluationSettings, first: int, size: int
+) -> list[Columns]:
+    """Return the `attacked_columns` of a chunk, `size` images at a time."""
+    parts = zip(*(each.split(size) for each in chunk), strict=True)
+    return [attacked_columns(model, part, epsilon, settings, first + index * size) for index, part in enumerate(parts)]
+
+
 @torch.no_grad()
 def lipschitz_columns(
     network: Float64Model, images: Tensor, epsilon: float, bound: Bound, settings: EvaluationSettings
@@ -126,8 +138,11 @@ def lipschitz_columns(
     """
     masked = bound if RULES[bound].masks else Bound.LOCAL
     steps = min(MEANS_STEPS, settings.lanczos_steps)
-    batches = images.split(settings.batch_size)
-    return joined([bound_statistics(network.analyze(batch, epsilon, masked, steps)) for batch in batches])
+
+    def averaged(size: int) -> list[Columns]:
+        return [bound_statistics(network.analyze(batch, epsilon, masked, steps)) for batch in images.split(size)]
+
+    return joined(within_memory(averaged, settings.batch_size))
 
 
 def evaluated_columns(
@@ -148,14 +163,14 @@ def evaluated_columns(
     attacked = []
     with progress("attack batches", len(chunks), shown=rank == 0) as advance:
         for numbers, *chunk in zip(chunks, images.split(size), labels.split(size), decided.split(size), strict=True):
-            attacked.append(attacked_columns(model, chunk, epsilon, settings, int(numbers[0])))
+            attacked += within_memory(partial(attacked_parts, model, chunk, epsilon, settings, int(numbers[0])), size)
             advance()
     columns |= joined(attacked)
     averaged = images[rows < settings.lipschitz_images]
     if len(averaged):
         columns |= lipschitz_columns(network, averaged, epsilon, Bound(bounds[0]), settings)
     columns["failure_probability"] = torch.tensor([network.norms.union_failure_probability], dtype=torch.float64)
-    return columns
+    return {name: column.cpu() for name, column in columns.items()}
 
 
 def evaluate(
@@ -163,8 +178,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return the evaluated part of `results.json`, with one certified accuracy for each bound.
 
-    Every process of a run calls it, takes a part of the images and gets what all have found. Meanwhile torch's switches
-    are set so that bounds cover what is executed.
+    Every process of a run calls it, takes a part of the images and gets what all have found; everything is computed on
+    the device of the images, which is the model's, with fewer images at a time where its memory does not suffice.
+    Meanwhile torch's switches are set so that bounds cover what is executed.
 
     `certified_accuracy` is that of `bound`, of the exact network as in the literature; `certified_accuracy_executed`
     that of the network in the precision of its weights. All hold together with probability 1 - `failure_probability`.

@@ -11,7 +11,8 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lipcert.bounds import Analysis, Bound, Plan, analyze
-from lipcert.certificates import Certifier, Float64Model
+from lipcert.certificates import Cascade, Float64Model
+from lipcert.certificates.cascade import Stage
 from lipcert.certificates.certificate import EXACT
 from lipcert.certificates.float64 import FAILURE_PROBABILITY
 from lipcert.checkpoints import Origin
@@ -38,6 +39,8 @@ def bound_statistics(analysis: Analysis) -> dict[str, Tensor]:
 class CertifiedAccuracy(MeanMetric):
     """Fraction of images whose label is proved within epsilon, by norm upper bounds in float64.
 
+    The global bound comes first: only what it leaves of the images that are classified right costs norms an image.
+
     Args:
         model: the network, parametrized ones `folded`; copied once an epoch, at the first `update` after a `reset`.
         epsilon: l2 radius, in pixels of [0, 1].
@@ -51,15 +54,17 @@ class CertifiedAccuracy(MeanMetric):
         self.epsilon = epsilon
         self.bound = Bound(bound)
         self.steps = steps
-        self._certifier: Certifier | None = None
+        self._certifier: Cascade | None = None
 
     def update(self, images: Tensor, labels: Tensor) -> None:  # type: ignore[override]
         """Certify a batch: images (B, ...) in [0, 1], labels (B,)."""
         if self._certifier is None:
-            norms = UpperNorms(self.steps, failure_probability=FAILURE_PROBABILITY)
-            network = Float64Model(folded(self._model[0]), norms)
+            network = Float64Model(
+                folded(self._model[0]), UpperNorms(self.steps, failure_probability=FAILURE_PROBABILITY)
+            )
             network.model.eval()  # the copy; the network keeps its mode
-            self._certifier = Certifier(network, self.bound, self.steps, arithmetic=EXACT)
+            bounds = dict.fromkeys((Bound.GLOBAL, self.bound))
+            self._certifier = Cascade(network, [Stage(each, each, self.steps) for each in bounds], arithmetic=EXACT)
         found = self._certifier(images, labels, self.epsilon)
         super().update(found.certified & (found.margin > found.rounding))  # in float32, whatever is trained in
 

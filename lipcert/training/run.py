@@ -12,6 +12,7 @@ from rich.table import Table
 
 from lipcert.bounds import Bound
 from lipcert.data import ImageDataModule
+from lipcert.system.execution import covered_device
 from lipcert.system.files import write_json
 from lipcert.training.build import build_module, build_trainer, describe, describe_training, quieten_lightning
 from lipcert.training.callbacks import Costs
@@ -65,7 +66,10 @@ def train_and_evaluate(config: DictConfig, folder: Path, state: State) -> dict[s
     elif checkpoint is not None:
         costs.load_state_dict(read_state(checkpoint)["callbacks"][costs.state_key])
     load_weights(module, folder, settings.checkpoint)
-    evaluated = evaluate(module.model.cpu(), data.test, config.epsilon, Bound(config.bound.name), settings)
+    device = covered_device(trainer.strategy.root_device)
+    evaluated = evaluate(
+        module.model.to(device), data.test.to(device), config.epsilon, Bound(config.bound.name), settings
+    )
     leave_group()
     if not is_first_process():
         return evaluated

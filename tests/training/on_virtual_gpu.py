@@ -1,4 +1,4 @@
-"""Training steps on a virtual GPU, for `test_virtual_gpu.py`: prints what each combination did, as JSON."""
+"""Training steps and an evaluation on a virtual GPU, for `test_virtual_gpu.py`: writes what they did as JSON."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from torch import Tensor
 
 from lipcert.bounds import Bound
 from lipcert.bounds.plan import measure_plan
+from lipcert.data import Split
 from lipcert.data.batches import GlobalBatches
 from lipcert.losses import BCP, CAP, CLL, CRM, EMMA, TRADES, Adversarial, GloRo, ReLUStability, Sparsity, Standard
 from lipcert.losses.objective import Method
 from lipcert.nn import build
+from lipcert.system.execution import PRECISIONS
 from lipcert.system.schema import BoundConfig
+from lipcert.training.evaluation import EvaluationSettings, evaluate
 from lipcert.training.module import RobustClassifier
 from lipcert.training.schedules import Schedule
 from tests import virtual_gpu
 
-SHAPE, CLASSES, IMAGES = (1, 8, 8), 4, 6
+SHAPE, CLASSES, IMAGES, RADIUS = (1, 8, 8), 4, 6, 0.02
 METHODS: dict[str, Callable[[], Method]] = {
     "bcp": BCP,
     "gloro": GloRo,
@@ -83,6 +86,21 @@ def stepped(method: Method, bound: str, activation: str) -> dict[str, Any]:
     }
 
 
+def evaluated() -> list[dict[str, Any]]:
+    """Return what an evaluation finds on the CPU, and on the device."""
+    torch.manual_seed(0)
+    model = build("small", SHAPE, CLASSES, "clipped_relu").eval()
+    images = torch.rand(20, *SHAPE)
+    with torch.no_grad():
+        split = Split(images, model(images).argmax(dim=1))
+    settings = EvaluationSettings(["global", "tight"], 20, 2, 5, False, 7)
+    results = [evaluate(model, split, RADIUS, Bound.LOCAL, settings)]
+    virtual_gpu.place(model)
+    moved = Split(virtual_gpu.placed(split.images), virtual_gpu.placed(split.labels))
+    with patch.dict(PRECISIONS, virtual=PRECISIONS["cpu"]):
+        return [*results, evaluate(model, moved, RADIUS, Bound.LOCAL, settings)]
+
+
 def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -90,7 +108,8 @@ def main() -> None:
     cases = [(name, *pair) for name, pair in zip(cycle(METHODS), pairs, strict=False)]
     cases += [(name, "local", "relu") for name in OTHERS]
     made = METHODS | OTHERS
-    json.dump({"/".join(case): stepped(made[case[0]](), *case[1:]) for case in cases}, sys.stdout)
+    steps = {"/".join(case): stepped(made[case[0]](), *case[1:]) for case in cases}
+    json.dump({"steps": steps, "evaluations": evaluated()}, sys.stdout)
 
 
 if __name__ == "__main__":

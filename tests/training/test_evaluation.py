@@ -14,7 +14,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from lipcert.bounds import Bound
-from lipcert.certificates import certify
+from lipcert.certificates import Float64Model, certify
 from lipcert.data import Split, load_images
 from lipcert.nn import build
 from lipcert.system.execution import present_execution, uncovered
@@ -80,6 +80,29 @@ def test_auto_attack_is_spared_what_is_decided(monkeypatch: pytest.MonkeyPatch) 
     assert torch.equal(torch.cat(attacked), split.images[first & correct & ~certified])
     assert results["autoattack_images"] == 130
     assert results["autoattack_accuracy"] == (first & certified).sum().item() / 130
+
+
+def test_less_memory_means_fewer_images_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = build("small", (1, 8, 8), 10).eval()
+    expected = _evaluate(model, pgd_steps=0)
+    analyze, sizes = Float64Model.analyze, []
+
+    def with_memory_for_three(network: Float64Model, images: torch.Tensor, *given: Any, **named: Any) -> Any:
+        sizes.append(len(images))
+        if len(images) > 3:
+            raise torch.OutOfMemoryError("for three")
+        return analyze(network, images, *given, **named)
+
+    monkeypatch.setattr(Float64Model, "analyze", with_memory_for_three)
+    found = _evaluate(model, pgd_steps=0)
+    assert max(sizes) > 3
+    assert found["local_lipschitz_mean"] == pytest.approx(expected["local_lipschitz_mean"], rel=1e-6)
+    same = ("num_test", "clean_accuracy", "certified_accuracy_by_bound", "lipschitz_images")
+    assert {key: found[key] for key in same} == {key: expected[key] for key in same}
+    monkeypatch.setattr(Float64Model, "analyze", mock.Mock(side_effect=torch.OutOfMemoryError("for none")))
+    with pytest.raises(torch.OutOfMemoryError, match="for none"):
+        _evaluate(model, pgd_steps=0)
 
 
 class _Mode(TorchFunctionMode):

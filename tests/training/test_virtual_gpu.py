@@ -43,22 +43,30 @@ print(json.dumps(dict(
 
 
 @pytest.fixture(scope="module", name="outcomes")
-def fixture_outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What two steps of each combination did; in a process of its own, as torch keeps the device it is given."""
+def fixture_outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What two steps of each combination did, and two evaluations; in another process, as torch keeps the device."""
     done = forked("-m", "tests.training.on_virtual_gpu", cwd=tmp_path_factory.mktemp("virtual"))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
-def test_no_step_makes_the_host_wait(outcomes: dict[str, dict[str, Any]]) -> None:
-    waited = {case: found["waited"] for case, found in outcomes.items() if found["waited"]}
+def test_no_step_makes_the_host_wait(outcomes: dict[str, Any]) -> None:
+    steps = outcomes["steps"]
+    waited = {case: found["waited"] for case, found in steps.items() if found["waited"]}
     assert all(case.split("/")[1] == SEARCHING and found == {"nonzero": 1} for case, found in waited.items()), waited
-    assert len(outcomes) == 29
+    assert len(steps) == 29
 
 
-def test_what_processes_exchange_is_on_the_device(outcomes: dict[str, dict[str, Any]]) -> None:
-    assert {case: found["handed"] for case, found in outcomes.items() if found["handed"] != ["virtual"]} == {}
-    assert all(found["finite"] for found in outcomes.values())
+def test_what_processes_exchange_is_on_the_device(outcomes: dict[str, Any]) -> None:
+    steps = outcomes["steps"]
+    assert {case: found["handed"] for case, found in steps.items() if found["handed"] != ["virtual"]} == {}
+    assert all(found["finite"] for found in steps.values())
+
+
+def test_an_evaluation_on_the_device_finds_what_one_on_the_cpu_does(outcomes: dict[str, Any]) -> None:
+    expected, found = outcomes["evaluations"]
+    assert found == expected
+    assert 0 < expected["certified_accuracy_by_bound"]["global"] < expected["certified_accuracy"]
 
 
 def test_the_virtual_gpu_sees_what_a_gpu_would(tmp_path: Path) -> None:
