@@ -1,6 +1,7 @@
 """Power iteration and its acceleration: lower *estimates* of spectral norms, to train on, never to certify with."""
 
 import math
+from functools import cache
 from typing import Any
 
 import torch
@@ -24,11 +25,15 @@ EVERY = 20
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
+AMPERE = (8, 0)
+"""Compute capability from which on GPUs have units for bfloat16."""
 
-def has_fast_bfloat16() -> bool:
-    """Whether bfloat16 convolutions run on hardware units here."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+
+@cache
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 convolutions run on hardware units of a device; GPUs before Ampere emulate them."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= AMPERE
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return torch.backends.mkldnn.is_available() and bool(capabilities.get("avx512_bf16", False))
 
@@ -93,7 +98,7 @@ class PowerNorms(nn.Module):
     Args:
         iterations: power steps a call. The vectors are buffers: they follow the checkpoint.
         precision: of the products M u and M^T v an image: "float32", "bfloat16", or "auto": the latter where the
-            processor has it. Lengths are accumulated in float32; global norms are always in the model's precision.
+            device of the weights has it. Lengths are accumulated in float32; global norms are always in the model's precision.
 
     Raises:
         ValueError: for parameters out of range.
@@ -107,7 +112,7 @@ class PowerNorms(nn.Module):
             raise ValueError(f"Expected `precision` to be one of {list(PRECISIONS)}, got {precision!r}.")
         self.iterations = iterations
         self.grams = Grams()
-        self.low_precision = precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16())
+        self.precision = precision
 
     def _vector(self, name: str, linear_map: LinearMap) -> tuple[str, Tensor]:
         """Return the stored left singular vector (1, *output_shape), computed at the first call."""
@@ -155,7 +160,8 @@ class PowerNorms(nn.Module):
         else:
             _, vector = self._vector(key.name, linear_map)
         gram = self.grams.of(key.name, linear_map, keep=self.training)
-        low = self.low_precision and origin.dtype == torch.float32
+        fast = self.precision == "bfloat16" or (self.precision == "auto" and has_fast_bfloat16(origin.device))
+        low = fast and origin.dtype == torch.float32
         norms, left = local_norms(linear_map, vector, rows, columns, self.iterations, gram, low)
         if self.training and typical is not None and torch.is_grad_enabled():
             setattr(self, typical, averaged(vector, left[:1]))  # broadcasting makes it the first rank's everywhere

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lipcert.bounds import analyze
 from lipcert.graph import LinearMap
 from lipcert.norms import PowerNorms
+from lipcert.norms.estimate import has_fast_bfloat16
 from lipcert.norms.krylov import inverse, krylov_iteration, power_iteration
 from tests.networks import images, network
 from tests.norms.maps import key, map_of
@@ -212,3 +213,11 @@ def test_power_steps_leave_the_last_product_to_the_estimate(steps: int, scaled: 
 def test_bad_parameters_are_refused(iterations: int, precision: str) -> None:
     with pytest.raises(ValueError, match="Expected `"):
         PowerNorms(iterations, precision)
+
+
+def test_bfloat16_where_the_device_in_use_has_units_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked of that device alone, so that no context is made on another one; older GPUs emulate it slowly."""
+    capabilities = {torch.device("cuda", 1): (8, 0), torch.device("cuda", 2): (7, 5), torch.device("cuda", 3): (9, 0)}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capabilities[device])
+    assert [has_fast_bfloat16(device) for device in capabilities] == [True, False, True]
+    has_fast_bfloat16.cache_clear()
