@@ -98,7 +98,8 @@ class PowerNorms(nn.Module):
     Args:
         iterations: power steps a call. The vectors are buffers: they follow the checkpoint.
         precision: of the products M u and M^T v an image: "float32", "bfloat16", or "auto": the latter where the
-            device of the weights has it. Lengths are accumulated in float32; global norms are always in the model's precision.
+            device of the weights is fast at it. Lengths are accumulated in float32; global norms are always in the
+            model's precision.
 
     Raises:
         ValueError: for parameters out of range.
