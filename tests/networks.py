@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin, Normalize, Residual
+from lipcert.nn import ClippedMaxMin, ClippedReLU, Householder, MaxMin, Normalize, Residual
 from tests.oracles import scale_weights
 
 IMAGE = (2, 6, 6)
@@ -19,7 +19,22 @@ def activation(kind: str, shape: tuple[int, ...]) -> nn.Module:
         "clipped_relu": lambda: ClippedReLU(shape, 0.4),
         "maxmin": MaxMin,
         "clipped_maxmin": lambda: ClippedMaxMin(shape, 0.2, -0.2),
+        "bent": lambda: _bent(shape[0]),
+        "householder": lambda: _householder(shape[0]),
     }[kind]()
+
+
+def _bent(channels: int) -> nn.Module:
+    layer = nn.PReLU(channels)
+    nn.init.uniform_(layer.weight, -1.5, 1.4)
+    return layer
+
+
+def _householder(channels: int) -> nn.Module:
+    layer = Householder(channels)
+    angles = 2 * torch.pi * torch.rand(channels // 2)
+    layer.directions.data = (0.5 + torch.rand(channels // 2)) * torch.stack((angles.cos(), angles.sin()))
+    return layer
 
 
 def plain(kind: str) -> nn.Sequential:

@@ -232,7 +232,7 @@ class Propagation:
                 Entry(node, region, box, source, keys, across, norms, self.norms, self.plan, unmasked)
             )
         whole, masked = reduce(torch.add, norms), reduce(torch.add, closed.local_norms)
-        rounding, ball = region.rounding, self._near(region, node.function, closed)
+        rounding, ball = region.rounding, self._near(region, node.function, closed, norms)
         bounds = ActivationBounds(node, box if self.activation_boxes else None, whole, masked, closed.mask, ball)
         if rounding is not None and box is not None:
             rounding = self._rounding(node, rounding, box, terms, closed, norms)
@@ -276,16 +276,23 @@ class Propagation:
         share = self.arithmetic.gamma(size.new_full((), function.operations))
         return share * size + self.arithmetic.tiny * (1 + torch.maximum(*(end.abs() for end in box)))
 
-    def _near(self, region: Region, function: Nonlinearity, closed: Closed) -> Near | None:
-        """Return where the inputs of an activation are that any varying output depends on, None where unknown."""
+    def _near(self, region: Region, function: Nonlinearity, closed: Closed, whole: list[Tensor]) -> Near | None:
+        """Return where the inputs of an activation are that any varying output depends on, None where unknown.
+
+        `whole`: norms of the terms times the activation's constant.
+        """
         rounding, images = region.rounding, len(region.center)
-        if rounding is None or self.arithmetic is None or not closed.own or function.lipschitz is not None:
+        if rounding is None or self.arithmetic is None or not closed.own:
             return None
+        norms, lipschitz = closed.local_norms, closed.source.lipschitz
+        if function.lipschitz is not None:  # these are of outputs
+            norms = [norm / function.lipschitz for norm in (norms if function.slopes is None else whole)]
+            lipschitz = _total([term.source.lipschitz for term in region.terms.values()], norms)
         error = (self.arithmetic.analysis * rounding.length).expand(images)
-        radius = (region.epsilon * closed.source.lipschitz).expand(images) + error
+        radius = (region.epsilon * lipschitz).expand(images) + error
         if len(region.terms) > 1:
             return Near(region.center, radius)
-        (term,), (norm,) = region.terms.values(), closed.local_norms
+        (term,), (norm,) = region.terms.values(), norms
         return Near(region.center, radius, term, norm.expand(images), error)
 
     def _asks_box(self, node: Activation, box_behind: bool) -> bool:

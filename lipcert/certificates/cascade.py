@@ -81,7 +81,7 @@ class Cascade:
 
     Args:
         model: any tree of supported layers, put into eval mode by the caller, or its float64 copy.
-        stages: the cheapest first. Backward bounds leave networks out that have an activation without `clamps`.
+        stages: the cheapest first. Backward bounds leave networks out that have an activation without `steps`.
         failure_probability: of each norm, where the copy is made here.
         clip_input: intersect the input box with [0, 1].
         arithmetic: `executed` or `exact`, see `Certificate`.

@@ -23,10 +23,6 @@ ROUNDS = 12
 """Multipliers tried for each row; the bound holds at every one."""
 
 
-ROOM = 1e-3
-"""Curvatures of sorts exceed those that arrive by this share."""
-
-
 class Remainder(NamedTuple):
     """What a ball and a box leave: Σ a_i σ_i(t) - g_i t + (d / 2)(t - c)² - (k / 2)(b_i(t) - b_i(c))² >= `value`, (R,).
 
@@ -43,8 +39,8 @@ class Remainder(NamedTuple):
 class Pieces:
     """What bends, flattened to (R, n): coefficients a, slopes g, centers c, and the clamp over its interval.
 
-    `anchor`: b(c), (R, n), b the clamp itself, or |t| where `sorts`; c need not lie in the interval.
-    `arriving`: k, (R,), curvature of what follows, in b; None for none.
+    `arriving`: k, (R,), curvature of what follows, in b(t) = clamp(t) + `turn` min(t, 0); None for none.
+    `anchor`: b(c), (R, n); c need not lie in the interval. `floor`: what d exceeds, (R,), None for 0.
     """
 
     coefficients: Tensor
@@ -53,13 +49,12 @@ class Pieces:
     anchor: Tensor
     interval: Interval
     arriving: Tensor | None = None
-    sorts: bool = False
+    turn: Tensor | float = 0.0
+    floor: Tensor | None = None
 
     def curvature(self, multiplier: Tensor) -> Tensor:
-        """Return d, (R,): above k for sorts, since a + b has no box."""
-        if self.arriving is None or not self.sorts:
-            return multiplier
-        return self.arriving * (1 + ROOM) + multiplier
+        """Return d, (R,)."""
+        return multiplier if self.floor is None else self.floor + multiplier
 
     @torch.no_grad()
     def minima(self, multiplier: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,12 +104,10 @@ class Pieces:
         return (high, upper) if side else (lower, low)
 
     def _side(self, multiplier: Tensor, side: int) -> tuple[Tensor, Tensor]:
-        """Return the best points where the clamp is flat, and the terms there."""
+        """Return the best points where the clamp is flat, and the terms there; b is `turn` t below."""
         d, k = self._curvatures(multiplier)
-        pull, curvature = d * self.center + self.slopes, d
-        if self.sorts:
-            pull, curvature = pull + k * self.anchor, d - k
-        points = _stationary(pull, curvature, *self._ends(side))
+        pull, turn = d * self.center + self.slopes, 0.0 if side else self.turn
+        points = _stationary(pull - k * turn * self.anchor, d - k * turn * turn, *self._ends(side))
         return points, self._terms(points, self.interval.values[2 + side], d)
 
     def _curvatures(self, multiplier: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,7 +141,7 @@ class Pieces:
 
     def _bent(self, points: Tensor, clamped: Tensor) -> Tensor:
         """Return b(t) - b(c), (R, n)."""
-        return (points.abs() if self.sorts else clamped) - self.anchor
+        return clamped + self.turn * points.clamp_max(0) - self.anchor
 
     def _clamped(self, points: Tensor) -> Tensor:
         _, _, low, high = self.interval.points

@@ -1,4 +1,4 @@
-"""Boxes of clamps and sorts: those that an analysis has proved, made smaller by backward passes of their own."""
+"""Boxes of what clamps see: those that an analysis has proved, made smaller by backward passes of their own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lipcert.bounds import ActivationBounds, Near
 from lipcert.crown.ball import QUICK, Ball
-from lipcert.crown.state import Held, Link, State, Step, balls_of_steps, boxes_of_steps, sizes_of
+from lipcert.crown.state import Held, Link, State, Vicinity, balls_of_steps, boxes_of_steps, sizes_of, step_of
 from lipcert.crown.substitution import Rows, rows_at_a_time, substitute
 from lipcert.crown.trust_region import Quadratic
 from lipcert.graph import Activation, Box, Graph, PairSort
@@ -34,7 +34,7 @@ def proved_state(graph: Graph, activations: Sequence[ActivationBounds], ball: Ba
         last[0] = 0
         ball = replace(ball, quadratic=_quadratic(first[0].ball, held[first[0].name]))
     known = {bounds.name: bounds.ball for bounds in activations if bounds.ball is not None}
-    steps = {name: Step(near.center, near.radius, _link(near, last)) for name, near in known.items()}
+    steps = {name: Vicinity(near.center, near.radius, _link(near, last)) for name, near in known.items()}
     state = State(
         boxes,
         sizes_of(graph, ball.size, boxes),
@@ -141,9 +141,7 @@ def _smaller(graph: Graph, node: Activation, places: Tensor, box: Box, state: St
         image, neuron = chunk.unbind(dim=1)
         units = ends[0].new_zeros(len(chunk), ends[0][0].numel())
         units[torch.arange(len(chunk), device=units.device), neuron] = 1
-        coefficients = torch.cat((units, -units)).view(-1, *ends[0].shape[1:])
-        if isinstance(node.function, PairSort):
-            coefficients = torch.cat((coefficients, -coefficients), dim=1)
+        coefficients = step_of(node).shown(torch.cat((units, -units)).view(-1, *ends[0].shape[1:]))
         rows = substitute(graph, Rows.of(coefficients, torch.cat((image, image))), state, node.sources[0])
         least, greatest = ball.certain(rows, QUICK).chunk(2)
         for end, found, sign in zip(ends, (least, -greatest), (1, -1), strict=True):

@@ -1,11 +1,10 @@
-"""What backward passes run over and know: a graph of clamps and sorts, boxes before these, sizes of all values.
+"""What backward passes run over and know: a graph of steps, boxes before these, sizes of all values.
 
-With r = relu(a - b) a sort of pairs is max(a, b) = b + r, min(a, b) = a - r: it bends where a clamp of a - b does.
+A step is a linear part and a clamp of what it sees of its input, see `lipcert.graph.Step`: it bends where that does.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -14,8 +13,7 @@ import torch
 from torch import Tensor
 
 from lipcert.crown.lines import Interval, Slopes
-from lipcert.graph import Activation, Add, Affine, Box, Clamp, Graph, Image, Node, PairSort
-from lipcert.nn.activations import split_pairs
+from lipcert.graph import Activation, Add, Affine, Box, Clamp, Graph, Image, Node, Step
 
 
 def split_activations(graph: Graph) -> Graph:
@@ -29,7 +27,7 @@ def split_activations(graph: Graph) -> Graph:
         sources = tuple(place[source] for source in node.sources)
         steps: list[Node] = [node]
         if isinstance(node, Activation):
-            functions = (each for step in node.function.clamps(node.shape) for each in step.clamps(node.shape))
+            functions = (each for step in node.function.steps(node.shape) for each in step.steps(node.shape))
             steps = [replace(node, function=function) for function in functions]
         for step in steps:
             nodes.append(replace(step, index=len(nodes), sources=sources))  # type: ignore[arg-type]  # as many as before
@@ -39,8 +37,14 @@ def split_activations(graph: Graph) -> Graph:
     return split if graph.key is None else split.frozen()
 
 
+def step_of(node: Activation) -> Step:
+    """Return what a node of a split graph does."""
+    assert isinstance(node.function, Step)
+    return node.function
+
+
 def has_steps(graph: Graph) -> bool:
-    """Return whether every activation of a graph is made of clamps and sorts, as backward bounds need."""
+    """Return whether every activation of a graph is made of steps, as backward bounds need."""
     try:
         split_activations(graph)
     except NotImplementedError:
@@ -59,7 +63,7 @@ class Link(NamedTuple):
     error: Tensor
 
 
-class Step(NamedTuple):
+class Vicinity(NamedTuple):
     """A ball around the input of a clamp or sort: `center`, (B, *shape), and `radius`, (B,).
 
     `link`: to the value that the radius follows from; None where there are several.
@@ -84,11 +88,11 @@ class State:
     """What a backward pass knows of a batch.
 
     Attributes:
-        boxes: of the input of every clamp, of a - b for every pair of a sort, (B, *shape), by the node's index.
+        boxes: of what the clamp of every step sees, (B, *shape), by the node's index.
         sizes: of all values, which rounding errors are relative to, see `sizes_of`; None to leave these out.
         slopes: what rows have before clamps in place of what they have behind, (R, *shape), by the node's index.
         otherwise: slopes of lines of images, for nodes without `slopes`: the closest ones.
-        balls: around the inputs of clamps and sorts, by the node's index; where there is none, the box says all.
+        balls: around the inputs of steps, by the node's index; where there is none, the box says all.
         held: inputs of activations, by the node's index.
         multipliers: of rows, (R,), for nodes with balls; where there is none, a good one is looked for.
         varying: what varies where boxes have been split, (B, *shape), by the node's index: as before. Empty otherwise.
@@ -98,7 +102,7 @@ class State:
     sizes: Mapping[int, Tensor] | None = None
     slopes: Mapping[int, Tensor] = field(default_factory=dict)
     otherwise: Callable[[Interval], Slopes] = Interval.closest
-    balls: Mapping[int, Step] = field(default_factory=dict)
+    balls: Mapping[int, Vicinity] = field(default_factory=dict)
     held: Mapping[int, Held] = field(default_factory=dict)
     multipliers: Mapping[int, Tensor] = field(default_factory=dict)
     varying: Mapping[int, Tensor] = field(default_factory=dict)
@@ -114,7 +118,7 @@ class State:
             return {key: value[index] for key, value in values.items()}
 
         balls = {
-            key: Step(center[index], radius[index], link and Link(link.origin, link.norm[index], link.error[index]))
+            key: Vicinity(center[index], radius[index], link and Link(link.origin, link.norm[index], link.error[index]))
             for key, (center, radius, link) in self.balls.items()
         }
         return replace(
@@ -133,7 +137,7 @@ class State:
         lower, upper = self.boxes[node.index]
         if image is not None:
             lower, upper = lower[image], upper[image]
-        clamp = node.function if isinstance(node.function, Clamp) else Clamp(0.0)  # of a - b, in a sort
+        clamp = step_of(node).clamp
         return Interval.of(lower, upper, clamp.low, clamp.high)
 
 
@@ -147,32 +151,23 @@ def boxes_of_steps(graph: Graph, known: Mapping[str, Box]) -> dict[int, Box]:
         else:
             box = known[node.name]
         inputs[node.index] = box
-        boxes[node.index] = _differences(*box) if isinstance(node.function, PairSort) else box
+        boxes[node.index] = step_of(node).seen_box(*box)
     return boxes
 
 
-def balls_of_steps(graph: Graph, known: Mapping[str, Step]) -> dict[int, Step]:
+def balls_of_steps(graph: Graph, known: Mapping[str, Vicinity]) -> dict[int, Vicinity]:
     """Return the balls of a `State` from those around activations' inputs, by name: steps enlarge none."""
-    balls = dict[int, Step]()
+    balls = dict[int, Vicinity]()
     for node in graph.activations:
         before = graph.nodes[node.sources[0]]
         if isinstance(before, Activation) and before.name == node.name:
             center, radius, _ = balls[before.index]
             link = Link(before.index, torch.ones_like(radius), torch.zeros_like(radius))
-            step = Step(before.function.apply(center), radius, link)
+            step = Vicinity(before.function.apply(center), radius, link)
         else:
             step = known[node.name]
         balls[node.index] = step
     return balls
-
-
-def _differences(lower: Tensor, upper: Tensor) -> Box:
-    """Return the range of a - b for pairs (a, b) of a box, one rounding wider."""
-    (first_lower, second_lower), (first_upper, second_upper) = split_pairs(lower), split_pairs(upper)
-    return (
-        torch.nextafter(first_lower - second_upper, torch.full_like(first_lower, -math.inf)),
-        torch.nextafter(first_upper - second_lower, torch.full_like(first_upper, math.inf)),
-    )
 
 
 @torch.no_grad()
@@ -191,9 +186,8 @@ def sizes_of(graph: Graph, images: Tensor, boxes: Mapping[int, Box]) -> dict[int
                 sizes[node.index] = operators[node.index].magnitude(*before)
             case Add():
                 sizes[node.index] = before[0] + before[1]
-            case Activation(function=PairSort()):
-                larger = torch.maximum(*split_pairs(*before))
-                sizes[node.index] = torch.cat((larger, larger), dim=1)
-            case Activation():
+            case Activation(function=Clamp()):
                 sizes[node.index] = state.interval(node).size
+            case Activation():
+                sizes[node.index] = torch.maximum(*(end.abs() for end in node.function.range(-before[0], before[0])))
     return sizes

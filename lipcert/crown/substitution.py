@@ -12,9 +12,8 @@ from torch import Tensor
 from lipcert.bounds.margins import support
 from lipcert.crown.ball_box import Pieces, least_remainder
 from lipcert.crown.lines import Interval, Lines
-from lipcert.crown.state import Link, State
-from lipcert.graph import Activation, Add, Affine, Graph, Operator, PairSort
-from lipcert.nn.activations import split_pairs
+from lipcert.crown.state import Link, State, step_of
+from lipcert.graph import Activation, Add, Affine, Clamp, Graph, Operator
 from lipcert.norms.krylov import per_image
 
 SAFETY = 2
@@ -26,8 +25,11 @@ ERROR_SHARE, ERRORS = 1e-9, 4
 NORM_SLACK = 1e-9
 """Relative room for the arithmetic of norms and of maxima over ball and box."""
 
-ROOT = math.sqrt(2) * (1 + 1e-12)
-"""How much longer a - b may be than (a, b), with room for its arithmetic."""
+ROOM = 1e-3
+"""Curvatures before steps other than clamps exceed those behind by this share: of what they pass there is no box."""
+
+STEP_OPERATIONS = 16
+"""Rounded operations on the way of a coefficient through a step, at most."""
 
 UNDERFLOW = 1e-200
 """Added to coefficients where rounding is bounded: more than products of coefficients and weights lose to underflow."""
@@ -177,19 +179,16 @@ class _Backward:
         self.arrive(node.sources[0], before)
 
     def activation(self, node: Activation, coefficients: Tensor) -> None:
-        source, sorts = node.sources[0], isinstance(node.function, PairSort)
+        source, step = node.sources[0], step_of(node)
         if node.index in self.state.balls:
             self.stop(node, coefficients)
-        passed = None
-        if sorts:  # x max(a, b) + y min(a, b) = y a + x b + (x - y) relu(a - b)
-            larger, smaller = split_pairs(coefficients)
-            passed, coefficients = torch.cat((smaller, larger), dim=1), larger - smaller
-        before = self._bent(node, coefficients)
+        passed = step.passed(coefficients)
+        before = step.shown(self._bent(node, step.bent(coefficients)))
         if passed is not None:
-            bent = torch.cat((before, -before), dim=1)
             if self.state.sizes is not None:
-                self._round(4, passed.abs() + bent.abs(), self.state.sizes[source][self.image])
-            before = passed + bent
+                weight = step.weight(coefficients) + passed.abs() + before.abs()
+                self._round(STEP_OPERATIONS, weight, self.state.sizes[source][self.image])
+            before = passed + before
         held = self.state.held.get(node.index)
         if held is not None:
             needed, center = (each[self.image] for each in held)
@@ -231,18 +230,21 @@ class _Backward:
         """
         interval, image = self.state.interval(node), self.image
         center, radius, link = self.state.balls[node.index]
-        sorts, arriving = isinstance(node.function, PairSort), self.curvatures.pop(node.index, None)
-        if sorts:  # |max - min| = |a - b|, and half its square; (a - b)² <= 2 (a² + b²)
-            first, second = split_pairs(center)
-            center, radius = first - second, radius * ROOT
-            arriving = None if arriving is None else arriving / 2
-        anchor = center.abs() if sorts else node.function.apply(center)
+        step, arriving, floor = step_of(node), self.curvatures.pop(node.index, None), None
+        center, radius = step.seen(center), radius * step.stretch
+        if arriving is not None and not isinstance(step, Clamp):
+            arriving = arriving / step.square
+            floor = (1 + ROOM) * arriving * (1 if step.lipschitz is None else step.lipschitz**2)
+        turn = step.turn(center)
         varies = self.state.varies(node).flatten(1)
         self.constant = self.constant + torch.where(varies[image], 0, gaps.flatten(1)).sum(dim=1)
         most = max(1, int(varies.sum(dim=1).amax()))
         order = varies.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
         valid = varies.gather(1, order)
+        anchor = step.clamp.apply(center)
         center, anchor = (each.flatten(1).gather(1, order) for each in (center, anchor))
+        anchor = torch.where(valid, anchor, center)
+        turns = turn.expand_as(interval.bends).flatten(1).gather(1, order)[image] if isinstance(turn, Tensor) else turn
 
         def chosen(values: Tensor) -> Tensor:
             """Return the entries of images that vary; others stand still at their centers."""
@@ -257,15 +259,17 @@ class _Backward:
             interval.bends_up,
             interval.bends_down,
         )
-        anchors = torch.where(valid, anchor, center.abs() if sorts else center)[image]
-        pieces = Pieces(of_rows(coefficients), of_rows(slopes), center[image], anchors, clamp, arriving, sorts)
+        anchor = anchor[image] + turns * center[image].clamp_max(0)
+        pieces = Pieces(of_rows(coefficients), of_rows(slopes), center[image], anchor, clamp, arriving, turns, floor)
         box = of_rows(gaps).sum(dim=1)
         rest = least_remainder(pieces, radius[image], box, self.state.multipliers.get(node.index))
         self.constant = self.constant + rest.value
         if link is None:
             self.constant = self.constant - rest.curvature / 2 * radius[image].square()
         else:
-            self._pass_on(link, rest.curvature * (ROOT**2 if sorts else 1), arriving)
+            self._pass_on(
+                link, rest.curvature * step.stretch**2, arriving if floor is None else floor * step.stretch**2
+            )
         if self.state.sizes is not None:
             ends = clamp.size.square().sum(dim=1) * torch.finfo(rest.value.dtype).eps
             squares = rest.squares + radius[image].square() + ends
@@ -286,7 +290,7 @@ class _Backward:
         self.constant = self.constant - (curvature if arriving is None else curvature + 2 * arriving) / 2 * errors
 
     def stop(self, node: Activation, coefficients: Tensor) -> None:
-        """Bound rows at the output of a step by the ball around its input alone: steps are 1-Lipschitz."""
+        """Bound rows at the output of a step by the ball around its input alone."""
         if self.state.sizes is None or self.state.varying:  # a part's box may leave out the center
             return
         if self.coefficients:  # of other nodes; where there are none, no curvature is on its way to these either
@@ -294,7 +298,9 @@ class _Backward:
         near, interval, image = self.state.balls[node.index], self.state.interval(node), self.image
         values = node.function.apply(near.center)[image]
         directions, radius, lower, upper = coefficients.flatten(1), near.radius[image], None, None
-        if not isinstance(node.function, PairSort):
+        if node.function.lipschitz is not None:
+            radius = radius * node.function.lipschitz
+        if isinstance(node.function, Clamp):
             directions = directions * interval.varies[image].flatten(1)
             lower, upper = ((end[image] - values).flatten(1) for end in interval.values[:2])
         fall = support(-directions.unsqueeze(1), radius, lower, upper)[:, 0] * (1 + NORM_SLACK)

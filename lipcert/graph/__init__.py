@@ -1,6 +1,6 @@
 """A model becomes a graph of affine, activation and sum nodes once; every bound runs over it."""
 
-from lipcert.graph.activations import Clamp, Nonlinearity, PairSort, register_activation
+from lipcert.graph.activations import Clamp, Nonlinearity, Step, register_activation
 from lipcert.graph.compile import (
     Graph,
     check_unchanged,
@@ -21,6 +21,7 @@ from lipcert.graph.operators import (
     Shape,
     map_of,
 )
+from lipcert.graph.pairs import PairSort, Reflection
 from lipcert.graph.piecewise import Bend
 from lipcert.graph.pooling import AveragePool
 from lipcert.graph.scaling import scaling
@@ -47,8 +48,10 @@ __all__ = [
     "Operator",
     "PairSort",
     "Permutation",
+    "Reflection",
     "Shape",
     "Smooth",
+    "Step",
     "TransposedConvolution",
     "UnsupportedLayerError",
     "WindowMaximum",

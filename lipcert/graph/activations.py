@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.graph.operators import Box, Shape
-from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin, UnsupportedLayerError
-from lipcert.nn.activations import clipped_max_min, clipped_relu, max_min, split_pairs
+from lipcert.nn import ClippedReLU, UnsupportedLayerError
+from lipcert.nn.activations import clipped_relu
 from lipcert.nn.integrity import REGISTERED
 
 
@@ -24,7 +24,7 @@ class Nonlinearity:
     """What bounds ask of an activation; the box `lower`, `upper` is that of its input, (B, *shape) each.
 
     Raises:
-        NotImplementedError: by `apply`, `range`, `rounding` and `clamps` where a subclass leaves them out.
+        NotImplementedError: by `apply`, `range`, `rounding` and `steps` where a subclass leaves them out.
     """
 
     slopes: tuple[float, float] | None = None
@@ -79,13 +79,65 @@ class Nonlinearity:
         """Return bounds on executed minus exact outputs, (B, *shape), from those of the inputs, `entries`."""
         raise NotImplementedError
 
-    def clamps(self, shape: Shape) -> Sequence[Clamp | PairSort]:
-        """Return the steps that backward bounds follow on (B, *shape), clamps and sorts of pairs, first to last."""
+    def steps(self, shape: Shape) -> Sequence[Step]:
+        """Return the steps that backward bounds follow on (B, *shape), first to last."""
         raise NotImplementedError
 
 
+class Step(Nonlinearity):
+    """What backward bounds follow: σ(z) = M z + Kᵀ c(T z), c a clamp of every entry; M = 0, K = T = I here.
+
+    Kinks of c are at 0 where M is not 0.
+
+    Attributes:
+        stretch: upper bound of |T|, `square` that of |T|², up to rounding.
+    """
+
+    stretch: float = 1.0
+    square: float = 1.0
+
+    @property
+    def clamp(self) -> Clamp:
+        """c."""
+        return RELU
+
+    def steps(self, shape: Shape) -> Sequence[Step]:
+        return (self,)
+
+    def seen(self, values: Tensor) -> Tensor:
+        """Return T z for `values` z, (B, *shape)."""
+        return values
+
+    def seen_box(self, lower: Tensor, upper: Tensor) -> Box:
+        """Return a box of T z."""
+        return lower, upper
+
+    def shown(self, slopes: Tensor) -> Tensor:
+        """Return Tᵀ g for rows g of T z, (R, ...)."""
+        return slopes
+
+    def passed(self, rows: Tensor) -> Tensor | None:
+        """Return Mᵀ a for rows a of the output, (R, *shape); None for zeros."""
+        return None
+
+    def bent(self, rows: Tensor) -> Tensor:
+        """Return K a for rows a of the output, (R, *shape)."""
+        return rows
+
+    def turn(self, like: Tensor) -> Tensor | float:
+        """Return β for values `like` T z, of which σ is built with b(t) = c(t) + β min(t, 0).
+
+        |σ(z) - σ(y)|² is at most what T leaves of |z - y|², and Σ (b(T z) - b(T y))² / `square`.
+        """
+        return 0.0
+
+    def weight(self, rows: Tensor) -> Tensor:
+        """Return what the rounding of Mᵀ a, K a and Tᵀ g is relative to besides these themselves, (R, *shape)."""
+        return rows.abs()
+
+
 @dataclass(frozen=True, eq=False)
-class Clamp(Nonlinearity):
+class Clamp(Step):
     """min(max(z, low), high), elementwise; either may be missing, `high` wins where they cross.
 
     `low`, `high`: numbers that the executed precision holds exactly, or tensors (1, *shape).
@@ -142,8 +194,12 @@ class Clamp(Nonlinearity):
         clipped = clipped if self.high is None else clipped | (lower - entries >= self._reached_high())
         return torch.where(clipped, 0, entries)
 
-    def clamps(self, shape: Shape) -> Sequence[Clamp | PairSort]:
-        return (self,)
+    @property
+    def clamp(self) -> Clamp:
+        return self
+
+
+RELU = Clamp(0.0)
 
 
 class RoundedClamp(Clamp):
@@ -163,60 +219,6 @@ class Positive(Clamp):
 
     def apply(self, inputs: Tensor) -> Tensor:
         return torch.relu(inputs) if self.high is None else clipped_relu(inputs, self.high)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True, eq=False)
-class PairSort(Nonlinearity):
-    """(a, b) -> (max(a, b), min(a, b)) over the two halves of the channels, clipped to `high` and `low` if given.
-
-    `high`, `low`: thresholds of the larger and of the smaller half, (1, C/2, ...).
-    """
-
-    high: Tensor | None = None
-    low: Tensor | None = None
-
-    def apply(self, inputs: Tensor) -> Tensor:
-        if self.high is None or self.low is None:
-            return max_min(inputs)
-        return clipped_max_min(inputs, self.high, self.low)
-
-    def range(self, lower: Tensor, upper: Tensor) -> Box:
-        return self.apply(lower), self.apply(upper)
-
-    def _vary(self, lower: Tensor, upper: Tensor) -> Box:
-        """Return where the larger and the smaller outputs vary, bool."""
-        (first_lower, second_lower), (first_upper, second_upper) = split_pairs(lower), split_pairs(upper)
-        larger = ~(torch.maximum(first_lower, second_lower) >= self.high)  # type: ignore[operator]
-        smaller = ~(torch.minimum(first_upper, second_upper) <= self.low)  # type: ignore[operator]
-        return larger, smaller
-
-    def varying(self, lower: Tensor, upper: Tensor) -> Tensor | None:
-        if self.high is None or self.low is None:
-            return None
-        return torch.cat(self._vary(lower, upper), dim=1).to(upper.dtype)
-
-    def needed(self, lower: Tensor, upper: Tensor) -> Tensor | None:
-        # A pair matters while one of its outputs varies; where its order is decided, each input alone.
-        if self.high is None or self.low is None:
-            return None
-        larger, smaller = self._vary(lower, upper)
-        (first_lower, second_lower), (first_upper, second_upper) = split_pairs(lower), split_pairs(upper)
-        first_leads, second_leads = first_lower >= second_upper, second_lower >= first_upper
-        either = larger | smaller
-        first = torch.where(first_leads, larger, torch.where(second_leads, smaller, either))
-        second = torch.where(first_leads, smaller, torch.where(second_leads, larger, either))
-        return torch.cat((first, second), dim=1).to(upper.dtype)
-
-    def rounding(self, entries: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-        larger = torch.maximum(*split_pairs(entries))  # an output's error is at most the larger of its pair
-        return torch.cat((larger, larger), dim=1)
-
-    def clamps(self, shape: Shape) -> Sequence[Clamp | PairSort]:
-        if self.high is None or self.low is None:
-            return (self,)
-        low, high = (each.expand(1, shape[0] // 2, *shape[1:]) for each in (self.low, self.high))
-        free = torch.full_like(high, torch.inf)
-        return PairSort(), Clamp(torch.cat((-free, low), dim=1), torch.cat((high, free), dim=1))
 
 
 MAKERS: dict[type[nn.Module], Callable[[Any, Shape], Nonlinearity]] = {}
@@ -254,7 +256,7 @@ def nonlinearity(layer: nn.Module, shape: Shape) -> Nonlinearity:
     return function
 
 
-def _check_thresholds(layer: nn.Module, thresholds: Tensor, shape: Shape) -> None:
+def check_thresholds(layer: nn.Module, thresholds: Tensor, shape: Shape) -> None:
     own, needed = tuple(thresholds.shape), (1, *shape)
     if len(own) != len(needed) or any(mine not in (1, theirs) for mine, theirs in zip(own, needed, strict=True)):
         raise UnsupportedLayerError(
@@ -264,18 +266,8 @@ def _check_thresholds(layer: nn.Module, thresholds: Tensor, shape: Shape) -> Non
 
 
 def _clipped_relu(layer: ClippedReLU, shape: Shape) -> Nonlinearity:
-    _check_thresholds(layer, layer.threshold, shape)
+    check_thresholds(layer, layer.threshold, shape)
     return Positive(layer.threshold)
-
-
-def _pairs(layer: MaxMin | ClippedMaxMin, shape: Shape) -> Nonlinearity:
-    if shape[0] % 2:
-        raise UnsupportedLayerError(f"a {type(layer).__name__} pairs channels, of which {shape} has an odd number.")
-    if isinstance(layer, MaxMin):
-        return PairSort()
-    for thresholds in (layer.max, layer.min):
-        _check_thresholds(layer, thresholds, (shape[0] // 2, *shape[1:]))
-    return PairSort(layer.max, layer.min)
 
 
 def _band(layer: nn.Hardtanh, shape: Shape) -> Nonlinearity:
@@ -288,8 +280,6 @@ register_activation(nn.ReLU6, _band)
 register_activation(nn.Hardtanh, _band)
 register_activation(nn.ReLU, lambda layer, shape: Positive())
 register_activation(ClippedReLU, _clipped_relu)
-register_activation(MaxMin, _pairs)
-register_activation(ClippedMaxMin, _pairs)
 
 
 def _compared(compare: Callable[..., Tensor], values: Tensor, limit: Tensor | float | None) -> Tensor:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lipcert.graph.activations import Nonlinearity, register_activation
+from lipcert.graph.activations import Step, register_activation
 from lipcert.graph.operators import Box, Shape
 from lipcert.nn import Abs, UnsupportedLayerError
 
 
 @dataclass(frozen=True, eq=False)
-class Bend(Nonlinearity):
+class Bend(Step):
     """max(z, 0) + slope * min(z, 0), elementwise: leaky ReLU, PReLU, the absolute value for a slope of -1.
 
     `slope`: a number, or a tensor (C,) or (1,). `operations`: rounded, of an output below 0.
@@ -33,11 +33,13 @@ class Bend(Nonlinearity):
             return self.slope.abs().amax().clamp_min(1)
         return max(1.0, abs(self.slope))
 
+    def _slope(self, like: Tensor) -> Tensor | float:
+        """Return the slope below 0 for values (B, C, ...)."""
+        return self.slope.view(1, -1, *(1 for _ in like.shape[2:])) if isinstance(self.slope, Tensor) else self.slope
+
     def _below(self, inputs: Tensor) -> Tensor:
         """Return what becomes of the negative part of inputs, (B, C, ...)."""
-        if not isinstance(self.slope, Tensor):
-            return self.slope * inputs.clamp_max(0)
-        return self.slope.view(1, -1, *(1 for _ in inputs.shape[2:])) * inputs.clamp_max(0)
+        return self._slope(inputs) * inputs.clamp_max(0)
 
     def apply(self, inputs: Tensor) -> Tensor:
         return inputs.clamp_min(0) + self._below(inputs)
@@ -54,10 +56,21 @@ class Bend(Nonlinearity):
         return (lower >= 0).to(lower)
 
     def rounding(self, entries: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-        return entries * self.lipschitz
+        return entries * self.lipschitz * (1 + 1e-5)  # for the rounding of what the error adds
 
     def magnitude(self, lower: Tensor, upper: Tensor) -> Tensor:
         return self._below(lower).abs()
+
+    # slope z + (1 - slope) relu(z)
+
+    def passed(self, rows: Tensor) -> Tensor:
+        return self._slope(rows) * rows
+
+    def bent(self, rows: Tensor) -> Tensor:
+        return (1 - self._slope(rows)) * rows
+
+    def turn(self, like: Tensor) -> Tensor | float:
+        return self._slope(like)
 
 
 def _leaky(layer: nn.LeakyReLU, shape: Shape) -> Bend:

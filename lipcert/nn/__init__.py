@@ -6,6 +6,7 @@ from lipcert.nn.architectures import ACTIVATIONS, ARCHITECTURES, PARAMETRIZATION
 from lipcert.nn.blocks import Normalize, Residual
 from lipcert.nn.channels import ChannelPad, GroupSort2, HalvesToPairs, PairsToHalves
 from lipcert.nn.folding import folded
+from lipcert.nn.householder import Householder
 from lipcert.nn.imported import ElementwiseAffine, Permute
 from lipcert.nn.integrity import UnsupportedLayerError
 from lipcert.nn.layer_graph import LayerGraph, Sum
@@ -22,6 +23,7 @@ __all__ = [
     "ElementwiseAffine",
     "GroupSort2",
     "HalvesToPairs",
+    "Householder",
     "LayerGraph",
     "MaxMin",
     "Normalize",

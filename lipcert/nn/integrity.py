@@ -26,6 +26,7 @@ from lipcert.nn.activations import Abs, ClippedMaxMin, ClippedReLU, MaxMin
 from lipcert.nn.almost_orthogonal import AlmostOrthogonal
 from lipcert.nn.blocks import Normalize, Residual
 from lipcert.nn.channels import ChannelPad, GroupSort2, HalvesToPairs, PairsToHalves
+from lipcert.nn.householder import Householder
 from lipcert.nn.imported import ElementwiseAffine, Permute
 from lipcert.nn.layer_graph import LayerGraph, Sum
 
@@ -36,7 +37,7 @@ class UnsupportedLayerError(NotImplementedError):
 
 OWN = (
     *(Abs, AlmostOrthogonal, ChannelPad, ClippedMaxMin, ClippedReLU, ElementwiseAffine, GroupSort2, HalvesToPairs),
-    *(LayerGraph, MaxMin, Normalize, PairsToHalves, Permute, Residual, Sum),
+    *(Householder, LayerGraph, MaxMin, Normalize, PairsToHalves, Permute, Residual, Sum),
 )
 """The layers of lipcert."""
 

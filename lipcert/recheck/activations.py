@@ -12,6 +12,8 @@ from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin
 
 _ZERO = torch.tensor(0.0, dtype=torch.float64)
 
+ROOT = torch.tensor(0.5, dtype=torch.float64).sqrt()
+
 
 @dataclass(frozen=True, eq=False)
 class Activation:
@@ -29,10 +31,21 @@ class Activation:
     floor: Tensor = _ZERO
     operations: int = 0
 
+    steep = False
+    """Whether its constant, its masks or its box are its own."""
+
+    followed = True
+    """Whether it is bounded backward."""
+
     @property
-    def clamps(self) -> bool:
-        """Whether it is made of clamps and of sorts of pairs."""
-        return True
+    def axis(self) -> tuple[Tensor, Tensor] | None:
+        """Unit vectors along which pairs are reflected, (C/2,) or () each; None where none are."""
+        return (ROOT, -ROOT) if self.paired else None
+
+    @property
+    def slope_below(self) -> Tensor | None:
+        """Slope below 0, (C,) or (1,), of what has one, and 1 above; None for others."""
+        return None
 
     @property
     def constant(self) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lipcert.recheck.ball_box import Choice, Clamp
-from lipcert.recheck.bends import ROOT, Bends, Box, Choices, bends_of
+from lipcert.recheck.bends import Axis, Bends, Box, Choices, bends_of
 from lipcert.recheck.derivation import Derivation
 from lipcert.recheck.program import ActivationStep, AddStep, AffineStep, linear_map, single_map
 from lipcert.recheck.reach import SLACK, maximum_over
@@ -95,28 +95,30 @@ class Backward:
         """
         for step in self.activations:
             bends, value = self.bends[step.target], step.source
-            if bends.paired:
+            if bends.axis is not None:
                 pairs, half = bends.inner.bends, bends.inner.center.numel()
                 if bends.outer is not None:
                     places = torch.cat([bends.outer.bends % half + shift for shift in (0, half)]).unique()
                     self.boxes[value] = self._refined(value, self.boxes[value], places, None, steps, most)
                 box = (bends.inner.lower, bends.inner.upper)
-                self.differences[value] = self._refined(value, box, pairs, pairs + half, steps, most)
+                self.differences[value] = self._refined(value, box, pairs, bends.axis, steps, most)
             elif self.derived.reaches[value].rows.keys() != {0}:  # of a linear map of the image all is known
                 self.boxes[value] = self._refined(value, self.boxes[value], bends.inner.bends, None, steps, most)
             self.bends[step.target] = self._bends(step)
 
-    def _refined(self, value: int, box: Box, places: Tensor, others: Tensor | None, steps: int, most: int) -> Box:
-        """Return a box, cut at `places`, flat, to what entries, or (entry - other)/√2, can be."""
+    def _refined(self, value: int, box: Box, places: Tensor, axis: Axis | None, steps: int, most: int) -> Box:
+        """Return a box, cut at `places`, flat, to what entries, or pairs along an axis, can be."""
         if len(places) * self.largest > most:
             return box
         lower, upper = (each.flatten().clone() for each in box)
         for index in torch.arange(len(places)).split(self.chunk):
             rows = torch.zeros(len(index), self.sizes[value].numel(), dtype=torch.float64)
-            rows.scatter_(1, places[index, None], 1.0)
-            if others is not None:
-                rows = rows.scatter_(1, others[index, None], -1.0) / ROOT
-            rows, here = rows.view(-1, *self.program.shapes[value]), places[index]
+            here, every = places[index], torch.arange(len(index))
+            if axis is None:
+                rows[every, here] = 1.0
+            else:
+                rows[every, here], rows[every, here + len(axis[1])] = axis[0][here], axis[1][here]
+            rows = rows.view(-1, *self.program.shapes[value])
             lower[here] = torch.maximum(lower[here], self.bound(value, rows, steps))
             upper[here] = torch.minimum(upper[here], -self.bound(value, -rows, steps))
         return lower.view_as(box[0]), upper.view_as(box[1])
@@ -124,7 +126,7 @@ class Backward:
     def _bends(self, step: ActivationStep) -> Bends:
         """Return an activation's clamps; inputs that matter move as little as its outputs, a source."""
         reach, source = self.derived.reaches[step.source], self.derived.sources[step.target]
-        radius = source.tight * self.derived.epsilon * (1 + SLACK)
+        radius = source.inputs * self.derived.epsilon * (1 + SLACK)
         radius += reach.own.norm + 8 * FLOAT64.unit * float(reach.center.norm())
         box, difference = self.boxes[step.source], self.differences.get(step.source)
         return bends_of(step.activation, box, reach.center, radius, difference)
@@ -132,7 +134,7 @@ class Backward:
     def _link(self, step: ActivationStep) -> Link | None:
         """Return what inputs that matter are a linear map of; None where that is more than one source, or unknown."""
         reach = self.derived.reaches[step.source]
-        norm = self.derived.masked_norm(reach, self.derived.sources[step.target].tight)
+        norm = self.derived.masked_norm(reach, self.derived.sources[step.target].inputs)
         if norm is None:
             return None
         (source,) = reach.rows

@@ -5,8 +5,9 @@ For a row a with curvature k behind clamps σ, and any slopes g and curvature m 
     a·σ(t) - k/2 |b(t) - b(c)|²  >=  g·t - m/2 |t - c|²
                                      +  Σ min of a_i σ_i(t) - g_i t + m/2 (t - c_i)² - k/2 (b_i(t) - b_i(c_i))²,
 
-b = σ, or |t| where σ sorts pairs. Each minimum is exact: a quadratic function on a linear piece of σ_i. On |t - c| <= r
-the rest, m/2 |t - c|², is at most m r²/2; or it is taken on to what t - c is a linear map of.
+b = σ, or with a slope below 0 where σ is a part of something else. Each minimum is exact: a quadratic function on a
+linear piece of σ_i. On |t - c| <= r the rest, m/2 |t - c|², is at most m r²/2; or it is taken on to what t - c is a
+linear map of.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ DEPTH = 12.0
 """Length of that interval; where the best multiplier lies below it the box alone is as good."""
 
 ROOM = 1e-3
-"""Curvatures before pairs that are sorted exceed those behind by this share: of a + b there is no box."""
+"""Curvatures before what is more than a clamp exceed those behind by this share: of what else there is no box."""
 
 LEAST_RADIUS = 1e-100
 """Balls with radii below it, or above its inverse, are left to the box: nothing overflows in between."""
@@ -58,7 +59,8 @@ class Clamp:
     """σ(t) = min(max(t, low), high) of the entries t of a vector in the box [lower, upper], all (N,).
 
     The n entries `near`, (N,) bool, are within `radius` of `center` in l2, too: there any slopes are a choice.
-    `sorts`: t are differences of pairs that are sorted, and b is |t|, see above; low is 0 then, and high infinite.
+    `turn`: slope of b below 0, (N,), where σ has one kink, at 0; None for b = σ. `floor`: curvatures before exceed
+    those behind times it.
     """
 
     lower: Tensor
@@ -68,7 +70,8 @@ class Clamp:
     center: Tensor
     near: Tensor
     radius: float
-    sorts: bool = False
+    turn: Tensor | None = None
+    floor: float = 0.0
 
     @cached_property
     def index(self) -> Tensor:
@@ -97,18 +100,21 @@ class Clamp:
         return lower, first, second, upper
 
     @cached_property
-    def _pieces(self) -> list[tuple[int, int, Tensor, Tensor]]:
+    def _pieces(self) -> list[tuple[int, Tensor | int, Tensor, Tensor]]:
         """Rises of σ and of b, and both ends, (n,), of pieces that are not empty for all entries."""
-        rises = ((0, -1), (1, 1), (0, 0)) if self.sorts else ((0, 0), (1, 1), (0, 0))
+        rises = ((0, 0 if self.turn is None else self.turn[self.index]), (1, 1), (0, 0))
         ends = zip(rises, self._points, self._points[1:], strict=False)
         pieces = [(*rise, start, end) for rise, start, end in ends]
         return [piece for piece in pieces if bool((piece[2] < piece[3]).any())] or pieces[1:2]
 
     def _bent(self, values: Tensor) -> Tensor:
         """Return b(t) - b(c), (..., n)."""
-        if self.sorts:
-            return values.abs() - self._center.abs()
-        return self._near(values) - self._near(self._center)
+        return self._turned(values) - self._turned(self._center)
+
+    def _turned(self, values: Tensor) -> Tensor:
+        """Return b of the entries `near`, (..., n)."""
+        found = self._near(values)
+        return found if self.turn is None else found + self.turn[self.index] * values.clamp(max=0)
 
     def _near(self, values: Tensor) -> Tensor:
         """Return σ of the entries `near`, (..., n)."""
@@ -139,7 +145,7 @@ class Clamp:
         chosen = near * torch.where(near >= 0, slopes[..., 0, :], slopes[..., 1, :])
         function = _Function(self, near, chosen, arriving)
         room = function.sought() if choice is None else choice.logarithm.exp()
-        curvature = arriving * (1 + ROOM) + room if self.sorts else room
+        curvature = arriving * self.floor + room
         with torch.no_grad():
             points = function.least(curvature)
         constant = function.values(curvature, points).sum(dim=1)
@@ -178,11 +184,10 @@ class _Function:
     def least(self, curvature: Tensor) -> Tensor:
         """Return where it is least in the box, (R, n), for m, (R,)."""
         k, center = self.arriving[:, None], self.clamp._center
-        level, anchor = curvature[:, None] * center + self.slopes, center.abs() if self.clamp.sorts else None
-        anchor = self.clamp._near(center) if anchor is None else anchor
+        level, anchor = curvature[:, None] * center + self.slopes, self.clamp._turned(center)
         best = value = None
         for rises, turns, start, end in self.clamp._pieces:
-            pull, bend = level - rises * self.rows - turns * k * anchor, curvature[:, None] - abs(turns) * k
+            pull, bend = level - rises * self.rows - turns * k * anchor, curvature[:, None] - turns * turns * k
             uphill = torch.copysign(torch.full_like(pull, torch.inf), pull - bend * (start + end) / 2)
             place = torch.where(bend > 0, pull / bend, uphill)  # of a concave function the better end
             place = torch.minimum(torch.maximum(place, start), end)
@@ -196,7 +201,7 @@ class _Function:
     def sought(self) -> Tensor:
         """Return room for which least values less m r²/2 are large, (R,)."""
         clamp, zero = self.clamp, torch.zeros_like(self.arriving)
-        floor = self.arriving * (1 + ROOM) if clamp.sorts else zero
+        floor = self.arriving * clamp.floor
         if not LEAST_RADIUS < clamp.radius < 1 / LEAST_RADIUS:
             return zero
         steepest = torch.maximum(self.slopes.abs(), (self.rows - self.slopes).abs()).norm(dim=1)

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from lipcert.recheck.activations import Activation, masks
-from lipcert.recheck.ball_box import Choice, Clamp, Relaxed
+from lipcert.recheck.ball_box import ROOM, Choice, Clamp, Relaxed
 from lipcert.recheck.reach import SLACK
 
-ROOT = 2**0.5
-
 Box = tuple[Tensor, Tensor]
+Axis = tuple[Tensor, Tensor]
 Choices = Mapping[Clamp, Choice]
 
 
@@ -22,16 +21,18 @@ Choices = Mapping[Clamp, Choice]
 class Bends:
     """An activation as clamps over what is known of its inputs.
 
-    Of a pair (a, b) with t = (a - b)/√2 the larger is b + √2 max(t, 0), the smaller a - √2 max(t, 0): `inner` clamps t,
-    `outer` what comes out. Unpaired inputs have one clamp, `inner`. `size`: the largest moduli of inputs, (N,);
-    `needed`: 1 for inputs that a varying output depends on, (1, ...).
+    A pair z that is reflected where t = v·z < 0, v = `axis` of length 1, becomes z - 2 v t + 2 v max(t, 0); sorts are
+    reflections along (1, -1)/√2. An entry with `slope` s below 0 becomes s t + (1 - s) max(t, 0). `inner` clamps t,
+    `outer` what comes out. `size`: the largest moduli of inputs, (N,); `needed`: 1 for inputs that a varying output
+    depends on, (1, ...); `axis`: (N/2,) twice, `slope`: (N,), None for others.
     """
 
-    paired: bool
     size: Tensor
     needed: Tensor
     inner: Clamp
     outer: Clamp | None = None
+    axis: Axis | None = None
+    slope: Tensor | None = None
 
     def relax(
         self, rows: Tensor, arriving: Tensor, choices: Choices, chosen: dict[Clamp, Tensor]
@@ -44,21 +45,27 @@ class Bends:
             choices: of clamps; others choose by themselves.
             chosen: takes the room of each clamp.
         """
-        flat, outer = rows.flatten(1), None
+        flat, outer, own = rows.flatten(1), None, torch.zeros_like(arriving)
         if self.outer is not None:
             outer = self.outer.relax(flat, arriving, choices.get(self.outer))
             flat, arriving = outer.rows, outer.curvature
             chosen[self.outer] = outer.room
-        if not self.paired:
+        if self.axis is not None:
+            (v, w), (first, second) = self.axis, flat.chunk(2, dim=1)
+            along = 2 * (v * first + w * second)
+            relaxed = self.inner.relax(along, arriving, choices.get(self.inner))
+            change = relaxed.rows - along
+            own = 8 * (first.detach().abs() + second.detach().abs()) @ sum(self.size.chunk(2))
+            flat = torch.cat((first + v * change, second + w * change), dim=1)
+        elif self.slope is not None:
+            relaxed = self.inner.relax((1 - self.slope) * flat, arriving, choices.get(self.inner))
+            own = 4 * flat.detach().abs() @ (self.size * (1 + self.slope.abs()))
+            flat = self.slope * flat + relaxed.rows
+        else:
             relaxed = self.inner.relax(flat, arriving, choices.get(self.inner))
             flat = relaxed.rows
-        else:
-            larger, smaller = flat.chunk(2, dim=1)
-            relaxed = self.inner.relax((larger - smaller) * ROOT, arriving, choices.get(self.inner))
-            flat = torch.cat((smaller + relaxed.rows / ROOT, larger - relaxed.rows / ROOT), dim=1)
-            size = 4 * (larger.detach().abs() + smaller.detach().abs()) @ torch.maximum(*self.size.chunk(2))
-            relaxed = replace(relaxed, size=relaxed.size + size)
         chosen[self.inner] = relaxed.room
+        relaxed = replace(relaxed, size=relaxed.size + own)
         if outer is not None:
             relaxed = replace(relaxed, constant=relaxed.constant + outer.constant, size=relaxed.size + outer.size)
         return flat.view_as(rows), relaxed
@@ -76,36 +83,56 @@ def bends_of(activation: Activation, box: Box, center: Tensor, radius: float, di
     """
     mask = masks(activation, *box)
     size = torch.stack((*box, center)).abs().amax(dim=0).flatten()
-    zero, infinity = center.new_zeros(()), center.new_full((), torch.inf)
-    if not activation.paired:
+    axis, slope, kinks = activation.axis, activation.slope_below, (center.new_zeros(()), center.new_full((), torch.inf))
+    if axis is None and slope is None:
         inner = _clamp(box, (activation.floor, activation.high), center, mask.needed, radius)
-        return Bends(False, size, mask.needed, inner)
+        return Bends(size, mask.needed, inner)
+    if slope is not None:
+        slope = slope.view(1, -1, *(1 for _ in center.shape[2:])).expand_as(center).flatten()
+        inner = _clamp(box, kinks, center, mask.needed, radius, slope, activation.constant)
+        return Bends(size, mask.needed, inner, slope=slope)
+    assert axis is not None
     first, second = center.chunk(2, dim=1)
-    between = _between(box) if difference is None else _cut(_between(box), difference)
-    both = torch.minimum(*mask.needed.chunk(2, dim=1))
-    inner = _clamp(between, (zero, infinity), (first - second) / ROOT, both, radius, sorts=True)
-    if bool(activation.high.isinf().all() and activation.low.isinf().all()):
-        return Bends(True, size, mask.needed, inner)
-    sort = Activation(activation.name, True, infinity, -infinity)
+    v, w = (each.view(1, -1, *(1 for _ in first.shape[2:])).expand_as(first) for each in axis)
+    between = _between(box, (v, w), certain=activation.paired)
+    between = between if difference is None else _cut(between, difference)
+    both, turn = torch.minimum(*mask.needed.chunk(2, dim=1)), torch.full_like(first, -1.0).flatten()
+    inner = _clamp(between, kinks, v * first + w * second, both, radius, turn)
+    flat = v.flatten(), w.flatten()
+    if not activation.paired or bool(activation.high.isinf().all() and activation.low.isinf().all()):
+        return Bends(size, mask.needed, inner, axis=flat)
+    sort = Activation(activation.name, True, kinks[1], -kinks[1])
     low = torch.cat((torch.full_like(first, -torch.inf), activation.low.expand_as(first)), dim=1)
     high = torch.cat((activation.high.expand_as(first), torch.full_like(first, torch.inf)), dim=1)
     outer = _clamp((sort(box[0]), sort(box[1])), (low, high), sort(center), mask.varying, radius)
-    return Bends(True, size, mask.needed, inner, outer)
+    return Bends(size, mask.needed, inner, outer, flat)
 
 
-def _clamp(box: Box, kinks: Box, center: Tensor, near: Tensor, radius: float, sorts: bool = False) -> Clamp:
+def _clamp(
+    box: Box,
+    kinks: Box,
+    center: Tensor,
+    near: Tensor,
+    radius: float,
+    turn: Tensor | None = None,
+    constant: float = 1.0,
+) -> Clamp:
     lower, upper, low, high = (each.expand_as(center).flatten() for each in (*box, *kinks))
-    return Clamp(lower, upper, low, high, center.flatten(), near.flatten() > 0, radius, sorts)
+    floor = 0.0 if turn is None else (1 + ROOM) * constant**2
+    return Clamp(lower, upper, low, high, center.flatten(), near.flatten() > 0, radius, turn, floor)
 
 
-def _between(box: Box) -> Box:
-    """Return the interval of (a - b)/√2 for every pair in a box; its sign is certain where the order is."""
+def _between(box: Box, axis: Axis, certain: bool) -> Box:
+    """Return the interval of v·z for every pair in a box; its sign is as computed where that is `certain`."""
     (a_lower, b_lower), (a_upper, b_upper) = (end.chunk(2, dim=1) for end in box)
-    lower = (a_lower - b_upper) / ROOT - SLACK * (a_lower.abs() + b_upper.abs())
-    upper = (a_upper - b_lower) / ROOT + SLACK * (a_upper.abs() + b_lower.abs())
-    lower = torch.where(a_lower >= b_upper, lower.clamp(min=0), lower)
-    upper = torch.where(b_lower >= a_upper, upper.clamp(max=0), upper)
-    return lower, upper
+    a, b = (axis[0] * a_lower, axis[0] * a_upper), (axis[1] * b_lower, axis[1] * b_upper)
+    lower, upper = torch.minimum(*a) + torch.minimum(*b), torch.maximum(*a) + torch.maximum(*b)
+    slack = SLACK * (torch.maximum(a[0].abs(), a[1].abs()) + torch.maximum(b[0].abs(), b[1].abs()))
+    least, greatest = lower - slack, upper + slack
+    if certain:
+        least = torch.where(lower >= 0, least.clamp(min=0), least)
+        greatest = torch.where(upper <= 0, greatest.clamp(max=0), greatest)
+    return least, greatest
 
 
 def _cut(box: Box, other: Box) -> Box:

@@ -151,7 +151,7 @@ class Derivation:
     def _activation(self, step: ActivationStep, before: Reach) -> Reach:
         activation, lower, upper = step.activation, before.lower, before.upper
         mask = masks(activation, lower, upper)
-        if not activation.clamps:
+        if activation.steep:
             return self._steep(step, before, mask)
         tight, decomposed = self._constants(step.source, before, mask)
         if mask.slope is not None:
@@ -181,7 +181,8 @@ class Derivation:
         behind, (tight, decomposed) = self._behind(step, before, mask), self._steep_constants(step, before, mask)
         change = output_range(step.activation, before.lower, before.upper, before.center)
         change = widened(change, 2 * behind.own.entries)
-        self.sources[step.target] = Source(tight, decomposed, mask.varying, mask.varying, change, change)
+        inputs = 0.0 if self.epsilon == 0 else self._sum_tight(step.source, before, mask.needed)
+        self.sources[step.target] = Source(tight, decomposed, mask.varying, mask.varying, change, change, inputs)
         return behind
 
     def _behind(self, step: ActivationStep, before: Reach, mask: Masks) -> Reach:

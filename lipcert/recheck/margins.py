@@ -35,8 +35,8 @@ def margins(derived: Derivation, label: int) -> Margins:
 
 def backward_margins(derived: Derivation, label: int) -> Iterator[Margins]:
     """Yield the least margins of `label` with those of open classes bounded backward, with more and more effort."""
-    if any(isinstance(step, ActivationStep) and not step.activation.clamps for step in derived.program.steps):
-        return  # what is not made of clamps and sorts is not bounded backward
+    if any(isinstance(step, ActivationStep) and not step.activation.followed for step in derived.program.steps):
+        return
     real, rounding = -worst(derived, label), _rounding(derived, label)
     rows, others, backward = -_directions(derived, label), torch.arange(len(real)) != label, Backward(derived)
     for refined, steps in BACKWARD_EFFORTS:

@@ -65,7 +65,8 @@ class Source:
     """A source of change; masks and boxes (1, ...).
 
     `tight`, `decomposed`: its changes are at most epsilon times these in l2. `varying`, `unstable`: where they live.
-    `change`, `remainder`: boxes of its whole change and of its remainder.
+    `change`, `remainder`: boxes of its whole change and of its remainder. `before`: as `tight`, of those inputs of the
+    activation that matter; None where that is the same.
     """
 
     tight: float
@@ -74,6 +75,12 @@ class Source:
     unstable: Tensor
     change: tuple[Tensor, Tensor]
     remainder: tuple[Tensor, Tensor]
+    before: float | None = None
+
+    @property
+    def inputs(self) -> float:
+        """How far inputs of the activation that matter change in l2, over epsilon."""
+        return self.tight if self.before is None else self.before
 
 
 def widened(box: tuple[Tensor, Tensor], by: Tensor) -> tuple[Tensor, Tensor]:

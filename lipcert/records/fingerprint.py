@@ -68,7 +68,7 @@ USUAL: dict[str, dict[str, Any]] = {
 
 NAMES = {
     *("Abs", "ClippedMaxMin", "ClippedReLU", "ElementwiseAffine", "GroupSort2", "HalvesToPairs", "Identity", "MaxMin"),
-    *("Normalize", "PairsToHalves", "Residual", "Sequential", "Sum", *TOLD),
+    *("Householder", "Normalize", "PairsToHalves", "Residual", "Sequential", "Sum", *TOLD),
 }
 """What layers with bounds are called."""
 

@@ -63,7 +63,7 @@ def test_it_certifies_what_its_last_stage_alone_does(kind: str) -> None:
 
 def test_networks_without_backward_bounds_are_left_to_the_other_stages() -> None:
     model, inputs, labels = _case()
-    with mock.patch.object(Positive, "clamps", Nonlinearity.clamps):
+    with mock.patch.object(Positive, "steps", Nonlinearity.steps):
         cascade = Cascade(model)
         certificate = cascade(inputs, labels, _epsilon())
     assert [tally.entered > 0 for tally in cascade.tallies] == [True, True, True, False]

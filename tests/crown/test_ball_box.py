@@ -67,14 +67,17 @@ def test_no_point_of_ball_and_box_goes_below(kind: str, share: float) -> None:
 
 
 @pytest.mark.parametrize("arriving", [0.0, 0.3, 5.0])
-@pytest.mark.parametrize(("kind", "sorts"), [*((kind, False) for kind in CLAMPS), ("relu", True)])
-def test_minima_of_one_entry_are_those_of_a_fine_grid(kind: str, arriving: float, sorts: bool) -> None:
-    """Whatever curvature arrives, in the clamp or in |t|, for which it is a sort's relu; some centers lie outside."""
+@pytest.mark.parametrize(
+    ("kind", "turn"), [*((kind, 0.0) for kind in CLAMPS), *(("relu", s) for s in (-1.0, 0.3, -1.6))]
+)
+def test_minima_of_one_entry_are_those_of_a_fine_grid(kind: str, arriving: float, turn: float) -> None:
+    """Whatever curvature arrives, in the clamp or in what has a slope below it: |t|, say; some centers lie outside."""
     pieces, _ = _pieces(kind, seed=1)
     center = torch.where(torch.rand(ROWS, ENTRIES) < 0.5, 2 * pieces.center, pieces.center)
-    anchor = center.abs() if sorts else _clamped(kind, center)
+    anchor = torch.where(center < 0, turn * center, _clamped(kind, center)) if turn else _clamped(kind, center)
     curvature = torch.full((ROWS,), arriving).double() if arriving else None
-    pieces = replace(pieces, center=center, anchor=anchor, arriving=curvature, sorts=sorts)
+    floor = None if curvature is None or not turn else 1.01 * curvature
+    pieces = replace(pieces, center=center, anchor=anchor, arriving=curvature, turn=turn, floor=floor)
     multiplier = torch.logspace(-3, 3, ROWS).double()
     points, terms = pieces.minima(multiplier)
     lower, upper = pieces.interval.points[:2]
@@ -82,7 +85,7 @@ def test_minima_of_one_entry_are_those_of_a_fine_grid(kind: str, arriving: float
 
     def values(points: Tensor) -> Tensor:
         linear = pieces.coefficients * _clamped(kind, points) - pieces.slopes * points
-        bent = (points.abs() - center.abs()) if sorts else _clamped(kind, points) - _clamped(kind, center)
+        bent = _clamped(kind, points) + turn * points.clamp(max=0) - anchor
         curved = pieces.curvature(multiplier).unsqueeze(1) * (points - center).square()
         return linear + curved / 2 - arriving / 2 * bent.square()
 

@@ -18,21 +18,32 @@ from tests.oracles import ExactNorms
 ROWS, POINTS, NETWORKS, EPSILON = 150, 81, 4, 0.8
 
 
-def _branch(clipped: bool) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(1, 1), ClippedReLU((1,), 0.6) if clipped else nn.ReLU(), nn.Linear(1, 1))
+def _activation(name: str) -> nn.Module:
+    """Return a clamp, or what bends by any slope below 0."""
+    if name != "bent":
+        return ClippedReLU((1,), 0.6) if name == "clipped" else nn.ReLU()
+    layer = nn.PReLU(1)
+    nn.init.uniform_(layer.weight, -1.6, 1.4)
+    return layer
 
 
-def _network(kind: str, clipped: bool, rising: bool) -> nn.Sequential:
+def _branch(name: str) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(1, 1), _activation(name), nn.Linear(1, 1))
+
+
+def _network(kind: str, name: str, rising: bool) -> nn.Sequential:
     """Return a chain, or branches behind one activation that end before another: of neurons both, or of one.
 
     Where `rising`, both branches go the same way: what they add up to is as far from the center as a ball says.
     """
     middle: dict[str, nn.Module] = {
-        "chain": _branch(clipped),
-        "branches": Residual(_branch(clipped), _branch(clipped)),
-        "skipped": Residual(_branch(clipped), nn.Linear(1, 1)),
+        "chain": _branch(name),
+        "branches": Residual(_branch(name), _branch(name)),
+        "skipped": Residual(_branch(name), nn.Linear(1, 1)),
     }
-    model = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), middle[kind], nn.ReLU(), nn.Linear(1, 1)).double().eval()
+    outer = "bent" if name == "bent" else "relu"
+    ends = (nn.Linear(1, 1), _activation(outer)), (_activation(outer), nn.Linear(1, 1))
+    model = nn.Sequential(*ends[0], middle[kind], *ends[1]).double().eval()
     for layer in model.requires_grad_(False).modules():
         if isinstance(layer, nn.Linear):
             layer.weight.copy_((0.5 + torch.rand(1, 1)) * (1 if rising else torch.randn(1, 1).sign()))
@@ -43,9 +54,9 @@ def _network(kind: str, clipped: bool, rising: bool) -> nn.Sequential:
 class Case:
     """A network, one image, and rows with drawn slopes and multipliers; `points`: all over the ball, (N, 1)."""
 
-    def __init__(self, kind: str, clipped: bool, seed: int) -> None:
+    def __init__(self, kind: str, name: str, seed: int) -> None:
         torch.manual_seed(seed)
-        self.model, self.image = _network(kind, clipped, seed % 2 == 0), torch.rand(1, 1, dtype=torch.float64)
+        self.model, self.image = _network(kind, name, seed % 2 == 0), torch.rand(1, 1, dtype=torch.float64)
         self.model[0].bias.copy_(0.3 - self.model[0](self.image)[0] + self.model[0].bias)  # the first neuron bends
         arithmetic = Arithmetic.of(torch.float64, torch.float64)
         ball = Ball(self.image, torch.full((1,), EPSILON, dtype=torch.float64))
@@ -73,11 +84,11 @@ def _drawn(network: Graph, rows: Rows, state: State) -> State:
     return replace(state, slopes=slopes, multipliers=multipliers)
 
 
-@pytest.mark.parametrize("clipped", [False, True])
+@pytest.mark.parametrize("name", ["relu", "clipped", "bent"])
 @pytest.mark.parametrize("kind", ["chain", "branches", "skipped"])
-def test_rows_and_what_is_made_of_them_hold_at_every_point(kind: str, clipped: bool) -> None:
+def test_rows_and_what_is_made_of_them_hold_at_every_point(kind: str, name: str) -> None:
     for seed in range(NETWORKS):
-        case = Case(kind, clipped, seed)
+        case = Case(kind, name, seed)
         bounds = case.bounds(case.offsets)
         assert (bounds <= case.reached + 1e-9).all()
         assert (case.found.stops <= case.reached.amin(dim=0) + 1e-9).all()

@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from lipcert.bounds import Arithmetic, analyze
 from lipcert.crown import Ball, Effort, Rows, State, bounded, proved_state, refined, split_activations, substitute
-from lipcert.graph import Box, Clamp, Graph, Nonlinearity, PairSort, compile_graph, register_activation
+from lipcert.graph import Bend, Box, Clamp, Graph, Nonlinearity, PairSort, Step, compile_graph, register_activation
 from lipcert.graph.activations import MAKERS
 from tests.oracles import ExactNorms, points_in_ball
 
-STEPS: dict[str, tuple[Clamp | PairSort, ...]] = {
+STEPS: dict[str, tuple[Step, ...]] = {
     "clamp, sort": (Clamp(0.25, 0.75), PairSort()),
     "clamp, clamp": (Clamp(-0.25), Clamp(0.0, 0.5)),
+    "sort, bend": (PairSort(), Bend(0.3)),
+    "bend, sort": (Bend(0.3), PairSort()),
     "sort, sort": (PairSort(), PairSort()),
     "sort, clamp, sort": (PairSort(), Clamp(0.0, 0.5), PairSort()),
     "clamp, clipped sort": (Clamp(-0.5), PairSort(*(torch.full((1, 3), end).double() for end in (0.3, -0.2)))),
@@ -27,7 +29,7 @@ STEPS: dict[str, tuple[Clamp | PairSort, ...]] = {
 class Several(nn.Module):
     """Applies steps one after the other."""
 
-    def __init__(self, steps: Sequence[Clamp | PairSort]) -> None:
+    def __init__(self, steps: Sequence[Step]) -> None:
         super().__init__()
         self.steps = steps
 
@@ -40,11 +42,11 @@ class Several(nn.Module):
 class Composed(Nonlinearity):
     """What bounds ask of `Several`."""
 
-    def __init__(self, steps: Sequence[Clamp | PairSort]) -> None:
-        self.steps = steps
+    def __init__(self, steps: Sequence[Step]) -> None:
+        self.parts = steps
 
     def apply(self, inputs: Tensor) -> Tensor:
-        for step in self.steps:
+        for step in self.parts:
             inputs = step.apply(inputs)
         return inputs
 
@@ -54,8 +56,8 @@ class Composed(Nonlinearity):
     def rounding(self, entries: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         return entries.amax().expand_as(entries)
 
-    def clamps(self, shape: tuple[int, ...]) -> Sequence[Clamp | PairSort]:
-        return self.steps
+    def steps(self, shape: tuple[int, ...]) -> Sequence[Step]:
+        return self.parts
 
 
 @pytest.fixture(autouse=True)
@@ -150,6 +152,6 @@ def test_differences_with_a_held_input_keep_the_boxes_that_hold_for_it() -> None
 
 def test_what_an_activation_does_not_say_is_refused() -> None:
     silent, end = Nonlinearity(), torch.zeros(1, 2)
-    for asked in (lambda: silent.range(end, end), lambda: silent.rounding(end, end, end), lambda: silent.clamps((2,))):
+    for asked in (lambda: silent.range(end, end), lambda: silent.rounding(end, end, end), lambda: silent.steps((2,))):
         with pytest.raises(NotImplementedError):
             asked()

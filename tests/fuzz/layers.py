@@ -23,6 +23,7 @@ from lipcert.nn import (
     ElementwiseAffine,
     GroupSort2,
     HalvesToPairs,
+    Householder,
     MaxMin,
     Normalize,
     PairsToHalves,
@@ -233,6 +234,12 @@ def prelu(draw: Draw, shape: Shape) -> nn.Module:
     return layer
 
 
+def householder(draw: Draw, shape: Shape) -> nn.Module:
+    layer, angles = Householder(shape[0]), 6.2832 * torch.rand(shape[0] // 2, generator=seeded(draw))
+    layer.directions.data = one_of(draw, (1.0, 0.3, 40.0)) * torch.stack((angles.cos(), angles.sin()))
+    return layer if draw(st.integers(0, 3)) else Householder(shape[0])
+
+
 def softplus(draw: Draw, shape: Shape) -> nn.Module:
     return nn.Softplus(one_of(draw, (1.0, 3.0)), threshold=60)
 
@@ -305,6 +312,7 @@ DRAWN: dict[type[nn.Module], tuple[int, Callable[[Shape], bool], Callable[[Draw,
     nn.GELU: (1, lambda shape: True, gelu),
     nn.Softplus: (1, lambda shape: True, softplus),
     ClippedReLU: (2, lambda shape: True, clipped_relu),
+    Householder: (3, lambda shape: shape[0] % 2 == 0, householder),
     MaxMin: (3, lambda shape: shape[0] % 2 == 0, partial(bare, MaxMin)),
     ClippedMaxMin: (3, lambda shape: shape[0] % 2 == 0, clipped_max_min),
     nn.AvgPool2d: (3, lambda shape: len(shape) == 3, average_pool),
@@ -327,7 +335,11 @@ MIXING = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.AvgPool2d, nn.AdaptiveAvg
 SMOOTH = (nn.Tanh, nn.Sigmoid, nn.SiLU, nn.GELU, nn.Softplus)
 """Activations of which nothing is certified as executed."""
 
-STEEP = (nn.LeakyReLU, nn.PReLU, Abs, nn.MaxPool2d, *SMOOTH)
+BENT = (nn.LeakyReLU, nn.PReLU, Abs)
+
+UNFOLLOWED = (nn.MaxPool2d, *SMOOTH)
 """Activations that are not followed backward."""
 
-ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.Hardtanh, ClippedReLU, MaxMin, ClippedMaxMin, GroupSort2, *STEEP)
+CLAMPS = (nn.ReLU, nn.ReLU6, nn.Hardtanh, ClippedReLU)
+
+ACTIVATIONS = (*CLAMPS, *BENT, MaxMin, ClippedMaxMin, GroupSort2, Householder, *UNFOLLOWED)

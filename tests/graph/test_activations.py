@@ -268,7 +268,7 @@ def test_rows_of_the_table_do_what_their_layers_do(name: str) -> None:
     with torch.no_grad():
         expected = layer(inputs)
         assert torch.equal(function.apply(inputs), expected)
-        for step in function.clamps((4, 3, 2)):
+        for step in function.steps((4, 3, 2)):
             inputs = step.apply(inputs)
         assert torch.equal(inputs, expected)
 

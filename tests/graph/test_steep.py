@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lipcert.bounds import Arithmetic, Bound, analyze, logit_rounding, robust_margin, worst_logits
 from lipcert.graph import Nonlinearity
 from lipcert.graph.activations import nonlinearity
-from lipcert.nn import Abs
+from lipcert.nn import Abs, Householder
 from lipcert.norms import PowerNorms
 from lipcert.recheck.activations import describe_activation
 from lipcert.recheck.derivation import Derivation
@@ -129,11 +129,12 @@ class TestElementwise:
         )
 
 
-@pytest.mark.parametrize("name", [*LAYERS, "pooling"])
+@pytest.mark.parametrize("name", [*LAYERS, "pooling", "householder"])
 def test_they_are_trained_on(name: str) -> None:
     """In float32, with slopes of their own: every weight has a gradient."""
     torch.manual_seed(0)
-    layer = nn.MaxPool2d(3, 2, 1) if name == "pooling" else LAYERS[name]()
+    others = {"pooling": lambda: nn.MaxPool2d(3, 2, 1), "householder": lambda: Householder(4)}
+    layer = {**LAYERS, **others}[name]()
     body = (nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular"), layer, nn.ConvTranspose2d(4, 4, 3, padding=1))
     model = nn.Sequential(*body, nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3))
     labels = torch.tensor([0, 0])

@@ -30,6 +30,7 @@ from tests.networks import IMAGE, activation, images, network
 from tests.pairwise import pairwise
 
 KINDS = ("relu", "clipped_relu", "maxmin", "clipped_maxmin")
+PAIRED = ("maxmin", "clipped_maxmin", "householder")
 
 
 def _clamp(seed: int, radius: float = 0.7) -> Clamp:
@@ -65,17 +66,19 @@ def test_over_a_box_alone_what_slopes_leave_is_the_sum_of_each_entrys_least(seed
 
 
 def _bent(clamp: Clamp, points: Tensor) -> Tensor:
-    """Return b at points: what comes out of a clamp, or the moduli of what sorts take."""
-    return points.abs() if clamp.sorts else torch.minimum(torch.maximum(points, clamp.low), clamp.high)
+    """Return b at points: what comes out of a clamp, with a slope below 0 where it has one."""
+    clamped = torch.minimum(torch.maximum(points, clamp.low), clamp.high)
+    return clamped if clamp.turn is None else torch.where(points < 0, clamp.turn * points, clamped)
 
 
-@pytest.mark.parametrize("sorts", [False, True])
+@pytest.mark.parametrize("turn", [0.0, -1.0, 0.4, -1.7])
 @pytest.mark.parametrize("seed", range(4))
-def test_linear_and_quadratic_bounds_are_below_clamps_everywhere_and_close_somewhere(seed: int, sorts: bool) -> None:
+def test_linear_and_quadratic_bounds_are_below_clamps_everywhere_and_close_somewhere(seed: int, turn: float) -> None:
     torch.manual_seed(seed)
     clamp = _clamp(seed)
-    if sorts:
-        clamp = replace(clamp, sorts=True, low=torch.zeros_like(clamp.low), high=clamp.high + torch.inf)
+    if turn:
+        low, high = torch.zeros_like(clamp.low), clamp.high + torch.inf
+        clamp = replace(clamp, low=low, high=high, turn=torch.full_like(low, turn), floor=1.001 * max(1, turn**2))
     rows, arriving = torch.randn(30, 9, dtype=torch.float64), torch.rand(30, dtype=torch.float64) * 3 * (seed % 2)
     slopes = torch.rand(30, 2, len(clamp.index), dtype=torch.float64) * 2 - 0.5
     points = _points(clamp)
@@ -194,7 +197,7 @@ def test_bounds_are_below_what_descents_find_and_intervals_hold(
     for step in backward.activations:
         (lower, upper), bends = backward.boxes[step.source], backward.bends[step.target]
         assert bool(((values[step.source] >= lower) & (values[step.source] <= upper)).all())
-        if bends.paired:
+        if bends.axis is not None:
             first_half, second_half = values[step.source].flatten(1).chunk(2, dim=1)
             between = (first_half - second_half) / 2**0.5
             assert bool(((between >= bends.inner.lower) & (between <= bends.inner.upper)).all())
@@ -203,7 +206,7 @@ def test_bounds_are_below_what_descents_find_and_intervals_hold(
 def _narrow(kind: str, residual: bool, seed: int) -> nn.Sequential:
     """Return a steep network of as many neurons a layer as the activation takes, one or two."""
     torch.manual_seed(seed)
-    width = 2 if "maxmin" in kind else 1
+    width = 2 if kind in PAIRED else 1
 
     def dense() -> nn.Linear:
         layer = nn.Linear(width, width)
@@ -226,12 +229,12 @@ def _drawn(clamp: Clamp, count: int) -> Choice:
 
 
 @pytest.mark.parametrize("residual", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "bent", "householder"])
 def test_chains_of_single_neurons_hold_at_any_slopes_and_multipliers(kind: str, residual: bool) -> None:
     """There hardly anything but curvature taken too lightly stands between a bound and what it is of."""
     for seed in range(6):
         model = _narrow(kind, residual, seed)
-        width, epsilon, count = 2 if "maxmin" in kind else 1, 0.5, 300
+        width, epsilon, count = 2 if kind in PAIRED else 1, 0.5, 300
         derived = Derivation(
             compile_program(model, (width,)), torch.full((width,), 0.25), epsilon, False, False, Norms()
         )
@@ -254,7 +257,8 @@ def test_what_is_near_stays_in_its_ball_and_gets_close_to_its_sphere(kind: str) 
     derived = _derive(network("plain", kind), 0.3)
     backward = Backward(derived)
     for number, step in enumerate(backward.activations):
-        inner, paired = backward.bends[step.target].inner, backward.bends[step.target].paired
+        bends = backward.bends[step.target]
+        inner, paired = bends.inner, bends.axis is not None
         change, farthest = torch.randn(8, *IMAGE, generator=torch.Generator().manual_seed(4), dtype=torch.float64), 0.0
         for _ in range(60):
             change = 0.3 * change / change.flatten(1).norm(dim=1).view(-1, 1, 1, 1)

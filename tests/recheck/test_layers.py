@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lipcert.nn import Abs, ChannelPad, GroupSort2
+from lipcert.nn import Abs, ChannelPad, GroupSort2, Householder
 from lipcert.recheck.derivation import Derivation
 from lipcert.recheck.norms import Norms
 from lipcert.recheck.program import AffineStep, compile_program
@@ -57,7 +57,8 @@ def test_a_network_of_steep_activations_stays_inside_what_is_derived(decomposed:
     torch.manual_seed(0)
     upper = (nn.Conv2d(1, 4, 3, padding=1), nn.LeakyReLU(-0.3), nn.Conv2d(4, 4, 3, padding=1), nn.MaxPool2d(3, 2, 1))
     lower = (nn.Conv2d(4, 6, 3, padding=1), nn.PReLU(6), nn.MaxPool2d(2, ceil_mode=True), nn.Conv2d(6, 4, 1), Abs())
-    head = (nn.Flatten(), nn.Linear(16, 8), nn.Hardtanh(-0.1, 0.3), nn.Linear(8, 3))
+    head = (nn.Flatten(), nn.Linear(16, 8), nn.Hardtanh(-0.1, 0.3), nn.Linear(8, 8), Householder(8), nn.Linear(8, 3))
+    nn.init.normal_(head[4].directions)
     _stays_inside(nn.Sequential(*upper, *lower, *head), decomposed)
 
 

@@ -27,6 +27,7 @@ from lipcert.nn import (
     ElementwiseAffine,
     GroupSort2,
     HalvesToPairs,
+    Householder,
     LayerGraph,
     MaxMin,
     Normalize,
@@ -154,6 +155,7 @@ CASES: dict[type[nn.Module], tuple[tuple[int, ...], Arguments, dict[str, list[An
     ),
     ClippedReLU: (ROWS, {"shape": (4,)}, {"shape": [(1,)], "threshold": [0.0, 0.3]}),
     MaxMin: (IMAGES, {}, {}),
+    Householder: (IMAGES, {"channels": 4}, {"channels": []}),
     ClippedMaxMin: (ROWS, {"shape": (4,)}, {"shape": [(2,)], "max": [0.2], "min": [-0.2, 0.0]}),
     Normalize: (IMAGES, {"mean": [0.1] * 4, "std": [0.5] * 4}, {"mean": [[0.2] * 4], "std": [[0.25] * 4]}),
     Residual: (ROWS, {"branch": nn.Linear(4, 4)}, {"branch": [nn.ReLU()], "shortcut": [nn.ReLU(), MaxMin()]}),
@@ -226,8 +228,8 @@ def test_layers_of_one_fingerprint_compute_one_function(kind: type[nn.Module]) -
     assert len({str(each) for each in found.values()}) > 1 or kind in (*_SINGLE, *_INERT)
 
 
-_SINGLE = (nn.Identity, MaxMin, Abs, nn.Tanh, nn.Sigmoid, PairsToHalves, HalvesToPairs, GroupSort2)
-"""Layers without arguments."""
+_SINGLE = (nn.Identity, MaxMin, Abs, nn.Tanh, nn.Sigmoid, PairsToHalves, HalvesToPairs, GroupSort2, Householder)
+"""Layers without arguments, or but one size."""
 
 _INERT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.ReLU, nn.ReLU6, nn.SiLU)
 """Layers whose arguments change nothing in eval mode."""
