@@ -16,6 +16,9 @@ from lipcert.certificates.float64 import FAILURE_PROBABILITY, Float64Model
 from lipcert.crown import Effort, has_steps
 from lipcert.norms import UpperNorms
 
+WIDTH = 2e-4
+"""Largest share by which bounds of a global norm differ that is left as it is: constants are products of several."""
+
 CROWN_METHODS = ("crown", "crown-alpha")
 """How records call backward linear bounds, with the closest and with optimised slopes."""
 
@@ -103,7 +106,7 @@ class Cascade:
         self.stages = tuple(stages)
         self.tallies = [Tally() for _ in stages]
         self.clip_input, self.arithmetic = clip_input, arithmetic
-        norms = UpperNorms(failure_probability=failure_probability)
+        norms = UpperNorms(failure_probability=failure_probability, width=WIDTH)
         self._network = model if isinstance(model, Float64Model) else Float64Model(model, norms)
 
     @property

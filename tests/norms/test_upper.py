@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -153,3 +155,14 @@ def test_layers_that_bring_back_what_vanished_are_refused() -> None:
             analyze(chain(factors), batch, 0.1, "global", UpperNorms())
     bounds = analyze(chain([1e-5] * 9 + [1e5] * 8), batch, 0.1, "global", UpperNorms()).activations[0]
     assert 0.9999e-5 <= bounds.whole_norm.item() <= 1.01e-5
+
+
+def test_norms_of_near_isometries_are_bounded_once_more() -> None:
+    """Where all singular values are about 1, Lanczos converges slowly; the second try counts as one that may fail."""
+    matrix = nn.init.orthogonal_(torch.empty(300, 400).double()) * torch.linspace(0.99, 1, 300).double()[:, None]
+    whole, linear_map = torch.linalg.matrix_norm(matrix, 2), dense_map(matrix)
+    coarse, fine = (UpperNorms(10, width=width, generator=np.random.default_rng(0)) for width in (math.inf, 1e-4))
+    widths = [float(norms.bracket(key(graph=7), linear_map).upper / whole) - 1 for norms in (coarse, fine)]
+    assert 0 <= widths[1] < widths[0] / 3
+    assert (coarse.bounded, fine.bounded) == (1, 2)
+    assert float(fine.bracket(key(graph=7), linear_map).lower) <= float(whole) * (1 + 1e-12)
