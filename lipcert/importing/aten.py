@@ -10,7 +10,17 @@ from torch import Tensor, nn
 from lipcert.importing import operations as ops
 from lipcert.importing.aten_call import Call
 from lipcert.importing.drawing import Value
-from lipcert.importing.pairs import channels, extreme, joined, pieces, sorted_pairs
+from lipcert.importing.pairs import (
+    Extreme,
+    channels,
+    every_second,
+    extreme,
+    joined,
+    pieces,
+    reduced,
+    sorted_pairs,
+    stretched,
+)
 from lipcert.nn import Abs
 
 EXACT = {
@@ -151,6 +161,8 @@ def _reshape(call: Call) -> Value:
 
 
 def _extreme(call: Call, larger: bool) -> Any:
+    if isinstance(call.arguments.get("dim"), int):
+        return reduced(call.drawing, call.node, call["self"], call["dim"], call["keepdim"], larger), None
     if "other" not in call.arguments:
         raise call.refusal("only a value and a number, or both halves of a value, are compared.")
     first, second = call["self"], call["other"]
@@ -160,6 +172,24 @@ def _extreme(call: Call, larger: bool) -> Any:
         return extreme(call.drawing, call.node, first, second, larger)
     ends = (float(number), None) if larger else (None, float(number))
     return ops.clamped(call.drawing, call.node, value, *ends)
+
+
+def _along(call: Call, larger: bool) -> Extreme:
+    if len(call["dim"]) != 1:
+        raise call.refusal("only along one dimension, of two entries, maxima and minima are supported.")
+    return reduced(call.drawing, call.node, call["self"], call["dim"][0], call["keepdim"], larger)
+
+
+def _unsqueezed(call: Call) -> Value | Extreme:
+    found = call["self"]
+    return stretched(call.node, found, call["dim"]) if isinstance(found, Extreme) else _reshape(call)
+
+
+def _stacked(call: Call) -> Value:
+    if not all(isinstance(each, Extreme) for each in call["tensors"]):
+        raise call.refusal("only the larger and the smaller of pairs can be stacked.")
+    parts = [stretched(call.node, each, call["dim"]) for each in call["tensors"]]
+    return joined(call.drawing, call.node, parts, call["dim"] % (len(call.shape) + 1))
 
 
 def _pieces(call: Call) -> tuple[Value, ...]:
@@ -173,11 +203,15 @@ def _pieces(call: Call) -> tuple[Value, ...]:
 
 def _slice(call: Call) -> Value:
     value, dimension, count = call["self"], call["dim"], call["self"].shape[0]
-    if call["step"] != 1 or dimension % (len(value.shape) + 1) > 1:
-        raise call.refusal("only channels next to one another can be cut out.")
+    if dimension % (len(value.shape) + 1) > 1 or (call["step"] != 1 and dimension == 0):
+        raise call.refusal("only channels can be cut out.")
     if dimension == 0:
         return _same(call)  # all images, as the shape that it yields has been seen to say
-    first, last, _ = slice(call["start"], call["end"]).indices(count)
+    first, last, step = slice(call["start"], call["end"], call["step"]).indices(count)
+    if step == 2 and last == count:
+        return every_second(call.drawing, call.node, value, first)
+    if step != 1:
+        raise call.refusal("only channels next to one another, or every second one, can be cut out.")
     return channels(call.drawing, call.node, value, first, last)
 
 
@@ -239,6 +273,10 @@ RULES: dict[str, Callable[[Call], Any]] = {
     **dict.fromkeys(["max", "maximum"], lambda call: _extreme(call, True)),
     **dict.fromkeys(["min", "minimum"], lambda call: _extreme(call, False)),
     **dict.fromkeys(["chunk", "split", "split_with_sizes"], _pieces),
+    "amax": lambda call: _along(call, True),
+    "amin": lambda call: _along(call, False),
+    "stack": _stacked,
+    "unsqueeze": _unsqueezed,
     "cat": lambda call: joined(call.drawing, call.node, call["tensors"], call["dim"]),
     "slice": _slice,
     "sort": _sorted,
@@ -248,7 +286,7 @@ RULES: dict[str, Callable[[Call], Any]] = {
     **dict.fromkeys(["alias", "clone", "contiguous", "detach", "lift_fresh_copy", "_to_copy", "to"], _same),
     **dict.fromkeys(DROPOUTS, _dropout),
     **dict.fromkeys(
-        ["view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as"],
+        ["view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "view_as", "reshape_as"],
         _reshape,
     ),
 }

@@ -71,7 +71,9 @@ def _graph(model: OnnxModel) -> LayerGraph:
             results: list[Any] = [shape[first:last]]
         elif not any(isinstance(each, Value | Extreme) for each in inputs):
             results = _computed(node, name, inputs, versions)
-        elif node.op_type in (RULES if not any(isinstance(each, Extreme) for each in inputs) else ("Concat",)):
+        elif node.op_type in (
+            RULES if not any(isinstance(each, Extreme) for each in inputs) else ("Concat", "Unsqueeze")
+        ):
             found = RULES[node.op_type](Call(drawing, name, node.op_type, inputs, _attributes(node), model.batch))
             results = list(found) if isinstance(found, tuple) else [found]
         else:

@@ -13,7 +13,17 @@ from torch import Tensor, nn
 from lipcert.importing import operations as ops
 from lipcert.importing.drawing import Drawing, Value
 from lipcert.importing.onnx_call import Call
-from lipcert.importing.pairs import channels, extreme, joined, pieces
+from lipcert.importing.pairs import (
+    Extreme,
+    channels,
+    every_second,
+    extreme,
+    joined,
+    pieces,
+    reduced,
+    sorted_pairs,
+    stretched,
+)
 from lipcert.nn import Abs, ChannelPad
 
 
@@ -83,14 +93,14 @@ def _split(call: Call) -> tuple[Value, ...]:
 
 def _slice(call: Call) -> Value:
     starts, ends, axes = (call.numbers(number, name) for number, name in ((1, "starts"), (2, "ends"), (3, "axes")))
-    steps, value = call.constant(4), call.value
-    if (
-        not (starts and ends and axes and len(axes) == 1)
-        or axes[0] % (len(value.shape) + 1) != 1
-        or (steps is not None and steps.tolist() != [1])
-    ):
-        raise call.refusal("only channels next to one another can be cut out.")
-    first, last, _ = slice(starts[0], ends[0]).indices(value.shape[0])
+    steps, value = call.numbers(4, "steps") or [1], call.value
+    if not (starts and ends and axes and len(axes) == 1) or axes[0] % (len(value.shape) + 1) != 1:
+        raise call.refusal("only channels can be cut out.")
+    first, last, step = slice(starts[0], ends[0], steps[0]).indices(value.shape[0])
+    if step == 2 and last == value.shape[0]:
+        return every_second(call.drawing, call.node, value, first)
+    if step != 1:
+        raise call.refusal("only channels next to one another, or every second one, can be cut out.")
     return channels(call.drawing, call.node, value, first, last)
 
 
@@ -106,6 +116,20 @@ def _maximum(call: Call) -> Value:
     kernel, stride, padding = call.window()
     dilation, ceil = tuple(call.attributes.get("dilations", (1, 1))), bool(call.attributes.get("ceil_mode", 0))
     return call.layer(nn.MaxPool2d(kernel, stride, padding, dilation, ceil_mode=ceil))
+
+
+def _reduced(call: Call) -> Extreme:
+    axes, keep = call.numbers(1, "axes") or [], bool(call.attributes.get("keepdims", 1))
+    if len(axes) != 1:
+        raise call.refusal("only along one dimension, of two entries, maxima and minima are supported.")
+    return reduced(call.drawing, call.node, call.value, axes[0], keep, call.kind == "ReduceMax")
+
+
+def _top(call: Call) -> tuple[Value, None]:
+    if call.tensor(1).tolist() != [2] or not call.attributes.get("sorted", 1):
+        raise call.refusal("only dimensions of two can be sorted.")
+    axis, descending = call.attributes.get("axis", -1), bool(call.attributes.get("largest", 1))
+    return sorted_pairs(call.drawing, call.node, call.value, axis, descending), None
 
 
 def _mean(call: Call) -> Value:
@@ -138,8 +162,11 @@ def _squeeze(call: Call) -> Value:
     return _shaped(call, [size for number, size in enumerate(shape) if number not in dropped])
 
 
-def _unsqueeze(call: Call) -> Value:
-    axes, sizes = call.numbers(1, "axes") or [], [call.batch, *call.value.shape]
+def _unsqueeze(call: Call) -> Value | Extreme:
+    axes, first = call.numbers(1, "axes") or [], call.inputs[0]
+    if isinstance(first, Extreme) and len(axes) == 1:
+        return stretched(call.node, first, axes[0])
+    sizes = [call.batch, *call.value.shape]
     for axis in sorted(each % (len(sizes) + len(axes)) for each in axes):
         sizes.insert(axis, 1)
     return _shaped(call, sizes)
@@ -231,6 +258,9 @@ RULES: dict[str, Callable[[Call], Any]] = {
     "MaxPool": _maximum,
     "GlobalMaxPool": lambda call: ops.largest(call.drawing, call.node, call.value),
     "ReduceMean": _mean,
+    "ReduceMax": _reduced,
+    "ReduceMin": _reduced,
+    "TopK": _top,
     "Flatten": _flatten,
     "Reshape": _reshape,
     "Squeeze": _squeeze,

@@ -4,25 +4,89 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
+
+from torch import nn
 
 from lipcert.importing import operations as ops
 from lipcert.importing.drawing import Drawing, Value, unsupported
-from lipcert.nn import ChannelPad, HalvesToPairs, MaxMin, PairsToHalves
+from lipcert.nn import ChannelPad, HalvesToPairs, MaxMin, PairsToHalves, Permute
 
 
 @dataclass(frozen=True)
 class Extreme:
-    """The larger of both halves of the channels of a value, or the smaller; a layer with the other one alone."""
+    """The larger of both halves of the channels of a value, or the smaller; a layer with the other one alone.
+
+    `axis`: of a dimension of 1 that was put in, the batch counted; None for none.
+    """
 
     value: Value
     larger: bool
+    axis: int | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape without the batch."""
-        return (self.value.shape[0] // 2, *self.value.shape[1:])
+        sizes = [self.value.shape[0] // 2, *self.value.shape[1:]]
+        if self.axis is not None:
+            sizes.insert(self.axis - 1, 1)
+        return tuple(sizes)
+
+
+def stretched(node: str, extreme: Extreme, axis: int) -> Extreme:
+    """Return an extreme with a dimension of 1 more.
+
+    Raises:
+        UnsupportedLayerError: for a second one, or one in front of the batch, naming the node.
+    """
+    axis %= len(extreme.shape) + 2
+    if extreme.axis is not None or not axis:
+        raise unsupported(node, "extreme", "only one dimension behind the batch can be put in.")
+    return replace(extreme, axis=axis)
+
+
+def reduced(drawing: Drawing, node: str, value: object, axis: int, keep: bool, larger: bool) -> Extreme:
+    """Return the maximum or minimum along a dimension of two entries; `axis`: counts the batch.
+
+    Raises:
+        UnsupportedLayerError: for another dimension, naming the node.
+    """
+    if not isinstance(value, Value) or len(value.shape) < 2 or value.shape[axis % (len(value.shape) + 1) - 1] != 2:
+        raise unsupported(node, "extreme", "only along dimensions of two entries, maxima and minima are supported.")
+    axis %= len(value.shape) + 1
+    if not axis:
+        raise unsupported(node, "extreme", "it compares images.")
+    order = (0, axis, *(each for each in range(1, len(value.shape) + 1) if each != axis))
+    sizes = [value.shape[each - 1] for each in order[2:]]
+    layers: list[nn.Module] = [Permute(order)] if order != tuple(range(len(order))) else []
+    layers.append(nn.Flatten())
+    if len(sizes) > 1:
+        layers.append(nn.Unflatten(1, (2 * sizes[0], *sizes[1:])))
+    for number, layer in enumerate(layers):
+        value = _once(drawing, f"{node}_{number}", layer, value)
+    return Extreme(value, larger, axis if keep else None)
+
+
+def _once(drawing: Drawing, node: str, layer: nn.Module, value: Value) -> Value:
+    """Append a layer that only moves entries, or return what the same one yields that is there."""
+    for name, known in drawing.layers.items():
+        if repr(known) == repr(layer) and drawing.sources[name] == (value.name,):
+            shape = tuple(known(drawing.like.new_zeros(1, *value.shape)).shape[1:])
+            return Value(name, shape)
+    return drawing.apply(node, layer, value)
+
+
+def every_second(drawing: Drawing, node: str, value: Value, first: int) -> Value:
+    """Append what cuts out every second channel, from `first`, 0 or 1, on.
+
+    Raises:
+        UnsupportedLayerError: for an odd number of channels, naming the node.
+    """
+    if value.shape[0] % 2 or first not in (0, 1):
+        raise unsupported(node, "slice", "only one of every two channels can be cut out.")
+    halves, half = _once(drawing, f"{node}_halves", PairsToHalves(), value), value.shape[0] // 2
+    return channels(drawing, node, halves, first * half, (first + 1) * half)
 
 
 def channels(drawing: Drawing, node: str, value: Value, first: int, last: int) -> Value:
@@ -80,16 +144,22 @@ def joined(drawing: Drawing, node: str, parts: Sequence[object], axis: int) -> V
         return _concatenated(drawing, node, values)
     first, second = (*parts, None, None)[:2]
     if (
-        axis != 1
-        or len(parts) != 2
-        or not (isinstance(first, Extreme) and isinstance(second, Extreme) and first.value == second.value)
+        len(parts) != 2
+        or not (isinstance(first, Extreme) and isinstance(second, Extreme))
+        or (first.value, first.axis) != (second.value, second.axis)
         or first.larger == second.larger
+        or axis % (len(first.shape) + 1) != (first.axis or 1)
     ):
         raise unsupported(node, "concatenation", "only channels of values, or both extremes of one, are put together.")
     ordered = drawing.apply(node, MaxMin(), first.value)
-    if first.larger:
+    if not first.larger:
+        pairs = drawing.apply(f"{node}_pairs", HalvesToPairs(), ordered)
+        ordered = drawing.apply(f"{node}_swapped", PairsToHalves(), pairs)
+    if first.axis is None:
         return ordered
-    return drawing.apply(f"{node}_swapped", PairsToHalves(), drawing.apply(f"{node}_pairs", HalvesToPairs(), ordered))
+    rest = range(2, len(first.shape) + 1)  # the dimension of two comes first, and goes to its place
+    apart = ops.reshaped(drawing, node, ordered, (2, ordered.shape[0] // 2, *ordered.shape[1:]))
+    return ops.permuted(drawing, node, apart, (0, *rest[: first.axis - 1], 1, *rest[first.axis - 1 :]))
 
 
 def _concatenated(drawing: Drawing, node: str, values: Sequence[Value]) -> Value:

@@ -20,6 +20,9 @@ from lipcert.nn import LayerGraph, UnsupportedLayerError
 from lipcert.nn.integrity import has_own_forward, is_layer, refuse_altered, refuse_parametrized, refuse_unreadable
 from lipcert.system.execution import refuse_interception
 
+OF_EXTREMES = ("cat", "stack", "unsqueeze", "getitem")
+"""Operations that take what is a layer with the other extreme of pairs alone."""
+
 BATCH = 3
 """Images in the batch that the forward is followed with."""
 
@@ -183,7 +186,7 @@ class _Walk:
                 )  # fmt: skip
             return node.target(*arguments, **kinds)
         rule = RULES.get(name.removesuffix("_"))
-        alone = name != "cat" and any(isinstance(self.values[each], Extreme) for each in node.all_input_nodes)
+        alone = name not in OF_EXTREMES and any(isinstance(self.values[each], Extreme) for each in node.all_input_nodes)
         if rule is None or alone:
             raise unsupported(place, name, "this operation of torch is no layer with known bounds.")
         schema = node.target._schema.arguments

@@ -105,6 +105,45 @@ def _many(batch: Any) -> onnx.ModelProto:
     return _model(nodes, constants, (batch, *SHAPE))
 
 
+def _pairs() -> onnx.ModelProto:
+    """Pairs of adjacent channels by slices and a stack, by reductions, by TopK; of halves of a vector."""
+    nodes = [
+        _node("Conv", "images weight", "conv", pads=[1, 1, 1, 1]),
+        _node("Slice", "conv zero end one two", "even"),
+        _node("Slice", "conv one end one two", "odd"),
+        _node("Max", "odd even", "larger"),
+        _node("Min", "even odd", "smaller"),
+        _node("Unsqueeze", "larger two", "first"),
+        _node("Unsqueeze", "smaller two", "second"),
+        _node("Concat", "second first", "stacked", axis=2),
+        _node("Reshape", "stacked channels", "sorted"),
+        _node("Conv", "sorted weight2", "conv2"),
+        _node("Reshape", "conv2 pairs", "apart"),
+        _node("ReduceMax", "apart", "greatest", axes=[2], keepdims=0),
+        _node("ReduceMin", "apart", "least", axes=[2], keepdims=0),
+        _node("Concat", "greatest least", "both", axis=1),
+        _node("Add", "both tenth", "moved"),
+        _node("Reshape", "moved lanes", "wide"),
+        _node("ReduceMin", "wide", "low", axes=[1], keepdims=1),
+        _node("ReduceMax", "wide", "high", axes=[1], keepdims=1),
+        _node("Concat", "low high", "ordered", axis=1),
+        helper.make_node("TopK", ["ordered", "two"], ["top", "places"], axis=1, name="the_top"),
+        _node("Flatten", "top", "flat"),
+        _node("Gemm", "flat matrix", "logits"),
+    ]
+    constants = {
+        "weight": _array(4, 2, 3, 3),
+        "weight2": _array(4, 4, 1, 1),
+        **{name: np.int64([number]) for name, number in (("zero", 0), ("one", 1), ("two", 2), ("end", 2**31))},
+        "channels": np.int64([0, 4, 6, 6]),
+        "pairs": np.int64([0, 2, 2, 6, 6]),
+        "lanes": np.int64([0, 2, 72]),
+        "tenth": np.float32(0.1),
+        "matrix": _array(144, 5),
+    }
+    return _model(nodes, constants)
+
+
 def _saved(model: onnx.ModelProto, folder: Path) -> Path:
     path = folder / "network.onnx"
     onnx.save(model, str(path))
@@ -117,10 +156,11 @@ def _by_runtime(path: Path, images: Tensor, each: int) -> Tensor:
     return torch.cat([torch.from_numpy(session.run(None, {name: batch.numpy()})[0]) for batch in images.split(each)])
 
 
-@pytest.mark.parametrize("batch", ["n", 1])
+@pytest.mark.parametrize("batch", ["n", 1, "pairs"])
 @torch.no_grad()
 def test_the_logits_of_another_runtime_and_certificates_that_hold(batch: Any, tmp_path: Path) -> None:
-    path, images = _saved(_many(batch), tmp_path), torch.rand(100, *SHAPE)
+    model, batch = (_pairs(), "n") if batch == "pairs" else (_many(batch), batch)
+    path, images = _saved(model, tmp_path), torch.rand(100, *SHAPE)
     graph = lipcert.from_onnx(path, images)
     logits = graph(images)
     torch.testing.assert_close(logits, _by_runtime(path, images, 100 if batch == "n" else 1), rtol=1e-5, atol=1e-5)

@@ -78,7 +78,21 @@ def _sorted_pairs(net: _Net, images: Tensor) -> Tensor:
     return net.last(halves.flatten(1).unflatten(1, (2, 72)).sort(dim=1, descending=True).values.flatten(1))
 
 
-WHOLE = (_residual, _arithmetic, _pooled, _in_place, _sorted_pairs)
+def _adjacent_pairs(net: _Net, images: Tensor) -> Tensor:
+    hidden = net.conv(images)
+    even, odd = hidden[:, ::2], hidden[:, 1::2]
+    hidden = torch.stack([torch.minimum(even, odd), torch.maximum(even, odd)], dim=2).flatten(1, 2) - 0.1
+    pairs = hidden.unflatten(1, (2, 2))
+    hidden = torch.cat([pairs.amax(2), pairs.amin(2)], dim=1) + 0.2
+    rows = hidden.view(-1, 4, 2, 3, 6)
+    hidden = torch.cat([rows.max(dim=2, keepdim=True).values, rows.min(dim=2, keepdim=True)[0]], dim=2).flatten(1)
+    twos = (hidden * 2).view(-1, 72, 2)
+    flat = torch.stack((twos.amin(-1), twos.amax(-1)), -1).flatten(1)
+    first, second = flat[:, :72], flat[:, 72:]
+    return net.last(torch.cat((F.relu(first - second) + second, first - F.relu(first - second)), 1))
+
+
+WHOLE = (_residual, _arithmetic, _pooled, _in_place, _sorted_pairs, _adjacent_pairs)
 
 
 @pytest.mark.parametrize("function", WHOLE, ids=lambda each: each.__name__)
@@ -176,6 +190,22 @@ def _other_weight(net: _Net, images: Tensor) -> Tensor:
 
 REFUSED: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
     "other weight": (_other_weight, r"Node 'conv' \(Conv2d\): it is not applied to one value, with its own weights"),
+    "maxima of three": (
+        lambda net, x: net.conv(x).view(-1, 4, 12, 3).amax(3).flatten(1),
+        r"Node 'amax' \(extreme\): only along dimensions of two entries",
+    ),
+    "a maximum alone": (
+        lambda net, x: net.conv(x).view(-1, 2, 2, 36).amax(2).relu().flatten(1),
+        r"Node 'relu' \(relu\): this operation of torch is no layer",
+    ),
+    "extremes of two values": (
+        lambda net, x: net.last(
+            torch.cat(
+                [net.conv(x).view(-1, 2, 2, 36).amax(2), net.norm(net.conv(x)).view(-1, 2, 2, 36).amin(2)], 1
+            ).flatten(1)
+        ),
+        r"Node 'cat' \(concatenation\): only",
+    ),
     "longer sorts": (lambda net, x: net.last(net.conv(x).sort(dim=1)[0].flatten(1)), r"Node 'sort' \(sort\): only"),
     "maximum alone": (lambda net, x: torch.max(*net.conv(x).chunk(2, dim=1)).flatten(1), "Node 'flatten'"),
     "other maximum": (lambda net, x: torch.max(net.conv(x), 2 * net.conv(x)).flatten(1), "Node 'max_1'.*halves of a"),
