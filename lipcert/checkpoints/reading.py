@@ -40,12 +40,16 @@ class Origin:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file's tensors by name, and what it says of itself (nothing unless lipcert wrote it)."""
+    """A file's tensors by name, and what it says of itself and of its data (nothing unless lipcert wrote it).
+
+    `data`: arguments of `load_images`.
+    """
 
     path: Path
     state_dict: dict[str, Tensor]
     description: dict[str, Any]
     origin: Origin | None = None
+    data: dict[str, Any] = field(default_factory=dict)
 
 
 def checkpoint_file(path: str | Path) -> Path:
@@ -100,7 +104,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             )
     if not isinstance(description, dict):
         return Checkpoint(path, _unwrapped(tensors), {})
-    return Checkpoint(path, _unwrapped(tensors), description, _origin(path, outer.get("network")))
+    said = outer.get("ImageDataModule")
+    data = said.get("source") if isinstance(said, dict) else None
+    known = data if isinstance(data, dict) else {}
+    return Checkpoint(path, _unwrapped(tensors), description, _origin(path, outer.get("network")), known)
 
 
 def _origin(path: Path, said: Any) -> Origin | None:

@@ -16,6 +16,7 @@ from lipcert.system.plugins import load_plugins
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from lipcert.checkpoints import Checkpoint
     from lipcert.recheck import Rechecker
     from lipcert.records import Record
 
@@ -62,6 +63,7 @@ def check(options: argparse.Namespace, say: Callable[[str], object]) -> None:
     """
     import torch
 
+    from lipcert.checkpoints import read_checkpoint
     from lipcert.recheck import (
         Rechecker,
         backward_stages,
@@ -76,9 +78,10 @@ def check(options: argparse.Namespace, say: Callable[[str], object]) -> None:
     load_plugins(options.plugins)
     cover_execution(torch.device("cpu"))
     record = read_record(options.certificate)
-    images, labels = _data(options, record)
+    checkpoint = read_checkpoint(options.checkpoint)
+    images, labels = _data(options, checkpoint, record)
     beyond, contents = backward_stages(record), record.contents
-    network = _network(options, record)
+    network = _network(options, checkpoint, record)
     rechecker = Rechecker(network, contents.data.image_shape, contents.clip_input, backward=bool(beyond))
     _check_dtype(rechecker, record)
     say(f"network and data are those of {options.certificate}")
@@ -110,7 +113,7 @@ def check(options: argparse.Namespace, say: Callable[[str], object]) -> None:
     say(f"confirmed: {len(chosen)} of {len(chosen)} rows derived anew, at failure probability {failure:.1e}")
 
 
-def _network(options: argparse.Namespace, record: Record) -> nn.Module:
+def _network(options: argparse.Namespace, checkpoint: Checkpoint, record: Record) -> nn.Module:
     """Return the network of the checkpoint; refuse one whose fingerprint is not the record's."""
     from lipcert.checkpoints import load_network
     from lipcert.records.fingerprint import model_sha256, unsaid
@@ -119,7 +122,7 @@ def _network(options: argparse.Namespace, record: Record) -> nn.Module:
     known = {} if options.builder else {key: said.description.get(key) for key in ("model", "activation")}
     if said.description.get("builder") and not options.builder:
         raise ValueError(f"The record is of a network of its own; type --builder {said.description['builder']}.")
-    loaded = load_network(options.checkpoint, data.image_shape, data.num_classes, builder=options.builder, **known)
+    loaded = load_network(checkpoint, data.image_shape, data.num_classes, builder=options.builder, **known)
     model, digest = loaded.model, model_sha256(loaded.model)
     if digest != said.sha256 and said.sha256 == model_sha256(model, complete=False):
         raise ValueError(
@@ -140,13 +143,13 @@ def _network(options: argparse.Namespace, record: Record) -> nn.Module:
     return model
 
 
-def _data(options: argparse.Namespace, record: Record) -> tuple[Tensor, Tensor]:
+def _data(options: argparse.Namespace, checkpoint: Checkpoint, record: Record) -> tuple[Tensor, Tensor]:
     """Return the images and labels the record is about; refuse others."""
-    from lipcert.data import load_images
+    from lipcert.data import load_again
     from lipcert.records.fingerprint import data_sha256
 
     said = record.contents.data
-    source = load_images(said.name, options.data_root)
+    source = load_again(checkpoint.data, said.name, root=options.data_root)
     if said.split not in ("train", "test"):
         raise ValueError(f"Expected the split train or test in the record, got {said.split!r}.")
     images, labels = getattr(source, said.split).first(said.num_images)[:]

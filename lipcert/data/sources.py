@@ -1,18 +1,24 @@
 """Where each data set comes from: one loader a name."""
 
 import gzip
+import inspect
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lipcert.data.arrays import CorruptDataError, Images, MissingDataError, Split, missing
+from lipcert.data.dataset import load_dataset
+from lipcert.data.folder import load_image_folder
+from lipcert.data.npz import load_npz
 from lipcert.data.tinyimagenet import load_tiny_imagenet
+from lipcert.system.errors import refuse_below
 
 SIZE = 32
 """Pixels a side of a crop of a photograph."""
@@ -26,7 +32,7 @@ IDX_MAGIC = b"\0\0\x08"
 """Two zero bytes, and the type of unsigned bytes."""
 
 
-def _load_digits(root: Path | None) -> Images:
+def _load_digits() -> Images:
     """scikit-learn's 1,797 handwritten digits, 8x8; a fifth of each class is the test set."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -165,30 +171,55 @@ def _load_cifar10(root: Path | None) -> Images:
     return Images(splits[0], splits[1], 10)
 
 
-SOURCES: dict[str, Callable[[Path | None], Images]] = {
+SOURCES: dict[str, Callable[..., Images]] = {
     "digits": _load_digits,
-    "photos": lambda root: load_photos(),
+    "photos": lambda: load_photos(),
     "mnist": lambda root: _load_idx("MNIST", root),
     "fashionmnist": lambda root: _load_idx("FashionMNIST", root, (DEBIAN_FASHION_MNIST,), DEBIAN_HINT),
     "cifar10": _load_cifar10,
     "tinyimagenet": lambda root: load_tiny_imagenet(root, DEFAULT_ROOT),
+    "imagefolder": load_image_folder,
+    "npz": load_npz,
+    "dataset": load_dataset,
 }
+"""By name, functions of the folder of the files and, by name, of other settings of `data`; or of nothing."""
 
 
-def load_images(name: str, root: str | Path | None = None) -> Images:
+FILES = ("npz",)
+"""Data sets that are a file, not a folder of files."""
+
+
+def load_images(name: str, root: str | Path | None = None, **settings: Any) -> Images:
     """Load a data set by name.
 
     Args:
         name: a key of `SOURCES`.
-        root: folder of the files; where they usually are, when None.
+        root: folder of the files, `~` for one's own; where they usually are, when None.
+        settings: of the data set, such as `image_size`; those that are None are left out.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name, or a setting that the data set does not have.
         MissingDataError: saying where it was looked for and what to type.
         CorruptDataError: naming the damaged file.
     """
     if name not in SOURCES:
         raise ValueError(f"Expected `data.name` to be one of {sorted(SOURCES)}, got {name!r}.")
-    if root is not None and not Path(root).is_dir():
-        raise MissingDataError(f"data.root={root} is not a folder; give the folder that holds the files of {name}.")
-    return SOURCES[name](None if root is None else Path(root))
+    refuse_below(1, {"data.image_size": settings.get("image_size")})
+    given = {key: value for key, value in settings.items() if value is not None}
+    taken = list(inspect.signature(SOURCES[name]).parameters)
+    for key, value in {**({} if taken else {"root": root}), **given}.items():
+        if key not in taken[1:] and value is not None:
+            raise ValueError(f"data={name} takes no `data.{key}`, got {value}; leave it out.")
+    if not taken:
+        return SOURCES[name]()
+    folder = None if root is None else Path(root).expanduser()
+    if folder is not None and not folder.is_dir() and not (folder.is_file() and name in FILES):
+        kind = "file" if name in FILES else "folder"
+        raise MissingDataError(f"data.root={root} is not a {kind}; give the {kind} that holds the images of {name}.")
+    return SOURCES[name](folder, **given)
+
+
+def load_again(known: Mapping[str, Any], name: str, **given: Any) -> Images:
+    """Load a data set as is `known` of it, where that is of the same name; settings that are `given` win."""
+    same = known if known.get("name") == name else {}
+    return load_images(**{**same, "name": name, **{key: value for key, value in given.items() if value}})

@@ -7,20 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor, nn
 
 from lipcert.bounds import RULES, Bound, check_epsilon
 from lipcert.certificates.batch_size import choose_batch_size
 from lipcert.certificates.float64 import executed_dtype
 from lipcert.checkpoints import LoadedNetwork, load_network, read_checkpoint
-from lipcert.data import Split, load_images
+from lipcert.data import Split, load_again
 from lipcert.records import Arithmetic, Data, Model
 from lipcert.records.fingerprint import data_sha256, model_sha256
 from lipcert.system.configuration import refuse_unknown
 from lipcert.system.errors import refuse_below
 from lipcert.system.execution import cover_execution
 from lipcert.system.plugins import load_plugins
+
+OF_SOURCES = ("root", "image_size", "channels", "dataset", "test_dataset")
+"""Settings of `data` that decide which images there are."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,8 @@ def prepare(config: DictConfig, most_epsilons: int | None = 1) -> Subject:
     if not isinstance(name, str):
         raise ValueError(f"checkpoint={config.checkpoint} names no data; type data=NAME for the data it is for.")
     refuse_below(1, {"limit": limit})
-    source = load_images(name, config.data.root)
+    settings: Any = OmegaConf.to_container(config.data, resolve=True)
+    source = load_again(checkpoint.data, name, **{key: settings[key] for key in OF_SOURCES})
     if not len(source.test):
         raise ValueError(f"{name} has no test images; there is nothing to certify.")
     split = source.test.first(limit)

@@ -104,7 +104,7 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
     "times": lambda first, second: float(first) * float(second),
     "when": when,
     "rows": lambda table: ",".join(f"{table}/{row}" for row in read_rows(Path(config_folder(), "experiment", table))),
-    "monitored": lambda held_out: "val/certified_accuracy" if int(held_out) else None,
+    "monitored": lambda held_out: "val/certified_accuracy" if held_out else None,
     "sweep_folder": sweep_folder,
     "job_folder": job_folder,
 }

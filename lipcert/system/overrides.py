@@ -13,6 +13,7 @@ NOT_COMPARED = (
     "plugins",
     "report",
     "resume",
+    "data.extra.path",
     "data.on_device",
     "data.root",
     "trainer.accelerator",

@@ -7,14 +7,27 @@ from omegaconf import MISSING
 
 
 @dataclass
+class ExtraDataConfig:
+    path: str | None = None
+    ratio: float = 1.0
+
+
+@dataclass
 class DataConfig:
     name: str | None = None
     root: str | None = None
     limit_train: int | None = None
     limit_test: int | None = None
-    validation: int = 0
+    validation: float = 0.0
+    draw: str = "stratified"
     crop_padding: int = 0
     on_device: str = "auto"
+    transforms: Any = None
+    extra: ExtraDataConfig = field(default_factory=ExtraDataConfig)
+    image_size: int | None = None
+    channels: int | None = None
+    dataset: Any = None
+    test_dataset: Any = None
 
 
 @dataclass

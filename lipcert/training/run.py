@@ -6,7 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
@@ -55,7 +55,8 @@ def train_and_evaluate(config: DictConfig, folder: Path, state: State) -> dict[s
     settings = EvaluationSettings(**config.evaluation, seed=config.seed)
     quieten_lightning()
     pl.seed_everything(config.seed, verbose=False)
-    data = ImageDataModule(batch_size=config.batch_size, seed=config.seed, **config.data)
+    settings_of_data: Any = OmegaConf.to_container(config.data, resolve=True)
+    data = ImageDataModule(batch_size=config.batch_size, seed=config.seed, **settings_of_data)
     module = build_module(config, data)
     costs = Costs()
     trainer = build_trainer(config, costs, EpochRow(), HeedSignals())

@@ -30,7 +30,7 @@ def _trainer(**attributes: Any) -> Any:
 
 def test_validation_is_held_out_of_training() -> None:
     everything = load_images("digits").train.images
-    data = ImageDataModule("digits", 64, validation=140)
+    data = ImageDataModule("digits", 64, validation=140, draw="first")
     assert torch.equal(torch.cat((data.train.images, data.validation.images)), everything)
     assert (len(data.train), len(data.validation), len(data.test)) == (1297, 140, 360)
     assert ImageDataModule("digits", 64, validation=140, limit_train=10_000).train.images.shape[0] == 1297
@@ -38,7 +38,7 @@ def test_validation_is_held_out_of_training() -> None:
 
 def test_limits_keep_the_first() -> None:
     whole = load_images("digits")
-    data = ImageDataModule("digits", 64, limit_train=30, limit_test=7, validation=20)
+    data = ImageDataModule("digits", 64, limit_train=30, limit_test=7, validation=20, draw="first")
     assert torch.equal(data.train.images, whole.train.images[:30])
     assert torch.equal(data.test.labels, whole.test.labels[:7])
     assert len(data.validation) == 20

@@ -101,10 +101,10 @@ def test_errors_reach_the_training_loop_and_order_its_sampler() -> None:
 def test_images_stay_on_a_gpu_where_they_fit(free: int, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 8000))
     images, gpu = torch.zeros(10, 1, 10, 10, dtype=torch.uint8), torch.device("cuda")
-    assert belongs_on_device(images, gpu, "auto") is fits
-    assert belongs_on_device(images, gpu, "true")
-    assert not belongs_on_device(images, gpu, "false")
-    assert not belongs_on_device(images, torch.device("cpu"), "auto")
+    assert belongs_on_device(images.nbytes, gpu, "auto") is fits
+    assert belongs_on_device(images.nbytes, gpu, "true")
+    assert not belongs_on_device(images.nbytes, gpu, "false")
+    assert not belongs_on_device(images.nbytes, torch.device("cpu"), "auto")
 
 
 def test_a_batch_of_images_on_a_gpu_costs_no_copy_that_waits() -> None:

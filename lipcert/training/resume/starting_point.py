@@ -191,7 +191,7 @@ def check_same_run(folder: Path, config: DictConfig) -> None:
 
 def _translated(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of an earlier version in the words of this one."""
-    today = dict(settings)
+    today = {"data.draw": "first", **settings}  # as was done
     if today.get("warm_start.name") == "shared":  # as is done now
         del today["warm_start.name"]
     economy = today.pop("bound.economy", None)  # steps between measurements; 0 also let gradients flow through boxes
