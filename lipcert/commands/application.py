@@ -60,10 +60,10 @@ def application(name: str, stopped: str = "Stopped.", lists: bool = False) -> Ca
 
         from lipcert.system.configuration import config_folder, register
         from lipcert.system.help import asks_for_help, usage
+        from lipcert.system.overrides import with_open_keys
 
         register()
-        if lists:
-            sys.argv[1:] = with_lists(sys.argv[1:])
+        sys.argv[1:] = with_open_keys(with_lists(sys.argv[1:]) if lists else sys.argv[1:])
         if asks_for_help(sys.argv[1:]):
             print(usage(Path(config_folder()), name))
             return

@@ -16,6 +16,7 @@ from lipcert.data.arrays import CorruptDataError, Images, Split, classes_of
 from lipcert.data.pictures import pixels, size_of, stacked
 from lipcert.data.progress import progress
 from lipcert.system.errors import first_line
+from lipcert.system.plugins import look_here
 
 USUAL = {"train": (True, False), "split": ("train", "test")}
 """Arguments by which torchvision's data sets tell training and test images apart, and their values."""
@@ -43,6 +44,7 @@ def load_dataset(
     target = str((dataset or {}).get("_target_", ""))
     if not target:
         raise ValueError("Which data set? Give data.dataset._target_=package.Class, torchvision.datasets.SVHN for one.")
+    look_here()
     try:
         taken = inspect.signature(get_object(target)).parameters
         known = {"root": str(root)} if root is not None and "root" in taken else {}

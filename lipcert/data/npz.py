@@ -32,7 +32,7 @@ def read_arrays(path: Path) -> list[Split | None]:
     if not path.is_file():
         raise MissingDataError(f"{path} is no file; give the .npz file of arrays.")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             pairs = [next((pair for pair in names if pair[0] in arrays), None) for names in NAMES]
             return [None if pair is None else _split(path, *pair, arrays) for pair in pairs]
     except CorruptDataError:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lipcert.data.arrays import Split
 from lipcert.system.errors import first_line
+from lipcert.system.plugins import look_here
 
 TRIED = 8
 """Images on which transforms are tried before training."""
@@ -28,6 +29,7 @@ def build_transform(settings: Mapping[str, Any] | None, split: Split) -> Transfo
         return None
     from torchvision.transforms import v2  # only where it is used: it costs a second
 
+    look_here()
     steps = [instantiate(each) if isinstance(each, Mapping) else each for each in settings.values()]
     whole: Transform = v2.Compose(steps)
     images, _ = split[:TRIED]

@@ -24,6 +24,9 @@ NOT_COMPARED = (
 )
 """Where a run takes place and what it shows, not what it computes: two starts of one job may differ in these."""
 
+OPEN = ("data.dataset", "data.test_dataset", "data.transforms")
+"""Settings whose keys are not known beforehand: arguments of what a `_target_` names."""
+
 LONGEST = 120
 """Characters of a job's name; file systems allow 255 bytes."""
 
@@ -45,6 +48,13 @@ def split_override(override: str) -> tuple[str, str]:
     """Return key and value of an override: `data.root` and `/tmp` of `+data.root=/tmp`."""
     key, _, value = override.partition("=")
     return key.lstrip("+~").partition("@")[0], value
+
+
+def with_open_keys(words: Iterable[str]) -> list[str]:
+    """Return a command line whose settings inside of `OPEN` ones are added, or overridden, by Hydra's `++`."""
+    return [
+        f"++{each}" if "=" in each and each.startswith(tuple(f"{key}." for key in OPEN)) else each for each in words
+    ]
 
 
 def quoted(value: str) -> str:
