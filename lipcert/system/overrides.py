@@ -52,9 +52,8 @@ def split_override(override: str) -> tuple[str, str]:
 
 def with_open_keys(words: Iterable[str]) -> list[str]:
     """Return a command line whose settings inside of `OPEN` ones are added, or overridden, by Hydra's `++`."""
-    return [
-        f"++{each}" if "=" in each and each.startswith(tuple(f"{key}." for key in OPEN)) else each for each in words
-    ]
+    inside = tuple(f"{key}." for key in OPEN)
+    return [f"++{each}" if each.startswith(inside) else each for each in words]
 
 
 def quoted(value: str) -> str:

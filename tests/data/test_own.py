@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import shutil
+from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -42,19 +45,15 @@ def _sorted(images: Tensor) -> list[Any]:
 def test_a_folder_holds_what_torchvision_finds_in_it(tmp_path: Path, mode: str) -> None:
     top = write_folder(tmp_path, mode)
     images, expected = load_images("imagefolder", top), ImageFolder(str(top))
-    pixels = [
-        np.array(Image.open(path).convert(mode)).reshape(6, 6, -1).transpose(2, 0, 1) for path, _ in expected.samples
-    ]
+    pictures = [np.array(Image.open(path).convert(mode)) for path, _ in expected.samples]
+    pixels = [each.reshape(6, 6, -1).transpose(2, 0, 1) for each in pictures]
     assert (len(images.train), len(images.test), images.num_classes) == (24, 6, 3)
     assert images.test.labels.bincount().tolist() == [2, 2, 2]
     assert set(images.test.labels[:3].tolist()) == {0, 1, 2}
     whole = torch.cat((images.train.images, images.test.images))
     assert whole.dtype == torch.uint8
     assert _sorted(whole) == _sorted(torch.from_numpy(np.stack(pixels)))
-    for split, listed in ((images.train, list_pictures(top).train),):
-        by_file = {path: label for path, label in listed}
-        assert len(by_file) == 30
-        assert set(by_file.items()) == set(expected.samples)
+    assert sorted(list_pictures(top).train) == sorted(expected.samples)
     assert torch.equal(images.train.images, load_images("imagefolder", str(top)).train.images)
 
 
@@ -110,8 +109,6 @@ BAD_PICTURES = {
 
 
 def _png() -> bytes:
-    import io
-
     content = io.BytesIO()
     picture(0).save(content, "png")
     return content.getvalue()
@@ -212,13 +209,9 @@ def test_damaged_and_missing_arrays(tmp_path: Path) -> None:
             load_images("npz", tmp_path / "mine.npz")
     with pytest.raises(MissingDataError, match=r"not a file"):
         load_images("npz", tmp_path / "none.npz")
-    test = np.zeros((3, 4, 4, 3), np.uint8)
-    np.savez(
-        tmp_path / "mine.npz", x_train=_arrays()["image"], y_train=_arrays()["label"], x_test=test, y_test=[0, 1, 2]
-    )
-    with pytest.raises(
-        CorruptDataError, match=r"test images are of shape \(3, 4, 4\), those to train on of \(3, 5, 5\)"
-    ):
+    test = {"x_test": np.zeros((3, 4, 4, 3), np.uint8), "y_test": np.arange(3)}
+    np.savez(tmp_path / "mine.npz", x_train=_arrays()["image"], y_train=_arrays()["label"], **test)
+    with pytest.raises(CorruptDataError, match=r"test images are of shape \(3, 4, 4\), .* \(3, 5, 5\)"):
         load_images("npz", tmp_path / "mine.npz")
 
 
@@ -297,7 +290,7 @@ def test_extra_images_fill_every_batch_at_their_ratio(tmp_path: Path) -> None:
     assert _sorted(own) == _sorted(data.train.images)
     state = data.state_dict()
     data.load_state_dict(state)
-    with pytest.raises(ValueError, match="other extra images"):
+    with pytest.raises(ValueError, match="trained with extra images of SHA-256"):
         ImageDataModule("digits", 16).load_state_dict(state)
     for name, message in (("label", "reach from 0 to 10"), ("image", r"shape \(1, 5, 5\)")):
         bad = {"image": np.zeros((2, 8, 8), np.uint8), "label": np.array([0, 9], np.uint8)}
@@ -318,7 +311,7 @@ def test_ranks_share_batches_with_extra_images(ranks: int) -> None:
     parts = [list(batches(ranks, rank)) for rank in range(ranks)]
     for number, batch in enumerate(whole):
         shares = [batches(ranks, rank).share(number) for rank in range(ranks)]
-        assert sorted(sum((part[number] for part in parts), [])) == sorted(batch)
+        assert sorted(chain(*(part[number] for part in parts))) == sorted(batch)
         assert {everyones for _, everyones in shares} == {len(batch)}
         assert [ranks * len(part[number]) for part in parts] == [held for held, _ in shares]
     with pytest.raises(ValueError, match=r"batch_size`=2 cannot be mixed.*larger batch_size"):
@@ -326,8 +319,6 @@ def test_ranks_share_batches_with_extra_images(ranks: int) -> None:
 
 
 def test_transforms_change_each_training_image_by_itself() -> None:
-    from types import SimpleNamespace
-
     flip = {"flip": {"_target_": "torchvision.transforms.v2.RandomHorizontalFlip"}}
     data = ImageDataModule("digits", 32, transforms=flip)
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
