@@ -175,7 +175,7 @@ def check_same_run(folder: Path, config: DictConfig) -> None:
         ) from error
     here = _leaves(config)
     written = _translated(_leaves(earlier))
-    there = {**_defaults(), **written}
+    there = {**_defaults(), "data.draw": "first", **written}  # which images to hold out was no setting
     absent = "absent"
     differing = [
         f"{key} ({there.get(key, absent)} there, {here.get(key, absent)} here)"
@@ -191,7 +191,7 @@ def check_same_run(folder: Path, config: DictConfig) -> None:
 
 def _translated(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of an earlier version in the words of this one."""
-    today = {"data.draw": "first", **settings}  # as was done
+    today = dict(settings)
     if today.get("warm_start.name") == "shared":  # as is done now
         del today["warm_start.name"]
     economy = today.pop("bound.economy", None)  # steps between measurements; 0 also let gradients flow through boxes
