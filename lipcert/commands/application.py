@@ -6,15 +6,18 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import is_dataclass
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from lipcert.system.errors import EXPECTED_ERRORS, NO_ROOM, Interrupted, sentence_of
+from lipcert.system.errors import EXPECTED_ERRORS, Interrupted, sentence_of
+from lipcert.version import __version__
 
 _LIST = re.compile(r"^(epsilon=(?=.*,)|stages=(?!null$))([^\[\](){}'\"]+)$")
 """Settings that take lists: several radii with commas between, or one stage and more."""
+
+
+VERSION = "--version"
 
 
 @contextmanager
@@ -53,9 +56,14 @@ def application(name: str, stopped: str = "Stopped.", lists: bool = False) -> Ca
         from lipcert.system.configuration import register
 
         register()  # a launcher's processes know no resolvers
-        return importlib.import_module(f"lipcert.jobs.{name}").run(config)
+        with ending_in_a_refusal(stopped):  # before Hydra tells which job it was
+            return importlib.import_module(f"lipcert.jobs.{name}").run(config)
 
     def main() -> None:
+        words = sys.argv[1:]
+        if VERSION in words:
+            print(f"lipcert {__version__}")
+            return
         import hydra
 
         from lipcert.system.configuration import config_folder, register
@@ -63,8 +71,10 @@ def application(name: str, stopped: str = "Stopped.", lists: bool = False) -> Ca
         from lipcert.system.overrides import with_open_keys
 
         register()
-        sys.argv[1:] = with_open_keys(with_lists(sys.argv[1:]) if lists else sys.argv[1:])
-        if asks_for_help(sys.argv[1:]):
+        if name != "train":
+            words = with_path(words)
+        sys.argv[1:] = with_open_keys(with_lists(words) if lists else words)
+        if asks_for_help(words):
             print(usage(Path(config_folder()), name))
             return
         run_command(hydra.main(version_base="1.3", config_path=config_folder(), config_name=name)(job), stopped)
@@ -79,34 +89,32 @@ def with_lists(words: Sequence[str]) -> list[str]:
     return [_LIST.sub(r"\1[\2]", each) for each in words]
 
 
-def run_command(command: Callable[[], Any], stopped: str = "Stopped.") -> None:
-    """Run a Hydra application, decorated by `hydra.main`; its own errors are expected ones, too."""
+def with_path(words: Sequence[str]) -> list[str]:
+    """Return a command line whose first word, a path of a checkpoint or a run, is that of `checkpoint`."""
+    from lipcert.system.overrides import quoted
+
+    first = words[0] if words else "-"
+    if first.startswith("-") or ("=" in first and not Path(first).expanduser().exists()):
+        return list(words)
+    return [f"checkpoint={quoted(first)}", *words[1:]]
+
+
+def ending_in_a_refusal(stopped: str) -> AbstractContextManager[None]:
+    """Return `ending_in_a_sentence` for a Hydra application: its own errors are expected ones, too."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from lipcert.commands.refusals import refusal
+
+    return ending_in_a_sentence(stopped, (HydraException, OmegaConfBaseException, *EXPECTED_ERRORS), refusal)
+
+
+def run_command(command: Callable[[], Any], stopped: str = "Stopped.") -> None:
+    """Run a Hydra application, decorated by `hydra.main`."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to here
     try:
-        with ending_in_a_sentence(stopped, (HydraException, OmegaConfBaseException, *EXPECTED_ERRORS), _message):
+        with ending_in_a_refusal(stopped):
             command()
     except Interrupted as stop:
         print(f"error: {stop.message}", file=sys.stderr)
         raise
-
-
-def _message(error: BaseException) -> str:
-    """Return an error's sentence and the notes added to it; Hydra's advice to add an unknown setting is left out."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
-
-    from lipcert.system.configuration import unknown_setting
-
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        cause = error.__cause__
-        if isinstance(cause, ConfigAttributeError | ConfigKeyError) and is_dataclass(cause.object_type):
-            return unknown_setting(str(cause.full_key), cause.object_type)
-        return f"{error} ({cause})" if cause is not None and str(cause) not in str(error) else str(error)
-    message = sentence_of(error)
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        room = "Make room; what was written before is kept."
-        message += f" {room if error.errno in NO_ROOM else 'Choose another folder (hydra.run.dir=...) or file.'}"
-    return " ".join([message, *getattr(error, "__notes__", [])])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from lipcert.commands.application import ending_in_a_sentence
 from lipcert.system.plugins import load_plugins
+from lipcert.version import __version__
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,8 +35,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         "with the reason; 2 a command line that does not fit; 130 ended by Ctrl-C. Example: python -m lipcert.check "
         "RUN/certificates/last/certificate.json --checkpoint RUN/checkpoints/last.ckpt",
     )
-    parser.add_argument("certificate", type=Path, help="certificate.json, with certificates.csv beside it")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="file of the network the record is about")
+    parser.add_argument("certificate", type=Path, help="certificate.json, its folder, or that of a run")
+    parser.add_argument("--checkpoint", type=Path, help="network of the record (default: that of its run)")
+    parser.add_argument("--version", action="version", version=f"lipcert {__version__}")
     parser.add_argument("--count", type=int, default=20, help="rows to derive anew, drawn at random (default: 20)")
     parser.add_argument("--rows", type=_numbers, help="rows to derive anew, by number from 0: 3,17")
     parser.add_argument("--seed", type=int, help="of the draw of rows; the operating system's randomness when left out")
@@ -77,7 +79,12 @@ def check(options: argparse.Namespace, say: Callable[[str], object]) -> None:
 
     load_plugins(options.plugins)
     cover_execution(torch.device("cpu"))
+    options.certificate = _record_file(options.certificate)
     record = read_record(options.certificate)
+    builder = record.contents.model.description.get("builder")
+    if builder and not options.builder:
+        raise ValueError(f"The record is of a network of its own; type --builder {builder}.")
+    options.checkpoint = options.checkpoint or _checkpoint_of(options.certificate)
     checkpoint = read_checkpoint(options.checkpoint)
     images, labels = _data(options, checkpoint, record)
     beyond, contents = backward_stages(record), record.contents
@@ -113,6 +120,28 @@ def check(options: argparse.Namespace, say: Callable[[str], object]) -> None:
     say(f"confirmed: {len(chosen)} of {len(chosen)} rows derived anew, at failure probability {failure:.1e}")
 
 
+def _record_file(path: Path) -> Path:
+    """Return the `certificate.json` at a path: itself, in a folder, or the only one of a run."""
+    if not path.is_dir():
+        return path
+    inside = path / "certificate.json"
+    found = [inside] if inside.exists() else sorted(path.glob("certificates/*/certificate.json"))
+    if not found:
+        raise FileNotFoundError(f"{path} holds no record; make one by python -m lipcert.certify {path}.")
+    if len(found) > 1:
+        raise ValueError(f"{path} holds several records; give one of {', '.join(map(str, found))}.")
+    return found[0]
+
+
+def _checkpoint_of(certificate: Path) -> Path:
+    """Return RUN/checkpoints/x.ckpt of RUN/certificates/x/certificate.json."""
+    folder = certificate.resolve().parent
+    found = folder.parent.parent / "checkpoints" / f"{folder.name}.ckpt"
+    if not found.is_file():
+        raise FileNotFoundError(f"Which network is {certificate} about? Type --checkpoint PATH.")
+    return found
+
+
 def _network(options: argparse.Namespace, checkpoint: Checkpoint, record: Record) -> nn.Module:
     """Return the network of the checkpoint; refuse one whose fingerprint is not the record's."""
     from lipcert.checkpoints import load_network
@@ -120,8 +149,6 @@ def _network(options: argparse.Namespace, checkpoint: Checkpoint, record: Record
 
     data, said = record.contents.data, record.contents.model
     known = {} if options.builder else {key: said.description.get(key) for key in ("model", "activation")}
-    if said.description.get("builder") and not options.builder:
-        raise ValueError(f"The record is of a network of its own; type --builder {said.description['builder']}.")
     loaded = load_network(checkpoint, data.image_shape, data.num_classes, builder=options.builder, **known)
     model, digest = loaded.model, model_sha256(loaded.model)
     if digest != said.sha256 and said.sha256 == model_sha256(model, complete=False):

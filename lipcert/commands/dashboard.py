@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from lipcert.commands.application import ending_in_a_sentence
+from lipcert.version import __version__
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -20,6 +21,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--entity", help="user or team of the project; the account's default when left out")
     parser.add_argument("--name", default="lipcert", help="of the view (default: lipcert)")
     parser.add_argument("--dry-run", action="store_true", help="print the definition as JSON; needs no account")
+    parser.add_argument("--version", action="version", version=f"lipcert {__version__}")
     return parser.parse_args(words)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lipcert.commands.application import ending_in_a_sentence
 from lipcert.system.errors import EXPECTED_ERRORS, sentence_of
+from lipcert.version import __version__
 
 THEMES = ("both", "light", "dark", "none")
 
@@ -27,6 +28,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--measure", action="store_true", help="first run lipcert.measure for every run that has no measurement"
     )
     parser.add_argument("--limit", type=int, default=200, help="images that --measure takes (default: 200)")
+    parser.add_argument("--version", action="version", version=f"lipcert {__version__}")
     return parser.parse_args(words)
 
 

@@ -207,15 +207,15 @@ def load_images(name: str, root: str | Path | None = None, **settings: Any) -> I
     refuse_below(1, {"data.image_size": settings.get("image_size")})
     given = {key: value for key, value in settings.items() if value is not None}
     taken = list(inspect.signature(SOURCES[name]).parameters)
+    folder = None if root is None else Path(root).expanduser()
+    if folder is not None and not folder.is_dir() and not (folder.is_file() and name in FILES):
+        kind = "file" if name in FILES else "folder"
+        raise MissingDataError(f"data.root={root} is not a {kind}; give the {kind} that holds the images of {name}.")
     for key, value in {**({} if taken else {"root": root}), **given}.items():
         if key not in taken[1:] and value is not None:
             raise ValueError(f"data={name} takes no `data.{key}`, got {value}; leave it out.")
     if not taken:
         return SOURCES[name]()
-    folder = None if root is None else Path(root).expanduser()
-    if folder is not None and not folder.is_dir() and not (folder.is_file() and name in FILES):
-        kind = "file" if name in FILES else "folder"
-        raise MissingDataError(f"data.root={root} is not a {kind}; give the {kind} that holds the images of {name}.")
     return SOURCES[name](folder, **given)
 
 

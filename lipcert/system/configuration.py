@@ -1,7 +1,7 @@
 """What Hydra is told: where the files are, schemas, resolvers, rows of tables; unknown settings are refused."""
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -28,10 +28,22 @@ ROWS = "rows.yaml"
 """A table of experiments, a folder of `conf/experiment`: each line is one, `experiment=TABLE/ROW`, on `base.yaml`."""
 
 
-def unknown_setting(name: str, schema: Any) -> str:
-    """Return a sentence about a setting, by its dotted name, that is none of its group's `schema`."""
+MEANT = {
+    **dict.fromkeys(("epochs", "epoch", "max_epochs", "trainer.max_epochs", "trainer.epochs"), "schedule.epochs"),
+    **dict.fromkeys(("lr", "learning_rate", "optimizer.lr", "schedule.lr"), "schedule.initial_lr"),
+    **dict.fromkeys(("batch", "data.batch_size", "bs"), "batch_size"),
+    **dict.fromkeys(("gpus", "devices", "trainer.gpus"), "trainer.devices"),
+    **dict.fromkeys(("eps", "method.epsilon"), "epsilon"),
+    **dict.fromkeys(("data_root", "root"), "data.root"),
+}
+"""What is meant by names that other programs use."""
+
+
+def unknown_setting(name: str, known: Sequence[str]) -> str:
+    """Return a sentence about a setting, by its dotted name, that is none of those `known` in its group."""
     group, dot, key = name.rpartition(".")
-    known = [each.name for each in fields(schema)]
+    if name in MEANT:
+        return f"There is no setting `{name}`: did you mean `{MEANT[name]}`?"
     alike = difflib.get_close_matches(key, known, 1)
     hint = f"did you mean `{group}{dot}{alike[0]}`?" if alike else f"expected one of {', '.join(known)}."
     return f"There is no setting `{name}`: {hint}"
@@ -49,7 +61,7 @@ def refuse_unknown(config: DictConfig, group: str = "") -> None:
     for key in map(str, config):
         name = f"{group}.{key}" if group else key
         if key not in {each.name for each in fields(schema)}:
-            raise ValueError(unknown_setting(name, schema))
+            raise ValueError(unknown_setting(name, [each.name for each in fields(schema)]))
         if not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
             refuse_unknown(config[key], name)
 

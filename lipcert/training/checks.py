@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from lipcert.bounds import check_epsilon
-from lipcert.system.configuration import refuse_unknown
+from lipcert.system.configuration import refuse_unknown, unknown_setting
 from lipcert.system.errors import refuse_below
 from lipcert.system.execution import cover_execution, refuse_execution
 from lipcert.system.plugins import load_plugins
@@ -35,6 +35,8 @@ def check(config: DictConfig) -> None:
     check_devices(config.trainer.devices, config.trainer.accelerator)
     check_processes(config, hydra.overrides.hydra, hydra.mode == RunMode.MULTIRUN)
     check_settings(config)
+    if config.logger.get("csv") is None:
+        raise ValueError("`logger.csv`=null: a run without metrics.csv cannot be resumed or shown; leave it out.")
     check_evaluation()
 
 
@@ -102,6 +104,10 @@ def check_processes(config: DictConfig, overrides: Sequence[str], multirun: bool
 def check_settings(config: DictConfig) -> None:
     """Raise ValueError for settings that would only fail later; methods name the activations that they can handle."""
     EvaluationSettings(**config.evaluation)
+    if "max_epochs" in config.trainer:
+        raise ValueError(unknown_setting("trainer.max_epochs", ()))
+    if config.optimizer.get("lr") not in (None, config.schedule.initial_lr):
+        raise ValueError("`optimizer.lr` would be overridden by the schedule: did you mean `schedule.initial_lr`?")
     if "16" in config.trainer.precision:
         raise ValueError(
             f"`trainer.precision`={config.trainer.precision} trains in half precision; bounds need 32-true."

@@ -482,7 +482,7 @@ def test_a_folder_that_cannot_be_written(home: Path, certify: Command) -> None:
 
 def test_data_without_test_images(home: Path, certify: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     empty = Split(torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64))
-    monkeypatch.setattr(preparation, "load_images", lambda name, root: Images(empty, empty, 10))
+    monkeypatch.setattr(preparation, "load_again", lambda known, name, **given: Images(empty, empty, 10))
     outcome = certify(OWN)
     assert outcome.exit == 1
     assert "digits has no test images" in outcome.stderr
