@@ -43,7 +43,7 @@ def pgd(
     attack = L2ProjectedGradientDescentAttack(abs_stepsize=epsilon / 4, steps=steps, random_start=True)
     best, smallest = images, torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device)
     with without_gradients(model):
-        for _ in range(restarts):
+        for _ in range(restarts if len(images) else 0):
             _, found, _ = attack(target, images, labels, epsilons=epsilon)
             found = contained(found, images, epsilon, box)
             reached = margins(model, found, labels)

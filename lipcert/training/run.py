@@ -1,10 +1,12 @@
 """One training run: check, train, evaluate, write results."""
 
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -25,7 +27,7 @@ from lipcert.training.processes import is_first_process, leave_group, locked
 from lipcert.training.resume.checkpoints import LAST, DamagedCheckpointError, read_state
 from lipcert.training.resume.interruption import HeedSignals, interruptible
 from lipcert.training.resume.starting_point import State, completed, restore_folder, starting_point, write_configuration
-from lipcert.version import __version__
+from lipcert.version import __version__, commit
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +76,7 @@ def train_and_evaluate(config: DictConfig, folder: Path, state: State) -> dict[s
     leave_group()
     if not is_first_process():
         return evaluated
-    results = publish(config, folder, module, evaluated, costs)
+    results = publish(config, folder, module, evaluated, costs, data.state_dict()["extra"])
     for each in trainer.loggers:
         if isinstance(each, RunLogger):
             each.report(results)
@@ -94,9 +96,17 @@ def load_weights(module: RobustClassifier, folder: Path, which: str) -> None:
 
 
 def publish(
-    config: DictConfig, folder: Path, module: RobustClassifier, evaluated: dict[str, Any], costs: Costs
+    config: DictConfig,
+    folder: Path,
+    module: RobustClassifier,
+    evaluated: dict[str, Any],
+    costs: Costs,
+    extra: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write `results.json`: what the run is, how it was `evaluated`, what its training cost; print and return it."""
+    """Write `results.json`: what the run is, how it was `evaluated`, what its training cost; print and return it.
+
+    `extra`: what is said of extra images.
+    """
     results = {
         **describe(config),
         "method": module.method.name,
@@ -107,7 +117,10 @@ def publish(
         "seconds_per_epoch": costs.seconds / max(1, costs.epochs),
         "peak_memory_mb": costs.peak_memory_mb,
         "epochs": config.schedule.epochs,
+        **({"extra": extra} if extra else {}),
         "lipcert_version": __version__,
+        "torch_version": torch.__version__,
+        "commit": commit(),
     }
     write_json(folder / "results.json", results)
     logger.info(
@@ -140,3 +153,5 @@ def print_results(results: dict[str, Any], folder: Path) -> None:
     console = Console()
     console.print(table)
     console.print(f"Everything of this run is in {folder}", soft_wrap=True)
+    for command in ("certify", "report"):
+        console.print(f"Next: python -m lipcert.{command} {shlex.quote(str(folder))}", soft_wrap=True, markup=False)

@@ -37,7 +37,7 @@ def fixture_whole(tmp_path: Path) -> bytes:
 def test_rows_and_columns(whole: bytes) -> None:
     rows = list(csv.DictReader(whole.decode().splitlines()))
     assert list(rows[0]) == ["epoch", "step", "train/loss", "val/accuracy"]
-    assert [row["step"] for row in rows] == ["9", "9", "19", "19", "29", "29", "39", "39"]
+    assert [row["step"] for row in rows] == ["9", "19", "29", "39"]
     assert [float(row["train/loss"]) for row in rows if row["train/loss"]] == [1 / 3, 1 / 4, 1 / 5, 1 / 6]
     assert [float(row["val/accuracy"]) for row in rows if row["val/accuracy"]] == [0, 1 / 7, 2 / 7, 3 / 7]
 
@@ -52,7 +52,7 @@ def test_interrupted_anywhere(tmp_path: Path, whole: bytes, done: int) -> None:
     for length in range(written, len(whole) + 1):
         path.write_bytes(whole[:length])
         rewind(path, done * BATCHES, last)
-        assert len(read_rows(path)) == 2 * done
+        assert len(read_rows(path)) == done
         assert path.exists() == bool(done)
         if length % 40 == 0:
             _log(tmp_path, done, EPOCHS)

@@ -1,4 +1,4 @@
-"""`metrics.csv`: a row for each time something is logged, through any number of interruptions."""
+"""`metrics.csv`: a row an epoch, through any number of interruptions."""
 
 import csv
 import io
@@ -28,11 +28,14 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write a table as a whole, columns sorted by name."""
+    """Write a table as a whole, rows of the same step joined, columns sorted by name."""
+    by_step: dict[str, Row] = {}
+    for row in rows:
+        by_step.setdefault(row["step"], {}).update(row)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, sorted(set().union(*rows)), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(by_step.values())
     write_text(path, text.getvalue())
 
 

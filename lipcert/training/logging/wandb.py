@@ -30,6 +30,9 @@ FOLDERS = ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR")
 MODE = "WANDB_MODE"
 """Environment variable that alone keeps wandb's usage reports offline too; `wandb.init(mode=...)` does not."""
 
+SILENT = "WANDB_SILENT"
+"""Environment variable that sends wandb's own lines to its log file alone."""
+
 LONGEST_GROUP = 128
 """Most characters that W&B keeps of a group."""
 
@@ -95,6 +98,7 @@ class RunLogger(WandbLogger):
         folder = Path(str(self._save_dir))
         for variable in FOLDERS:
             os.environ.setdefault(variable, str(folder / "wandb" / "local"))
+        os.environ.setdefault(SILENT, "true")
         if self._offline:
             os.environ[MODE] = "offline"
         try:
@@ -144,7 +148,7 @@ def earlier_id(folder: Path, resume: str | None) -> str | None:
 @contextmanager
 def finished() -> Iterator[None]:
     """Finish the run of wandb that was started inside, if there is one: as failed where an error passes through."""
-    before = {variable: os.environ.get(variable) for variable in (*FOLDERS, MODE)}
+    before = {variable: os.environ.get(variable) for variable in (*FOLDERS, MODE, SILENT)}
     exit_code: Any = 0
     try:
         yield

@@ -21,7 +21,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from lipcert.system.errors import Interrupted
 from lipcert.system.overrides import quoted
 from lipcert.training.processes import is_first_process
-from lipcert.training.resume.starting_point import CONFIGURATION
+from lipcert.training.resume.starting_point import CONFIGURATION, typed_again
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -34,10 +34,7 @@ def how_to_go_on(folder: Path) -> str:
     if hydra.mode == RunMode.MULTIRUN:
         place = shlex.quote(f"hydra.sweep.dir={quoted(hydra.sweep.dir)}")
         return f"To go on, start the same sweep again with {place}."
-    kept = [each for each in hydra.overrides.task if not each.startswith("resume=")]
-    kept += [each for each in hydra.overrides.hydra if not each.startswith(("hydra.run.dir=", "hydra.mode="))]
-    command = shlex.join([*kept, f"hydra.run.dir={quoted(str(folder))}", "resume=auto"])
-    return f"To go on: python -m lipcert.train {command}"
+    return f"To go on: {typed_again(f'hydra.run.dir={quoted(str(folder))}', 'resume=auto')}"
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+import shlex
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -13,7 +14,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lipcert.system.files import link, write_text
-from lipcert.system.overrides import NOT_COMPARED, by_dotted_key, is_within
+from lipcert.system.overrides import NOT_COMPARED, by_dotted_key, is_within, quoted
 from lipcert.system.schema import TrainConfig
 from lipcert.training.logging.table import METRICS, rewind
 from lipcert.training.processes import is_first_process
@@ -182,11 +183,23 @@ def check_same_run(folder: Path, config: DictConfig) -> None:
         for key in sorted(written.keys() | here.keys())
         if there.get(key, absent) != here.get(key, absent)
     ]
+    if differing and (folder / "results.json").exists() and all(each.startswith("schedule.") for each in differing):
+        last, new = folder / "checkpoints" / LAST, f"{folder}-{here['schedule.epochs']}-epochs"
+        command = typed_again(f"hydra.run.dir={quoted(new)}", f"resume={quoted(str(last))}")
+        raise ValueError(f"{folder} is complete with {', '.join(differing)}. To train on, in a new folder: {command}")
     if differing:
         raise ValueError(
             f"{folder} holds a run with other settings: {', '.join(differing)}. "
             "Set them as they were, or choose another hydra.run.dir (hydra.sweep.dir)."
         )
+
+
+def typed_again(*settings: str) -> str:
+    """Return the command line of this run with other settings of where it is and what it goes on from."""
+    hydra = HydraConfig.get()
+    kept = [each for each in hydra.overrides.task if not each.startswith("resume=")]
+    kept += [each for each in hydra.overrides.hydra if not each.startswith(("hydra.run.dir=", "hydra.mode="))]
+    return f"python -m lipcert.train {shlex.join([*kept, *settings])}"
 
 
 def _translated(settings: dict[str, Any]) -> dict[str, Any]:
