@@ -37,8 +37,37 @@ CASES = {
     "unknown key of a group": ("bound.iteration=1", "did you mean `bound.iterations`?"),
     "added key": ("+epslion=1", "There is no setting `epslion`: did you mean `epsilon`?"),
     "added key of a group": ("+data.nonsense=1", "There is no setting `data.nonsense`: expected one of name, root"),
-    "wrong type": ("batch_size=many", "batch_size"),
-    "unknown model": ("model=vgg", "4c3f"),
+    "wrong type": ("batch_size=many", "Expected `batch_size` to be a whole number, got many."),
+    "not null": ("seed=null", "Expected `seed` to be a whole number, got null."),
+    "no number": ("data.limit_test=x", "Expected `data.limit_test` to be a whole number or null, got x."),
+    "no list": ("plugins=corners", "Expected `plugins` to be a list, [one,two], got corners."),
+    "unknown option of a method": ("method.lamda=1", "There is no setting `method.lamda`: expected one of exclude"),
+    "unknown group": ("modle=small", "There is no setting `modle`: did you mean `model`?"),
+    "no value": ("epsilon", "epsilon cannot be read: expected KEY=VALUE"),
+    "syntax": ("plugins=[one", "plugins=[one cannot be read: expected KEY=VALUE"),
+    "sweep without -m": ("seed=0,1", "seed=0,1 holds several values; add -m for a sweep"),
+    "folder": ("empty", "to go on with the run in it, type hydra.run.dir=empty resume=auto"),
+    "epochs": ("epochs=3", "did you mean `schedule.epochs`?"),
+    "max_epochs": ("trainer.max_epochs=3", "did you mean `schedule.epochs`?"),
+    "added max_epochs": ("+trainer.max_epochs=3", "did you mean `schedule.epochs`?"),
+    "learning rate": ("lr=1", "did you mean `schedule.initial_lr`?"),
+    "learning rate of the optimizer": ("optimizer.lr=1", "did you mean `schedule.initial_lr`?"),
+    "batch": ("batch=3", "did you mean `batch_size`?"),
+    "gpus": ("gpus=3", "did you mean `trainer.devices`?"),
+    "no metrics": ("logger.csv=null", "`logger.csv`=null"),
+    "no pictures": ("data=imagefolder", "Give data.root=FOLDER"),
+    "pictures without classes": ("data=imagefolder data.root=empty", "Expected a folder for each class"),
+    "no arrays": ("data=npz data.root=none.npz", "data.root=none.npz is not a file"),
+    "text for arrays": ("data=npz data.root=file.txt", "file.txt is damaged or no .npz file"),
+    "no data set": ("data=dataset", "Give data.dataset._target_=package.Class"),
+    "unknown data set": ("data=dataset data.dataset._target_=no.Such", "data.dataset._target_=no.Such"),
+    "folder of what has none": ("data.root=empty", "data=digits takes no `data.root`, got empty"),
+    "extra images that are missing": ("data.extra.path=none.npz", "none.npz is no file"),
+    "transform": (
+        "data.transforms.one._target_=torchvision.transforms.v2.CenterCrop data.transforms.one.size=3",
+        "`data.transforms` must leave images (1, 8, 8)",
+    ),
+    "unknown model": ("model=vgg", "There is no model=vgg: expected one of 4c3f"),
     "unknown experiment": ("experiment=missing", "same_work"),
     "unknown activation": ("model.activation=swish", "clipped_maxmin"),
     "unknown bound": ("evaluation.bounds=[loose]", "tight"),
@@ -99,6 +128,7 @@ def test_refused_in_one_sentence(outcomes: dict[str, dict[str, Any]], case: str)
     outcome = outcomes[case]
     assert outcome["exit"] == 1
     assert "Traceback" not in outcome["stderr"]
+    assert "Error executing job" not in outcome["stderr"]
     assert CASES[case][1] in outcome["stderr"].partition("error: ")[2]
 
 

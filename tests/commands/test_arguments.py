@@ -1,10 +1,18 @@
-"""What a user types with commas is a list, except in a sweep."""
+"""What a user types: commas for lists, except in a sweep; a path as the first word; --version."""
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
-from lipcert.commands.application import with_lists
+from lipcert.commands.application import with_lists, with_path
+from lipcert.commands.report import main as report
+from lipcert.commands.train import main as train
+from lipcert.version import __version__
 
 
 @pytest.mark.parametrize(
@@ -33,3 +41,22 @@ def test_lists(typed: str, meant: str) -> None:
 @pytest.mark.parametrize("sweep", ["-m", "--multirun", "--multi", "hydra.mode=MULTIRUN"])
 def test_sweeps_keep_their_commas(sweep: str) -> None:
     assert with_lists(["epsilon=0.1,0.25", sweep]) == ["epsilon=0.1,0.25", sweep]
+
+
+def test_a_path_as_the_first_word_is_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "seed=1").mkdir()
+    assert with_path(["runs/first", "limit=3"]) == ["checkpoint=runs/first", "limit=3"]
+    assert with_path(["seed=1"]) == ["checkpoint='seed=1'"]
+    for words in ([], ["limit=3"], ["-m", "seed=1"], ["--help"]):
+        assert with_path(words) == words
+
+
+@pytest.mark.parametrize("command", [train, report])
+def test_version(
+    command: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["lipcert", "--version"])
+    with contextlib.suppress(SystemExit):
+        command()
+    assert capsys.readouterr().out == f"lipcert {__version__}\n"

@@ -59,6 +59,23 @@ def test_an_honest_record_is_confirmed(
     assert "confirmed: 16 of 16 rows" in said
 
 
+def test_a_run_stands_for_its_only_record_and_network(
+    tmp_path: Path, model: nn.Module, rows: list[Row], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "certificates" / "last"
+    folder.mkdir(parents=True)
+    _, flag, network, *rest = write(folder, model, rows).words("--rows", "0")
+    assert flag == "--checkpoint"
+    (tmp_path / "checkpoints").mkdir()
+    assert "Type --checkpoint PATH" in _refused([str(tmp_path), *rest], capsys)
+    Path(network).rename(tmp_path / "checkpoints" / "last.ckpt")
+    main([str(tmp_path), *rest])
+    assert "confirmed: 1 of 1 rows" in capsys.readouterr().out
+    folder.rename(tmp_path / "certificates" / "best")
+    assert "Type --checkpoint PATH" in _refused([str(folder.with_name("best")), *rest], capsys)
+    assert "holds no record; make one by python -m lipcert.certify" in _refused([str(tmp_path / "checkpoints")], capsys)
+
+
 def test_clipped_pixels_are_those_of_the_record(
     tmp_path: Path, model: nn.Module, rows: list[Row], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ RESULTS = {
         "peak_memory_mb",
         "epochs",
         "lipcert_version",
+        "torch_version",
+        "commit",
     ),
 }
 
@@ -63,13 +66,14 @@ def fixture_finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", name="later")
 def fixture_later(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    """Three more runs in one process: into the finished one's folder, stopped after an epoch, and resumed."""
+    """Four more runs in one process: into the finished one's folder, stopped, resumed; with other epochs."""
     folder = tmp_path_factory.mktemp("later")
     again = [*RUN, f"hydra.run.dir='{finished}'"]
     stopped = [*RUN, *CHEAP, *STOP, "hydra.run.dir=stopped"]
     resumed = [*RUN, *CHEAP, "resume=stopped/checkpoints/last.ckpt", "hydra.run.dir=resumed", "report=true"]
+    more = [*again, "resume=auto", "schedule.epochs=5"]
     before = contents(finished)
-    outcomes = train_each([again, stopped, resumed], cwd=folder)
+    outcomes = train_each([again, stopped, resumed, more], cwd=folder)
     outcomes[0]["unchanged"] = contents(finished) == before
     return folder, outcomes
 
@@ -108,7 +112,7 @@ def test_configuration_of_a_run(finished: Path) -> None:
 def test_metrics_of_a_run(finished: Path) -> None:
     metrics = _metrics(finished)
     assert set(metrics) >= LOGGED
-    assert {key: len(metrics[key]) for key in LOGGED} == dict.fromkeys(LOGGED, 3)
+    assert {key: len(metrics[key]) for key in (*LOGGED, "epoch")} == dict.fromkeys((*LOGGED, "epoch"), 3)
     fractions = [key for key in LOGGED if key.startswith(("val/", "varying/"))]
     assert all(0 <= value <= 1 for key in fractions for value in metrics[key])
     for local, whole in zip(metrics["lipschitz/local"], metrics["lipschitz/global"], strict=True):
@@ -154,7 +158,7 @@ def test_a_second_run_leaves_the_first_alone(finished: Path, later: tuple[Path, 
 
 
 def test_a_run_that_stopped_goes_on_exactly(finished: Path, later: tuple[Path, list[dict[str, Any]]]) -> None:
-    folder, (_, stopped, resumed) = later
+    folder, (_, stopped, resumed, _) = later
     assert stopped["exit"] == 0, stopped["stderr"]
     assert resumed["exit"] == 0, resumed["stderr"]
     assert set(_metrics(folder / "stopped")["epoch"]) == {0}
@@ -163,6 +167,25 @@ def test_a_run_that_stopped_goes_on_exactly(finished: Path, later: tuple[Path, l
     halfway, ours, expected = (_weights(each) for each in (folder / "stopped", folder / "resumed", finished))
     assert [key for key in expected if not torch.equal(ours[key], expected[key])] == []
     assert not torch.equal(halfway["0.weight"], expected["0.weight"])
+
+
+def test_a_complete_run_with_other_epochs_is_told_what_trains_on(
+    finished: Path, later: tuple[Path, list[dict[str, Any]]]
+) -> None:
+    more = later[1][3]
+    assert more["exit"] == 1
+    said = more["stderr"].partition("error: ")[2]
+    assert "schedule.epochs (3 there, 5 here)" in said
+    words = shlex.split(said.partition("To train on, in a new folder: ")[2])
+    assert words[:3] == ["python", "-m", "lipcert.train"]
+    assert {"schedule.epochs=5", f"resume='{finished}/checkpoints/last.ckpt'"} <= set(words)
+    assert f"hydra.run.dir='{finished}-5-epochs'" in words
+    assert "resume=auto" not in words
+
+
+def test_the_end_says_what_comes_next(later: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, (_, _, resumed, _) = later
+    assert f"Next: python -m lipcert.certify {folder / 'resumed'}" in resumed["stdout"]
 
 
 def test_sweep(finished: Path, tmp_path: Path) -> None:

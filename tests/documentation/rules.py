@@ -27,7 +27,7 @@ TINY = (*QUICK, "data.limit_train=64", "data.limit_test=10", "schedule.epochs=1"
 EXAMPLES = {"ITERATIONS": "2", "KIND": "shared", "SEED": "0"}
 """What a reader is to fill in. RUN is there: a folder of that name holds a trained run."""
 
-OWN_DATA = "data=corners"
+OWN_DATA = {"data=corners", "data=imagefolder"}
 """Data that a page makes; limits of other data do not fit it."""
 
 
@@ -117,7 +117,7 @@ def train(words: list[str], place: Place) -> None:
     compose("train", words)
     folders = [word.partition("=")[2] for word in words if word.startswith("hydra.run.dir=")]
     if any(f"{folder}/" in place.rest for folder in folders) and not place.of_an_experiment:
-        small = [each for each in TINY if OWN_DATA not in words or not each.startswith("data.")]
+        small = [each for each in TINY if not OWN_DATA & set(words) or not each.startswith("data.")]
         printed = run_module(words, *small)
         missing = [label for label in re.findall(r"^│ (.*?) +│", place.rest, re.MULTILINE) if label not in printed]
         if missing:

@@ -81,6 +81,15 @@ def test_attacks_at_growing_radii() -> None:
     assert refutations(broken_at, _radii("tight")) == []
 
 
+def test_where_no_image_is_classified_right_there_is_nothing_to_attack() -> None:
+    model, (images, _) = trained("clipped_relu"), digits(5)
+    with torch.no_grad():
+        wrong = (model(images).argmax(dim=1) + 1) % 10
+    broken_at, prediction = attack_at_growing_radii(model, images, wrong, [EPSILON], EPSILON, 2, 1, 16, 0)
+    assert broken_at.tolist() == [0.0] * 5
+    assert torch.equal((prediction + 1) % 10, wrong)
+
+
 def test_a_broken_certificate_is_refuted() -> None:
     broken, radius = torch.tensor([0.2, 0.0, 0.3]), torch.tensor([0.2, 0.0, 0.1])
     (sentence,) = refutations(broken, radius)

@@ -94,6 +94,21 @@ def test_nothing_is_written_into_files(tmp_path: Path) -> None:
     assert _text(console) == ""
 
 
+def test_a_log_has_a_summary_and_a_line_an_epoch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, stops, earlier in (("first", [StopAfter(0)], None), ("second", [], tmp_path / "first" / "last.ckpt")):
+        caplog.clear()
+        with caplog.at_level("INFO", "lipcert"):
+            run = trainer(tmp_path / name, *stops, TrainingProgress(_console(terminal=False)))
+            run.fit(classifier(), digits(limit_train=50), ckpt_path=earlier, weights_only=True)
+        summary, *lines = [each.getMessage() for each in caplog.records if each.name.startswith("lipcert")]
+        assert "1 x cpu, images 50 + " in summary
+        assert f"of 1x8x8, 10 classes, {sum(each.numel() for each in classifier().parameters())} parameters" in summary
+        assert summary.endswith(f", {EPOCHS} epochs" + ", resumed at epoch 2" * (name == "second"))
+        numbers = [re.match(rf"epoch (\d)/{EPOCHS}: loss [\d.]+ epsilon .* certified .* left$", line) for line in lines]
+        expected = [1] if name == "first" else list(range(2, EPOCHS + 1))
+        assert [each and int(each[1]) for each in numbers] == expected
+
+
 def test_the_longest_line_fits() -> None:
     """Of 999 epochs, with hours to go; a space between two columns."""
     line = f"epoch 999/999 {'-' * BAR} 100% 9:59:59 {figures(1.58, dict.fromkeys(KEYS, 1.0))}"
