@@ -151,17 +151,20 @@ def details() -> str:
 
 
 def group_settings(group: str, types: dict[str, str]) -> list[str]:
-    """Return the tables of a group's settings: one for all options that share them, else one an option."""
+    """Return the table of a group's settings: each once, with the options that have it; of methods one an option."""
     if group in ("experiment", "sweep", "scale", "callbacks", "logger"):
         return []
     found = {path.stem: settings_of(path) for path in options_of(group)}
-    keys = {tuple(settings) for settings in found.values()}
-    if len(keys) == 1 and group != "method":
-        shared = {
-            key: Setting(value.value if len({each[key].value for each in found.values()}) == 1 else "", value.comment)
-            for key, value in next(iter(found.values())).items()
-            if key != "name" and not key.startswith("_")
-        }
+    if group != "method":
+        shared: dict[str, Setting] = {}
+        for key in dict.fromkeys(key for settings in found.values() for key in settings):
+            having = {option: settings[key] for option, settings in found.items() if key in settings}
+            inside = any(other.startswith(f"{key}.") for settings in found.values() for other in settings)
+            if key != "name" and not key.startswith("_") and not inside:
+                values = {each.value for each in having.values()}
+                comment = next((each.comment for each in having.values() if each.comment), "")
+                only = "" if len(having) == len(found) else f" ({', '.join(map(code, having))})"
+                shared[key] = Setting(values.pop() if len(values) == 1 else "", comment + only)
         return [*table(shared, types, f"{group}."), ""] if shared else []
     lines = [row("option", "key", "default", "meaning"), row(*["---"] * 4)]
     for option, settings in found.items():

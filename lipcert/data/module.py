@@ -178,7 +178,11 @@ class ImageDataModule(pl.LightningDataModule):
         return {"source": self.source, "extra": self.extra.description if self.extra else None}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Raise ValueError for a checkpoint that was trained with other extra images."""
+        """Compare what a checkpoint says, `state_dict`, with these images.
+
+        Raises:
+            ValueError: for a checkpoint that was trained with other extra images.
+        """
         before, now = (state["extra"] and state["extra"]["sha256"] for state in (state_dict, self.state_dict()))
         if before != now:
             raise ValueError(f"The checkpoint was trained with extra images of SHA-256 {before}, these have {now}.")

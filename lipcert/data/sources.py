@@ -220,6 +220,12 @@ def load_images(name: str, root: str | Path | None = None, **settings: Any) -> I
 
 
 def load_again(known: Mapping[str, Any], name: str, **given: Any) -> Images:
-    """Load a data set as is `known` of it, where that is of the same name; settings that are `given` win."""
+    """Load a data set as before.
+
+    Args:
+        known: arguments of `load_images` that were used before; left aside where they are of another data set.
+        name: a key of `SOURCES`.
+        given: other settings, which win where they are not None.
+    """
     same = known if known.get("name") == name else {}
     return load_images(**{**same, "name": name, **{key: value for key, value in given.items() if value}})

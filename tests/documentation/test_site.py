@@ -97,7 +97,7 @@ def _keys(section: type, prefix: str = "") -> list[str]:
     keys: list[str] = []
     for name, hint in typing.get_type_hints(section).items():
         if dataclasses.is_dataclass(hint):
-            keys += _keys(typing.cast("type", hint), f"{name}.")
+            keys += _keys(typing.cast("type", hint), f"{prefix}{name}.")
         elif name != "name" and not (section is schema.TrainConfig and hint is typing.Any):
             keys.append(f"{prefix}{name}")
     return keys
