@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
-from itertools import cycle, product
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -17,7 +15,7 @@ from lipcert.bounds import Bound
 from lipcert.bounds.plan import measure_plan
 from lipcert.data import Split
 from lipcert.data.batches import GlobalBatches
-from lipcert.losses import BCP, CAP, CLL, CRM, EMMA, TRADES, Adversarial, GloRo, ReLUStability, Sparsity, Standard
+from lipcert.losses import BCP, Sparsity
 from lipcert.losses.objective import Method
 from lipcert.nn import build
 from lipcert.system.execution import PRECISIONS
@@ -26,24 +24,9 @@ from lipcert.training.evaluation import EvaluationSettings, evaluate
 from lipcert.training.module import RobustClassifier
 from lipcert.training.schedules import Schedule
 from tests import virtual_gpu
+from tests.training.steps import CASES, CLASSES, IMAGES, METHODS, OTHERS, SHAPE
 
-SHAPE, CLASSES, IMAGES, RADIUS = (1, 8, 8), 4, 6, 0.02
-METHODS: dict[str, Callable[[], Method]] = {
-    "bcp": BCP,
-    "gloro": GloRo,
-    "gloro_published": lambda: GloRo(exclude="prediction", box=False),
-    "crm": lambda: CRM(1.0, 5.0, 1.0),
-    "cll": lambda: CLL(0.3, 0.1, 0.01),
-    "emma": EMMA,
-}
-OTHERS: dict[str, Callable[[], Method]] = {
-    "relu_stability": ReLUStability,
-    "standard": Standard,
-    "adversarial": Adversarial,
-    "trades": TRADES,
-    "cap": lambda: CAP(projections=3),
-}
-ACTIVATIONS = ("relu", "clipped_relu", "maxmin", "clipped_maxmin")
+RADIUS = 0.02
 
 
 def stepped(method: Method, bound: str, activation: str) -> dict[str, Any]:
@@ -104,11 +87,8 @@ def evaluated() -> list[dict[str, Any]]:
 def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    pairs = product(map(str, Bound), ACTIVATIONS)
-    cases = [(name, *pair) for name, pair in zip(cycle(METHODS), pairs, strict=False)]
-    cases += [(name, "local", "relu") for name in OTHERS]
     made = METHODS | OTHERS
-    steps = {"/".join(case): stepped(made[case[0]](), *case[1:]) for case in cases}
+    steps = {"/".join(case): stepped(made[case[0]](), *case[1:]) for case in CASES}
     json.dump({"steps": steps, "evaluations": evaluated()}, sys.stdout)
 
 

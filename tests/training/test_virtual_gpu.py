@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 
 from tests.running import forked
-
-SEARCHING = "liplt"
-"""Bound that asks once a step which classes are still open: each of them costs a norm an image."""
+from tests.training.steps import SEARCHING
 
 FAULTS = """
 import json
