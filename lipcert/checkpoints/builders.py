@@ -9,13 +9,32 @@ from typing import Any
 from torch import nn
 
 from lipcert.nn import build
-from lipcert.system.plugins import import_from_here, look_here
+from lipcert.system.configuration import BUILT_IN
+from lipcert.system.plugins import import_from_here
 
-BUILT_IN = "lipcert.nn.build"
-"""Builds the published architectures; the one builder that is called without being asked for."""
+NOT_GIVEN = ("_target_", "builder")
+"""Settings of a network that are no arguments: they name the builder."""
 
 Builder = str | Callable[..., nn.Module]
 """`package.module:function`, found as `python -m` finds modules, or a dotted path, as Hydra's; or what these name."""
+
+
+def builder_of(model: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return what the settings of the group `model` name as a builder, and its arguments.
+
+    Those that are null are left out, and `name` is an argument of a published architecture alone.
+
+    Raises:
+        ValueError: unless exactly one builder is named.
+    """
+    named = [str(model[key]) for key in NOT_GIVEN if model.get(key) is not None]
+    if len(named) != 1:
+        raise ValueError(
+            "Expected model.builder=package.module:function or model._target_=package.module.Class, "
+            f"got {' and '.join(named) or 'neither'}."
+        )
+    left_out = NOT_GIVEN if named[0] == BUILT_IN else (*NOT_GIVEN, "name")
+    return named[0], {key: value for key, value in model.items() if value is not None and key not in left_out}
 
 
 def built(builder: Builder, arguments: Mapping[str, Any], image_shape: Sequence[int], num_classes: int) -> nn.Module:
@@ -57,17 +76,11 @@ def located(builder: Builder) -> Callable[..., nn.Module]:
         return builder
     if builder == BUILT_IN:
         return build
-    module_name, colon, function_name = builder.partition(":")
-    if not (module_name and function_name) and "." not in builder.strip("."):
+    module_name, _, function_name = builder.partition(":") if ":" in builder else builder.rpartition(".")
+    if not (module_name and function_name):
         raise ValueError(f"Expected builder=package.module:function, got {builder!r}.")
     try:
-        if colon:
-            found = getattr(import_from_here(module_name), function_name)
-        else:
-            from hydra.utils import get_object
-
-            look_here()
-            found = get_object(builder)
+        found = getattr(import_from_here(module_name), function_name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"builder={builder} was not found: {' '.join(str(error).split())}.") from error
     except Exception as error:

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lipcert.checkpoints.builders import BUILT_IN, Builder, built
+from lipcert.checkpoints.builders import Builder, built
 from lipcert.checkpoints.reading import ONNX, Checkpoint, read_checkpoint
 from lipcert.importing import from_onnx, imported
 from lipcert.nn import ACTIVATIONS, ARCHITECTURES, build, folded
 from lipcert.nn.integrity import has_own_forward
+from lipcert.system.configuration import BUILT_IN
 from lipcert.system.errors import first_line
 
 FROM_ONNX = "from an ONNX file; as executed by torch: other runtimes round otherwise, the exact network is theirs too"
@@ -40,6 +41,7 @@ def load_network(
     model: str | None = None,
     activation: str | None = None,
     builder: Builder | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> LoadedNetwork:
     """Load the network of a checkpoint, in the dtypes of its tensors; parametrized ones are `folded`.
 
@@ -51,8 +53,9 @@ def load_network(
         num_classes: of the data, the number of logits.
         model: a key of `ARCHITECTURES`; what the file says when None, else found by names and shapes.
         activation: one of `ACTIVATIONS`, likewise.
-        builder: what returns the network, in place of both; of its arguments, the file's, see `Origin`. A file's own
-            builder is somebody's code and is not called unless it is named here.
+        builder: what returns the network, in place of both. A file's own builder is somebody's code and is not called
+            unless it is named here.
+        arguments: of the builder; what the file says of them when None or empty, see `Origin`.
 
     Raises:
         FileNotFoundError: for a file that is not there.
@@ -70,7 +73,7 @@ def load_network(
     if builder is not None:
         if model is not None or activation is not None:
             raise ValueError("Expected builder= alone or model= and activation=, got both; leave one out.")
-        network = built(builder, _arguments(checkpoint), shape, num_classes)
+        network = built(builder, arguments or _arguments(checkpoint), shape, num_classes)
         known = {"builder": builder if isinstance(builder, str) else f"{builder.__module__}:{builder.__qualname__}"}
     elif model is None and activation is None and _own_builder(checkpoint) is not None:
         own = _own_builder(checkpoint)

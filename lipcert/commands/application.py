@@ -16,6 +16,7 @@ from lipcert.version import __version__
 _LIST = re.compile(r"^(epsilon=(?=.*,)|stages=(?!null$))([^\[\](){}'\"]+)$")
 """Settings that take lists: several radii with commas between, or one stage and more."""
 
+_OWN_MODEL = re.compile(r"\+{0,2}model\.(builder|_target_)=")
 
 VERSION = "--version"
 
@@ -71,6 +72,7 @@ def application(name: str, stopped: str = "Stopped.", lists: bool = False) -> Ca
         from lipcert.system.overrides import with_open_keys
 
         register()
+        words = with_own_model(words)
         if name != "train":
             words = with_path(words)
         sys.argv[1:] = with_open_keys(with_lists(words) if lists else words)
@@ -97,6 +99,12 @@ def with_path(words: Sequence[str]) -> list[str]:
     if first.startswith("-") or ("=" in first and not Path(first).expanduser().exists()):
         return list(words)
     return [f"checkpoint={quoted(first)}", *words[1:]]
+
+
+def with_own_model(words: Sequence[str]) -> list[str]:
+    """Return a command line that names what builds its network with `model=own`, unless it chooses a `model`, too."""
+    named = any(_OWN_MODEL.match(each) for each in words)
+    return [*words, "model=own"] if named and not any(each.startswith("model=") for each in words) else list(words)
 
 
 def ending_in_a_refusal(stopped: str) -> AbstractContextManager[None]:

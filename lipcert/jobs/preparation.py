@@ -14,10 +14,11 @@ from lipcert.bounds import RULES, Bound, check_epsilon
 from lipcert.certificates.batch_size import choose_batch_size
 from lipcert.certificates.float64 import executed_dtype
 from lipcert.checkpoints import LoadedNetwork, load_network, read_checkpoint
+from lipcert.checkpoints.builders import builder_of
 from lipcert.data import Split, load_again
 from lipcert.records import Arithmetic, Data, Model
 from lipcert.records.fingerprint import data_sha256, model_sha256
-from lipcert.system.configuration import refuse_unknown
+from lipcert.system.configuration import BUILT_IN, refuse_unknown
 from lipcert.system.errors import refuse_below
 from lipcert.system.execution import cover_execution
 from lipcert.system.plugins import load_plugins
@@ -110,11 +111,24 @@ def prepare(config: DictConfig, most_epsilons: int | None = 1) -> Subject:
     split = source.test.first(limit)
     pixels = data_sha256(*split[:])  # float32, as they are certified
     data = Data(name, "test", len(split), tuple(split.images.shape[1:]), source.num_classes, pixels)
-    network = load_network(
-        checkpoint, data.image_shape, data.num_classes, config.model.name, config.model.activation, config.builder
-    )
+    network = load_network(checkpoint, data.image_shape, data.num_classes, **chosen_network(config))
     network.model.to(device)
     return Subject(config, checkpoint.path, network, split, data, epsilons, device)
+
+
+def chosen_network(config: DictConfig) -> dict[str, Any]:
+    """Return what the settings say of the network, as `load_network` takes it.
+
+    Raises:
+        ValueError: for two builders.
+    """
+    model: Any = OmegaConf.to_container(config.model, resolve=True)
+    if not any(model.get(key) for key in ("builder", "_target_")) or model["_target_"] == BUILT_IN:
+        return {"model": model["name"], "activation": model["activation"], "builder": config.builder}
+    builder, arguments = builder_of(model)
+    if config.builder not in (None, builder):
+        raise ValueError(f"Expected one builder, got builder={config.builder} and {builder}; leave one out.")
+    return {"builder": builder, "arguments": arguments}
 
 
 def chosen_epsilons(given: Any, description: Mapping[str, Any], most: int | None = None) -> tuple[float, ...]:

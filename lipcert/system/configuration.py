@@ -21,8 +21,11 @@ from lipcert.system.schema import (
     TrainConfig,
 )
 
-OPEN = ("trainer",)
-"""Groups that take more settings than the schema names: Lightning's trainer knows its own."""
+OPEN = ("trainer", "model")
+"""Groups that take more settings than the schema names: Lightning's trainer and builders of networks know their own."""
+
+BUILT_IN = "lipcert.nn.build"
+"""What builds the published architectures, whose settings the schema names."""
 
 ROWS = "rows.yaml"
 """A table of experiments, a folder of `conf/experiment`: each line is one, `experiment=TABLE/ROW`, on `base.yaml`."""
@@ -56,7 +59,8 @@ def refuse_unknown(config: DictConfig, group: str = "") -> None:
         ValueError: for the first of them, with the known setting that is spelt most alike.
     """
     schema = OmegaConf.get_type(config)
-    if group in OPEN or not is_dataclass(schema):
+    published = group == "model" and config.get("builder") is None and config.get("_target_") in (None, BUILT_IN)
+    if (group in OPEN and not published) or not is_dataclass(schema):
         return
     for key in map(str, config):
         name = f"{group}.{key}" if group else key
@@ -101,6 +105,11 @@ def when(value: Any, *cases: Any) -> Any:
     return cases[-1]
 
 
+def own_name(builder: str | None, target: str | None) -> str:
+    """Return what a network of one's own is called, after what builds it."""
+    return (builder or target or "own").replace(":", ".")
+
+
 SCHEMAS = {
     "schema": TrainConfig,
     "benchmark_schema": BenchmarkConfig,
@@ -117,6 +126,7 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
     "when": when,
     "rows": lambda table: ",".join(f"{table}/{row}" for row in read_rows(Path(config_folder(), "experiment", table))),
     "monitored": lambda held_out: "val/certified_accuracy" if held_out else None,
+    "own_name": own_name,
     "sweep_folder": sweep_folder,
     "job_folder": job_folder,
 }
@@ -128,7 +138,10 @@ def register() -> None:
     """Make schemas, resolvers and the experiments that are rows of a table known to Hydra and OmegaConf."""
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
-        store.store(name=name, node=schema)
+        node = OmegaConf.structured(schema)
+        if "model" in node:
+            OmegaConf.set_struct(node._get_node("model"), False)  # `refuse_unknown` looks at its keys
+        store.store(name=name, node=node)
     for name, resolver in RESOLVERS.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
     for table, row, content in experiments(Path(config_folder())):

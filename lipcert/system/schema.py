@@ -37,6 +37,10 @@ class TrainDataConfig(DataConfig):
 
 @dataclass
 class ModelConfig:
+    """A network; further keys are arguments of its builder."""
+
+    _target_: str | None = None
+    builder: str | None = None
     name: str | None = None
     activation: str | None = None
     threshold: float | None = None
@@ -45,9 +49,10 @@ class ModelConfig:
 
 @dataclass
 class TrainModelConfig(ModelConfig):
+    _target_: str | None = "lipcert.nn.build"
     name: str = MISSING
-    activation: str = "clipped_relu"
-    parametrization: str = "none"
+    activation: str | None = "clipped_relu"
+    parametrization: str | None = "none"
 
 
 @dataclass
@@ -109,7 +114,7 @@ class TrainConfig:
     """Everything a training run is made of. Bodies typed `Any` are checked by what they instantiate."""
 
     data: TrainDataConfig = MISSING
-    model: TrainModelConfig = MISSING
+    model: TrainModelConfig = field(default_factory=TrainModelConfig)
     method: Any = MISSING
     bound: BoundConfig = MISSING
     sparsity: SparsityConfig = MISSING

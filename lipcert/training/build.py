@@ -12,13 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.loggers import Logger
 
-from lipcert.checkpoints.builders import BUILT_IN
-from lipcert.data import ImageDataModule
+from lipcert.checkpoints.builders import builder_of, built
 from lipcert.losses import Sparsity
-from lipcert.nn import build
 from lipcert.system.errors import first_line
 from lipcert.system.schema import BoundConfig
-from lipcert.training.callbacks import SkipPlan
 from lipcert.training.logging.wandb import RunLogger
 from lipcert.training.module import RobustClassifier
 from lipcert.training.processes import environment_plugins
@@ -28,8 +25,9 @@ from lipcert.training.schedules import Schedule
 
 def describe(config: DictConfig) -> dict[str, Any]:
     """Return what a checkpoint says of itself."""
-    description = {"data": config.data.name, "model": config.model.name, "activation": config.model.activation}
-    if config.model.parametrization != "none":
+    model = config.model
+    description = {"data": config.data.name, "model": model.name, "activation": model.activation or "own"}
+    if model.parametrization not in (None, "none"):
         description["parametrization"] = config.model.parametrization
     return description
 
@@ -46,23 +44,30 @@ def describe_training(config: DictConfig) -> dict[str, Any]:
     }
 
 
-def build_module(config: DictConfig, data: ImageDataModule) -> RobustClassifier:
-    """Build the network and its Lightning module."""
-    name, *options = (config.model[key] for key in ("name", "activation", "threshold", "parametrization"))
-    network = build(name, data.image_shape, data.num_classes, *options)
+def build_module(config: DictConfig, image_shape: tuple[int, int, int], num_classes: int) -> RobustClassifier:
+    """Build the network and its Lightning module.
+
+    Raises:
+        ValueError, UnsupportedLayerError: for a network that cannot be built, trained, or has other classes.
+    """
+    builder, arguments = builder_of(OmegaConf.to_container(config.model, resolve=True))  # type: ignore[arg-type]
     module = RobustClassifier(
-        network,
+        built(builder, arguments, image_shape, num_classes),
         method=instantiate(config.method),
         optimizer=instantiate(config.optimizer),
         schedule=Schedule(**config.schedule),
-        image_shape=data.image_shape,
+        image_shape=image_shape,
         epsilon=config.epsilon,
         bound=BoundConfig(**config.bound),
         sparsity=Sparsity(**config.sparsity),
         description=describe_training(config),
     )
-    arguments = dict(zip(("name", "activation", "threshold", "parametrization"), (name, *options), strict=True))
-    module.origin = replace(module.origin, builder=BUILT_IN, arguments=arguments)
+    if module.origin.num_classes != num_classes:
+        raise ValueError(
+            f"The network of {builder} tells {module.origin.num_classes} classes apart, {config.data.name} has "
+            f"{num_classes}; give it as many logits, for example from an argument `num_classes` of its builder."
+        )
+    module.origin = replace(module.origin, builder=builder, arguments=arguments)
     return module
 
 
@@ -72,7 +77,7 @@ def build_trainer(config: DictConfig, *bookkeeping: pl.Callback) -> pl.Trainer:
     return pl.Trainer(
         **OmegaConf.to_container(config.trainer, resolve=True),  # type: ignore[arg-type]
         max_epochs=config.schedule.epochs,
-        callbacks=[*bookkeeping, *callbacks, SkipPlan(config.bound.skip_every)],
+        callbacks=[*bookkeeping, *callbacks],
         plugins=[AtomicCheckpoints(), *environment_plugins()],
         logger=build_loggers(config),
         enable_progress_bar=any(isinstance(each, ProgressBar) for each in callbacks),

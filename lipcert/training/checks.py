@@ -7,19 +7,31 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import get_object
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from lipcert.bounds import check_epsilon
-from lipcert.system.configuration import refuse_unknown, unknown_setting
+from lipcert.checkpoints.builders import builder_of, located
+from lipcert.system.configuration import BUILT_IN, refuse_unknown, unknown_setting
 from lipcert.system.errors import refuse_below
 from lipcert.system.execution import cover_execution, refuse_execution
 from lipcert.system.plugins import load_plugins
+from lipcert.training.build import build_module
 from lipcert.training.evaluation import EvaluationSettings
 from lipcert.training.processes import started_apart, started_processes
 
 CLIPPED = ("clipped_relu", "clipped_maxmin")
 """Activations with thresholds, which the sparsity loss is about."""
+
+IMAGES = {
+    "digits": ((1, 8, 8), 10),
+    "photos": ((3, 32, 32), 10),
+    "mnist": ((1, 28, 28), 10),
+    "fashionmnist": ((1, 28, 28), 10),
+    "cifar10": ((3, 32, 32), 10),
+    "tinyimagenet": ((3, 64, 64), 200),
+}
+"""Shape of the images and number of classes of the data that have them by name."""
 
 
 def check(config: DictConfig) -> None:
@@ -37,7 +49,22 @@ def check(config: DictConfig) -> None:
     check_settings(config)
     if config.logger.get("csv") is None:
         raise ValueError("`logger.csv`=null: a run without metrics.csv cannot be resumed or shown; leave it out.")
+    check_network(config)
     check_evaluation()
+
+
+def check_network(config: DictConfig) -> None:
+    """Refuse a network of one's own before images are read: one that cannot be built, or has a layer without bounds.
+
+    Of data whose images have no shape of their own it is left to when they are read.
+    """
+    if config.model._target_ == BUILT_IN and config.model.builder is None:
+        return
+    builder, _ = builder_of(OmegaConf.to_container(config.model, resolve=True))  # type: ignore[arg-type]
+    located(builder)
+    if config.data.name in IMAGES:
+        with torch.random.fork_rng(devices=[]):
+            build_module(config, *IMAGES[config.data.name])
 
 
 def check_evaluation() -> None:
@@ -113,6 +140,8 @@ def check_settings(config: DictConfig) -> None:
             f"`trainer.precision`={config.trainer.precision} trains in half precision; bounds need 32-true."
         )
     method, activation = get_object(config.method["_target_"]), config.model.activation
+    if activation is None:  # a network of one's own, whose layers `check_network` looks at
+        return
     handled: tuple[str, ...] | None = getattr(method, "activations", None)
     if handled is not None and activation not in handled:
         pairs = " or ".join(f"model.activation={each}" for each in handled)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Self
 
 import pytorch_lightning as pl
 import torch
@@ -18,6 +18,7 @@ from lipcert.certificates.float64 import FAILURE_PROBABILITY
 from lipcert.checkpoints import Origin
 from lipcert.data.batches import GlobalBatches
 from lipcert.graph import compile_graph
+from lipcert.importing import trainable
 from lipcert.losses import Objective, Setting, Sparsity
 from lipcert.losses.objective import Method
 from lipcert.nn import folded
@@ -78,10 +79,10 @@ class RobustClassifier(pl.LightningModule):
     """Wraps a network with a training method, norm estimates and certified validation.
 
     Args:
-        model: any tree of supported layers.
+        model: any tree of supported layers, or a module with a `forward` of its own made of such layers.
         method: training objective.
         optimizer: makes an optimizer from parameters.
-        schedule: epsilon, lambda and learning rate over epochs; applied by `ScheduleCallback`.
+        schedule: epsilon, lambda and learning rate over the epochs of the trainer.
         image_shape: (channels, height, width).
         epsilon: l2 radius that validation certifies, in pixels of [0, 1].
         bound: the group `bound` of the configuration; the local one by default.
@@ -113,7 +114,8 @@ class RobustClassifier(pl.LightningModule):
         self.sparsity = sparsity or Sparsity()
         self.description = dict(description or {})
         self.norms = PowerNorms(self.bound.iterations, self.bound.precision)
-        self.graph = compile_graph(model, image_shape)
+        self._layers = [trainable(model, image_shape)]  # in a list: checkpoints hold each parameter once
+        self.graph = compile_graph(self.layers, image_shape)
         self.plan = Plan()
         self.current_epsilon = 0.0
         self.current_mixing = 0.0
@@ -121,7 +123,33 @@ class RobustClassifier(pl.LightningModule):
             logits = analyze(self.graph, torch.zeros(1, *image_shape), 1.0, self.bound.name, self.norms).logits
         self.origin = Origin(tuple(image_shape), logits.shape[1])
         self.clean_accuracy = MulticlassAccuracy(logits.shape[1], average="micro")
-        self.certified_accuracy = CertifiedAccuracy(model, epsilon, self.bound.name)
+        self.certified_accuracy = CertifiedAccuracy(self.layers, epsilon, self.bound.name)
+
+    @property
+    def layers(self) -> nn.Module:
+        """The network as a tree of layers: itself, unless it has a `forward` of its own."""
+        return self._layers[0]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        if self.layers is not self.model:  # constants of the graph follow the network to its device
+            self.layers._apply(fn)
+        return self
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Return what sets epsilon, lambda and the learning rate, keeps thresholds >= 0, and skips work."""
+        from lipcert.training.callbacks import ProjectThresholds, ScheduleCallback, SkipPlan
+
+        return [ScheduleCallback(), ProjectThresholds(), SkipPlan(self.bound.skip_every)]
+
+    def on_fit_start(self) -> None:
+        """Refuse a trainer of other epochs than the schedule's."""
+        epochs = self.trainer.max_epochs
+        if epochs not in (None, -1, self.schedule.epochs) and not getattr(self.trainer, "fast_dev_run", False):
+            raise ValueError(
+                f"The schedule is over {self.schedule.epochs} epochs, the trainer over {epochs}; give both the same: "
+                f"pl.Trainer(max_epochs={self.schedule.epochs})."
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         """Return clean logits, (B, K)."""
@@ -150,9 +178,9 @@ class RobustClassifier(pl.LightningModule):
         """Return this process's part of the loss: averaged over processes, it is the mean over the global batch."""
         images, labels = batch
         batches = getattr(self.trainer.train_dataloader, "sampler", None)
-        if not isinstance(batches, GlobalBatches):
-            raise TypeError(f"Expected batches split by GlobalBatches, got {type(batches).__name__}.")
-        held, everyones = batches.share(batch_index)
+        held = everyones = len(labels)
+        if isinstance(batches, GlobalBatches):
+            held, everyones = batches.share(batch_index)
         measured = batch_index % self.statistics_every == 0
         objective = self.objective(images, labels, measured)
         loss = objective.loss

@@ -59,7 +59,7 @@ def train_and_evaluate(config: DictConfig, folder: Path, state: State) -> dict[s
     pl.seed_everything(config.seed, verbose=False)
     settings_of_data: Any = OmegaConf.to_container(config.data, resolve=True)
     data = ImageDataModule(batch_size=config.batch_size, seed=config.seed, **settings_of_data)
-    module = build_module(config, data)
+    module = build_module(config, data.image_shape, data.num_classes)
     costs = Costs()
     trainer = build_trainer(config, costs, EpochRow(), HeedSignals())
     write_configuration(folder, config)
@@ -71,7 +71,7 @@ def train_and_evaluate(config: DictConfig, folder: Path, state: State) -> dict[s
     load_weights(module, folder, settings.checkpoint)
     device = covered_device(trainer.strategy.root_device)
     evaluated = evaluate(
-        module.model.to(device), data.test.to(device), config.epsilon, Bound(config.bound.name), settings
+        module.to(device).layers, data.test.to(device), config.epsilon, Bound(config.bound.name), settings
     )
     leave_group()
     if not is_first_process():

@@ -5,6 +5,7 @@ Progress t is counted in epochs and grows within an epoch, step by step.
 
 import math
 from dataclasses import dataclass
+from typing import Any, Self
 
 from lipcert.system.errors import refuse_below
 from lipcert.system.schema import ScheduleConfig
@@ -62,6 +63,16 @@ class Schedule(ScheduleConfig):
             raise ValueError(f"Expected `schedule.epsilon_train` > 0 and finite, got {self.epsilon_train}.")
         if self.ramp not in RAMPS:
             raise ValueError(f"Expected `schedule.ramp` to be {' or '.join(RAMPS)}, got {self.ramp!r}.")
+
+    @classmethod
+    def rising(cls, epochs: int, epsilon: float, **settings: Any) -> Self:
+        """Return the default schedule: epsilon rises to 1.1 times `epsilon` over the first half, then the rate falls.
+
+        `settings`: attributes that are to be others.
+        """
+        half, rates = epochs / 2, {"initial_lr": 1e-3, "final_lr": 5e-6}
+        times = {"warmup_epochs": 0.0, "ramp_epochs": half, "decay_epoch": half}
+        return cls(**{"epochs": epochs, "epsilon_train": 1.1 * epsilon, **times, **rates, **settings})
 
     def epsilon(self, progress: float) -> float:
         """Return epsilon at `progress` (eq. 28, or as the logarithm of what rises linearly)."""

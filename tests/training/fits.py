@@ -16,7 +16,7 @@ from lipcert.data import ImageDataModule
 from lipcert.losses import GloRo
 from lipcert.nn import build
 from lipcert.system.schema import BoundConfig
-from lipcert.training.callbacks import ProjectThresholds, RandomState, ScheduleCallback, SkipPlan
+from lipcert.training.callbacks import RandomState
 from lipcert.training.module import RobustClassifier
 from lipcert.training.schedules import Schedule
 
@@ -43,23 +43,20 @@ def classifier(
         "schedule": Schedule(EPOCHS, 0.5, 2.5, 1.5, learning_rate, learning_rate / 10, 0.4),
         "image_shape": (1, 8, 8),
         "epsilon": 0.3,
-        "bound": BoundConfig(box_gradients=False),
+        "bound": BoundConfig(box_gradients=False, skip_every=3),
         "description": {"model": "small", "activation": activation},
         **arguments,
     }
     return RobustClassifier(build("small", (1, 8, 8), 10, activation, threshold=0.1), **values)
 
 
-def trainer(folder: Path, *callbacks: pl.Callback, project: bool = True, seed: int = 0) -> pl.Trainer:
+def trainer(folder: Path, *callbacks: pl.Callback, seed: int = 0) -> pl.Trainer:
     """Return a trainer on the CPU that keeps `folder`/last.ckpt."""
     return pl.Trainer(
         accelerator="cpu",
         max_epochs=EPOCHS,
         callbacks=[
             *callbacks,
-            ScheduleCallback(),
-            *([ProjectThresholds()] if project else []),
-            SkipPlan(3),
             RandomState(seed),
             ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False),
         ],

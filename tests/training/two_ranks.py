@@ -16,7 +16,6 @@ from lipcert.data import load_images
 from lipcert.losses import BCP, GloRo
 from lipcert.nn import build
 from lipcert.system.schema import BoundConfig
-from lipcert.training.callbacks import ScheduleCallback, SkipPlan
 from lipcert.training.evaluation import EvaluationSettings, evaluate
 from lipcert.training.schedules import Schedule
 from tests.training.fits import classifier, digits
@@ -58,7 +57,7 @@ def fit(method: str, count: int, devices: int) -> dict[str, Any]:
         optimizer=partial(torch.optim.SGD, lr=0.1),
         schedule=Schedule(2, 0, 0, 2, 0.1, 0.1, 0.05),
         epsilon=0.05,
-        bound=BoundConfig(precision="float32", box_gradients=False),
+        bound=BoundConfig(precision="float32", box_gradients=False, skip_every=3),
     )
     module.statistics_every = 2
     trainer = pl.Trainer(
@@ -67,7 +66,7 @@ def fit(method: str, count: int, devices: int) -> dict[str, Any]:
         strategy="ddp" if devices > 1 else "auto",
         max_epochs=2,
         check_val_every_n_epoch=2,
-        callbacks=[ScheduleCallback(), SkipPlan(3), observed],
+        callbacks=[observed],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

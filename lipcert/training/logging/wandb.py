@@ -83,7 +83,7 @@ class RunLogger(WandbLogger):
             "id": earlier_id(Path(hydra.runtime.output_dir), config.resume),
         }
         chosen |= {key: chosen.get(key) or value for key, value in found.items()}
-        tags = dict.fromkeys((*parts[:2], config.model.activation, *parts[2:], *chosen["tags"]))
+        tags = dict.fromkeys((*parts[:2], config.model.activation or "own", *parts[2:], *chosen["tags"]))
         chosen |= {"tags": list(tags), "config": OmegaConf.to_container(config, resolve=True)}
         self._name, self._id = chosen["name"], chosen["id"]
 
