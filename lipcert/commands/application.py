@@ -69,13 +69,13 @@ def application(name: str, stopped: str = "Stopped.", lists: bool = False) -> Ca
 
         from lipcert.system.configuration import config_folder, register
         from lipcert.system.help import asks_for_help, usage
-        from lipcert.system.overrides import with_open_keys
+        from lipcert.system.overrides import for_hydra
 
         register()
         words = with_own_model(words)
         if name != "train":
             words = with_path(words)
-        sys.argv[1:] = with_open_keys(with_lists(words) if lists else words)
+        sys.argv[1:] = for_hydra(with_lists(words) if lists else words)
         if asks_for_help(words):
             print(usage(Path(config_folder()), name))
             return

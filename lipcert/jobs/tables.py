@@ -1,6 +1,7 @@
 """What a user sees of a record, a measurement or the findings of a soundness run: tables, and where it lies."""
 
 import math
+import shlex
 from collections.abc import Iterable, Sequence
 from itertools import chain, repeat
 from pathlib import Path
@@ -29,12 +30,15 @@ def print_record(record: Record, folder: Path) -> None:
         for each in contents.stages
     )
     columns = ("stage", "bound", "Lanczos steps", "entered", "certified", "seconds")
+    check = ["python", "-m", "lipcert.check", str(folder), "--checkpoint", contents.checkpoint]
+    if builder := contents.model.description.get("builder"):
+        check += ["--builder", str(builder)]
     _print(
         _table(_title(contents.data), 0, ("epsilon", "clean", "certified"), accuracies),
         _table("stages, all epsilons together", 2, columns, stages),
         f"All of it holds {contents.failure_probability.certainty}; {contents.seconds:.1f} seconds.",
         contents.arithmetic.statement,
-        where=f"The record is in {folder}",
+        where=f"The record is in {folder}\nNext: {shlex.join(check)}",
     )
 
 

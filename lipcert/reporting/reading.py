@@ -39,10 +39,16 @@ def is_run(folder: Path) -> bool:
 def run_folders(paths: Sequence[Path]) -> list[Path]:
     """Return the folders of runs: each path that is one or holds none, else the runs directly inside it; each once."""
     found: list[Path] = []
-    for path in paths:
+    for path in (_folder_of(each) for each in paths):
         inside = [] if is_run(path) or not path.is_dir() else sorted(each for each in path.iterdir() if is_run(each))
         found += inside or [path]
     return list({folder.resolve(): folder for folder in found}.values())
+
+
+def _folder_of(path: Path) -> Path:
+    """Return the folder of the run that a file belongs to, such as its checkpoint; any other path as it is."""
+    around = path.resolve().parents if path.is_file() else ()
+    return next((each for each in around[:3] if is_run(each)), path)
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -50,10 +51,18 @@ def split_override(override: str) -> tuple[str, str]:
     return key.lstrip("+~").partition("@")[0], value
 
 
-def with_open_keys(words: Iterable[str]) -> list[str]:
-    """Return a command line whose settings inside of `OPEN` ones are added, or overridden, by Hydra's `++`."""
-    inside = tuple(f"{key}." for key in OPEN)
-    return [f"++{each}" if each.startswith(inside) else each for each in words]
+def for_hydra(words: Iterable[str]) -> list[str]:
+    """Return a command line as Hydra's grammar takes it: settings inside of `OPEN` ones added, paths in quotes.
+
+    Paths are what begins with `~`, which is expanded, and what is there and has a `=` in its name.
+    """
+    inside, typed = tuple(f"{key}." for key in OPEN), []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and (value.startswith("~/") or ("=" in value and Path(value).exists())):
+            word = f"{key}={quoted(str(Path(value).expanduser()))}"
+        typed.append(f"++{word}" if word.startswith(inside) else word)
+    return typed
 
 
 def quoted(value: str) -> str:

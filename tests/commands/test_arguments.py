@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lipcert.commands.application import with_lists, with_path
 from lipcert.commands.report import main as report
 from lipcert.commands.train import main as train
+from lipcert.system.overrides import for_hydra
 from lipcert.version import __version__
 
 
@@ -50,6 +52,18 @@ def test_a_path_as_the_first_word_is_the_checkpoint(tmp_path: Path, monkeypatch:
     assert with_path(["seed=1"]) == ["checkpoint='seed=1'"]
     for words in ([], ["limit=3"], ["-m", "seed=1"], ["--help"]):
         assert with_path(words) == words
+
+
+def test_paths_of_homes_and_sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    (tmp_path / "seed=1").mkdir()
+    typed = ["data.root=~/my pictures", "checkpoint=seed=1", "output=seed=2", "data.dataset.root=~/x", "--help"]
+    home, sweep, absent, argument, flag = for_hydra(typed)
+    parsed = OverridesParser.create().parse_overrides([home, sweep, argument])
+    assert [each.value() for each in parsed] == ["/home/me/my pictures", "seed=1", "/home/me/x"]
+    assert argument.startswith("++data.dataset.root=")
+    assert (absent, flag) == ("output=seed=2", "--help")
 
 
 @pytest.mark.parametrize("command", [train, report])

@@ -70,7 +70,7 @@ def fixture_later(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> t
     folder = tmp_path_factory.mktemp("later")
     again = [*RUN, f"hydra.run.dir='{finished}'"]
     stopped = [*RUN, *CHEAP, *STOP, "hydra.run.dir=stopped"]
-    resumed = [*RUN, *CHEAP, "resume=stopped/checkpoints/last.ckpt", "hydra.run.dir=resumed", "report=true"]
+    resumed = [*RUN, *CHEAP, "resume=stopped", "hydra.run.dir=resumed", "report=true"]
     more = [*again, "resume=auto", "schedule.epochs=5"]
     before = contents(finished)
     outcomes = train_each([again, stopped, resumed, more], cwd=folder)

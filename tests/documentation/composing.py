@@ -14,11 +14,11 @@ def compose(name: str, words: list[str]) -> None:
 
     from lipcert.commands.application import with_lists
     from lipcert.system.configuration import config_folder, register
-    from lipcert.system.overrides import with_open_keys
+    from lipcert.system.overrides import for_hydra
 
     register()
     arguments = words[words.index(f"lipcert.{name}") + 1 :]
-    overrides = with_open_keys(with_lists(arguments) if name != "train" else arguments)
+    overrides = for_hydra(with_lists(arguments) if name != "train" else arguments)
     if "--config-dir" in overrides:
         place = overrides.index("--config-dir")
         folder = Path(overrides[place + 1]).resolve()

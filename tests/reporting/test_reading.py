@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lipcert.records.measurement import CURVES_NAME, HEADER_NAME, IMAGES_NAME, read_measurement
-from lipcert.reporting.reading import read_metrics, read_run, read_runs
+from lipcert.reporting.reading import read_metrics, read_run, read_runs, run_folders
 from lipcert.reporting.runs import State, varying_by_layer
 from tests.records.examples import written
 from tests.reporting.examples import CONVERGENCE, HEADER, IMAGES, METRICS, RESULTS, write_measured, write_run
@@ -25,6 +25,16 @@ def test_a_finished_run(tmp_path: Path) -> None:
     assert list(varying_by_layer(run.metrics)) == ["1", "10"]
     assert "seed" not in run.settings
     assert not [key for key in run.settings if key.startswith("logger")]
+
+
+def test_a_file_of_a_run_stands_for_it(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    (folder / "checkpoints" / "last.ckpt").touch()
+    found = run_folders([folder / "checkpoints" / "last.ckpt", folder / "results.json", tmp_path])
+    assert [each.resolve() for each in found] == [folder.resolve()]
+    (tmp_path / "notes.txt").touch()
+    assert run_folders([tmp_path / "notes.txt"]) == [tmp_path / "notes.txt"]
 
 
 def test_layers_are_sorted_as_numbers(tmp_path: Path) -> None:

@@ -138,7 +138,8 @@ class RunLogger(WandbLogger):
 
 def earlier_id(folder: Path, resume: str | None) -> str | None:
     """Return the id of the run that a checkpoint is from, or of an attempt in the same folder that was cut short."""
-    folders = [] if resume in (None, AUTO) else [Path(resume).resolve().parent.parent]
+    path = None if resume in (None, AUTO) else Path(resume).expanduser().resolve()
+    folders = [] if path is None else [path if path.is_dir() else path.parent.parent]
     for each in (*folders, folder):
         if (each / ID_FILE).is_file():
             return (each / ID_FILE).read_text(encoding="utf-8").strip() or None

@@ -57,17 +57,19 @@ def starting_point(folder: Path, config: DictConfig, description: dict[str, Any]
             )
     if config.resume is None:
         return State()
-    if not Path(config.resume).is_file():
+    path = Path(config.resume).expanduser()
+    path = path / "checkpoints" / LAST if path.is_dir() else path  # of a run
+    if not path.is_file():
         raise FileNotFoundError(f"resume={config.resume}: no such checkpoint.")
     try:
-        done = int(read_state(Path(config.resume), description)["epoch"]) + 1
+        done = int(read_state(path, description)["epoch"]) + 1
     except DamagedCheckpointError as error:
         raise ValueError(f"resume={config.resume} is damaged or no checkpoint of lipcert ({error}).") from error
     if done >= config.schedule.epochs:
         raise ValueError(
             f"resume={config.resume} has {done} epochs behind it; give more, schedule.epochs={done + 1} for one."
         )
-    return State(Path(config.resume), done)
+    return State(path, done)
 
 
 def find_state(folder: Path, config: DictConfig, description: dict[str, Any]) -> State:
