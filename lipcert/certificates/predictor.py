@@ -28,8 +28,10 @@ LAYERS = (nn.Conv2d, nn.Linear)
 class Prediction(NamedTuple):
     """What is said of each image, (B,) each.
 
-    `label`: its class; `radius`: in l2, float64, within which the executed network keeps that class, 0 where nothing is
-    proved; `certified`: whether that reaches the predictor's `epsilon`.
+    Args:
+        label: its class.
+        radius: in l2, float64, within which the executed network keeps that class; 0 where nothing is proved.
+        certified: whether that reaches the predictor's `epsilon`.
     """
 
     label: Tensor
@@ -130,7 +132,11 @@ class CertifiedPredictor(nn.Module):
         return Prediction(label, radius, radius > 0 if self.epsilon is None else radius >= self.epsilon)
 
     def tighter(self, images: Tensor, bound: Bound | str | None = None, rounds: int = 20) -> Prediction:
-        """Return the same with radii that `lipcert.certified_radius` proves, by the cascade where `bound` is None."""
+        """Return the same with radii that `lipcert.certified_radius` proves.
+
+        Args:
+            images, bound, rounds: as in `lipcert.certified_radius`; the cascade where `bound` is None.
+        """
         label, radius, _ = self(images)
         found = certified_radius(self.model, images, label, bound, self.largest, rounds)
         return self._said(label, torch.maximum(radius, found.to(radius)))

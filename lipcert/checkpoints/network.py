@@ -70,7 +70,11 @@ def load_network(
         graph = from_onnx(checkpoint.path)
         _check_logits(checkpoint, graph, shape, num_classes)
         return LoadedNetwork(graph, {"imported": FROM_ONNX})
-    if builder is not None:
+    if checkpoint.network is not None:
+        if any(name is not None for name in (model, activation, builder)):
+            raise ValueError(f"{checkpoint.path} was exported with what builds it; leave model= and builder= out.")
+        network, known = checkpoint.network, {}
+    elif builder is not None:
         if model is not None or activation is not None:
             raise ValueError("Expected builder= alone or model= and activation=, got both; leave one out.")
         network = built(builder, arguments or _arguments(checkpoint), shape, num_classes)
@@ -103,7 +107,7 @@ def load(path: str | Path, builder: Builder | None = None) -> nn.Module:
     """Return the network of a checkpoint, ready to execute: in eval mode, on the CPU, for pixels in [0, 1].
 
     Args:
-        path: a checkpoint of lipcert, the folder of a run, or an ONNX file.
+        path: a checkpoint of lipcert, the folder of a run or of an exported network, or an ONNX file.
         builder: of a network that is none of lipcert's: "package.module:function", or the function itself. It is code
             that runs, so a checkpoint's own is not called unless it is named here.
 

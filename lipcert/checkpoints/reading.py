@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
+from lipcert.exporting import MANIFEST, WEIGHTS, read_export
 from lipcert.system.errors import first_line
 from lipcert.system.files import refuse_damaged
 
@@ -42,7 +43,7 @@ class Origin:
 class Checkpoint:
     """A file's tensors by name, and what it says of itself and of its data (nothing unless lipcert wrote it).
 
-    `data`: arguments of `load_images`.
+    `data`: arguments of `load_images`; `network`: what is without its weights, of a file that was exported.
     """
 
     path: Path
@@ -50,10 +51,13 @@ class Checkpoint:
     description: dict[str, Any]
     origin: Origin | None = None
     data: dict[str, Any] = field(default_factory=dict)
+    network: nn.Module | None = None
 
 
 def checkpoint_file(path: str | Path) -> Path:
-    """Return the file of a checkpoint: `path` itself, or, of the folder of a run, the one that was evaluated.
+    """Return the file of a checkpoint: `path` itself; in the folder of a run, the one that was evaluated.
+
+    In the folder of an exported network it is that of its weights.
 
     Raises:
         FileNotFoundError: where there is none.
@@ -61,6 +65,8 @@ def checkpoint_file(path: str | Path) -> Path:
     path = Path(path).expanduser()
     if not path.is_dir():
         found = path
+    elif (path / MANIFEST).is_file():
+        found = path / WEIGHTS
     else:
         try:
             settings = yaml.safe_load((path / ".hydra" / "config.yaml").read_text(encoding="utf-8"))
@@ -77,7 +83,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint of lipcert, a state dict, or a dict that holds one under `state_dict`; none of an ONNX file.
 
     Args:
-        path: of the file, or the folder of a run, see `checkpoint_file`.
+        path: of the file, or the folder of a run or of an exported network, see `checkpoint_file`.
 
     Raises:
         FileNotFoundError: for a file that is not there.
@@ -86,6 +92,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     path = checkpoint_file(path)
     if path.suffix == ONNX:
         return Checkpoint(path, {}, {})
+    there = path.name == WEIGHTS and (path.parent / MANIFEST).is_file()
+    exported = read_export(path.parent) if there else None
     content = _load(path)
     outer = content if isinstance(content, dict) else {}
     description, tensors = outer.get("lipcert"), outer.get("state_dict", content)
@@ -102,6 +110,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
                 f"checkpoint={path} says {name!r} is of shape {tuple(tensor.shape)} but does not hold all its numbers; "
                 "save dense tensors."
             )
+    if exported is not None:
+        origin = Origin(exported.image_shape, exported.num_classes)
+        return Checkpoint(path, dict(tensors), exported.description, origin, network=exported.network)
     if not isinstance(description, dict):
         return Checkpoint(path, _unwrapped(tensors), {})
     said = outer.get("ImageDataModule")

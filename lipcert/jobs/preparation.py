@@ -74,11 +74,16 @@ class Subject:
         return choose_batch_size(self.model, self.data.image_shape, self.device, size, memory, separate)
 
     def output(self, kind: str) -> Path:
-        """Return the folder asked for, else RUN/KIND/x for RUN/checkpoints/x.ckpt, or one beside the file."""
+        """Return the folder asked for, else the one `beside` the checkpoint."""
         if self.config.output is not None:
             return Path(self.config.output)
-        folder = self.checkpoint.parent
-        return (folder.parent if folder.name == "checkpoints" else folder) / kind / self.checkpoint.stem
+        return beside(self.checkpoint, kind)
+
+
+def beside(checkpoint: Path, kind: str) -> Path:
+    """Return RUN/KIND/x for RUN/checkpoints/x.ckpt, else KIND/x in the checkpoint's folder."""
+    folder = checkpoint.parent
+    return (folder.parent if folder.name == "checkpoints" else folder) / kind / checkpoint.stem
 
 
 def prepare(config: DictConfig, most_epsilons: int | None = 1) -> Subject:

@@ -81,6 +81,11 @@ def audit(words: list[str], place: Place) -> None:
     run_module(words, "limit=6", "steps=10", "starts=4")
 
 
+def export(words: list[str], place: Place) -> None:
+    """Export the run on the page about it; parse elsewhere."""
+    run_module(words) if place.page == "docs/export.md" else parse(words, place)
+
+
 def benchmark(words: list[str], place: Place) -> None:
     compose("benchmark", words)
 
@@ -196,6 +201,7 @@ RULES: tuple[tuple[str, Action], ...] = (
     (r"python -m lipcert\.check\b", check),
     (r"python -m lipcert\.soundness\b", soundness),
     (r"python -m lipcert\.audit\b", audit),
+    (r"python -m lipcert\.export\b", export),
     (r"python -m lipcert\.benchmark\b", benchmark),
     (r"python -m lipcert\.dashboard\b", dashboard),
     (r"python -m lipcert\.report\b", report),
