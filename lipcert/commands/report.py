@@ -22,7 +22,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         "1: there is nothing to show, or the folder cannot be written; says why.",
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run, or of several")
-    parser.add_argument("--output", type=Path, default=Path("report"), help="folder of the report (default: report)")
+    parser.add_argument("--output", type=Path, help="folder of the report (default: RUN; report, for several)")
     parser.add_argument("--png", choices=THEMES, default="both", help="which PNGs to write (default: both)")
     parser.add_argument(
         "--measure", action="store_true", help="first run lipcert.measure for every run that has no measurement"
@@ -36,11 +36,12 @@ def report(options: argparse.Namespace) -> None:
     """Write the report; warn of what is missing or damaged on standard error."""
     from lipcert.reporting.report import PAGE_NAME, write_report
 
+    output = options.output or (options.runs[0] if len(options.runs) == 1 else Path("report"))
     if options.measure:
         _measure(options.runs, options.limit)
-    for name, sentence in write_report(options.runs, options.output, options.png).problems:
+    for name, sentence in write_report(options.runs, output, options.png).problems:
         _warn(f"{name}: {sentence}")
-    sys.stdout.write(f"The report is in {options.output / PAGE_NAME}\n")
+    sys.stdout.write(f"The report is in {output / PAGE_NAME}\n")
 
 
 def _warn(sentence: str) -> None:

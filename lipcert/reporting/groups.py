@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lipcert.reporting.runs import ELSEWHERE, Run, State
 
@@ -91,12 +92,23 @@ def _named(group: Group, key: str) -> str:
     return group.text(key) if key in ELSEWHERE else f"{TITLES.get(key, key.rpartition('.')[2])}={group.text(key)}"
 
 
+def filled(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return the settings that all runs which have them agree on: what runs of older versions, without them, did."""
+    values: dict[str, list[Any]] = {}
+    for run in runs:
+        for key, value in run.settings.items():
+            if value not in (found := values.setdefault(key, [])):
+                found.append(value)
+    return {key: found[0] for key, found in values.items() if len(found) == 1}
+
+
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Return the groups of runs that were trained, in order; results group those without a configuration."""
     groups: dict[str, list[Run]] = {}
+    agreed = filled(runs)
     for run in runs:
         if run.results or run.settings:
-            shared = run.settings or {word: run.word(word) for word in ("data", *WORDS)}
+            shared = {**agreed, **run.settings} if run.settings else {word: run.word(word) for word in ("data", *WORDS)}
             groups.setdefault(json.dumps(shared, sort_keys=True, default=str), []).append(run)
     return [Group(tuple(members)) for members in groups.values()]
 
@@ -124,3 +136,10 @@ def _columns(groups: Sequence[Group]) -> tuple[str, ...]:
             break
         columns.append(best)
     return tuple(columns)
+
+
+def differences(runs: Sequence[Run]) -> list[tuple[str, ...]]:
+    """Return, of each run, the settings beside those that the words say in which runs differ, as `key=value`."""
+    agreed = filled(runs)
+    keys = dict.fromkeys(key for run in runs for key in run.settings if key not in agreed and key not in COVERED)
+    return [tuple(f"{key}={run.settings[key]}" for key in keys if key in run.settings) for run in runs]

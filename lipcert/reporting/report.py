@@ -14,7 +14,7 @@ from rich.progress import track
 
 from lipcert.reporting.figures.comparison import comparison_pictures
 from lipcert.reporting.figures.picture import DARK, LIGHT, Palette, Picture, as_png, as_svg
-from lipcert.reporting.groups import by_data_set, group_runs
+from lipcert.reporting.groups import by_data_set, differences, group_runs
 from lipcert.reporting.reading import read_runs
 from lipcert.reporting.runs import Run, State
 from lipcert.reporting.shown import Shown
@@ -88,7 +88,10 @@ def build(runs: Sequence[Run]) -> Report:
             notes.append(f"On {data.name}, epsilon differs; accuracies at different epsilons do not compare.")
     pictures = [comparison_pictures(data, f"_{slug(data.name)}" if apart else "") for data in data_sets]
     return Report(
-        tuple(Shown(run, f"run-{number}-{slug(run.name)}") for number, run in enumerate(runs, start=1)),
+        tuple(
+            Shown(run, f"run-{number}-{slug(run.name)}", different)
+            for number, (run, different) in enumerate(zip(runs, differences(runs), strict=True), start=1)
+        ),
         tuple(tables([data for data in data_sets if any(group.runs for group in data.groups)])),
         tuple(picture for each in pictures for picture in each),
         tuple(notes),

@@ -16,10 +16,11 @@ from lipcert.system.overrides import quoted
 
 @dataclass(frozen=True)
 class Shown:
-    """One run as the page shows it; `anchor` is its id there."""
+    """One run as the page shows it; `anchor` is its id there, `different` its settings that not all runs share."""
 
     run: Run
     anchor: str
+    different: tuple[str, ...] = ()
 
     @cached_property
     def pictures(self) -> list[Picture | Absent]:
@@ -48,6 +49,7 @@ class Shown:
             words.append(f"ε = {short(epsilon)}")
         if self.run.word("seed") != "?":
             words.append(f"seed {self.run.word('seed')}")
+        words += self.different
         return " · ".join(words)
 
     @property

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from lipcert.reporting.figures.axes import NAME_WIDTH, Line, draw_lines, legend, line_chart, logarithmic, percentages
-from lipcert.reporting.figures.picture import HEIGHT, SERIES, Palette, Picture
+from lipcert.reporting.figures.picture import HEIGHT, SERIES, Palette, Picture, own_roles
 from lipcert.reporting.figures.training import varying_lines
 from lipcert.reporting.groups import DataSet, Group
 
@@ -60,7 +60,7 @@ def pareto(data: DataSet, key: str) -> Picture | None:
     found = list(points(data))
     if len(found) < 2:
         return None
-    best = frontier(found)
+    best, roles = frontier(found), own_roles(point.bound for point in found)
     named = found if len(found) <= len(MARKERS) else best
     markers = dict(zip((point.name for point in named), itertools.cycle(MARKERS)))
 
@@ -77,7 +77,7 @@ def pareto(data: DataSet, key: str) -> Picture | None:
                 yerr=point.deviations[1],
                 fmt=markers.get(point.name, "."),
                 markersize=6,
-                color=palette[point.bound],
+                color=palette[roles[point.bound]],
                 elinewidth=1.0,
                 label=point.name if point in named else None,
             )
@@ -106,7 +106,7 @@ def lipschitz(data: DataSet, key: str) -> Picture | None:
     if len(chosen) < 2:
         return None
     bounds = [run.word("bound") for run in chosen.values()]
-    roles = bounds if len(set(bounds)) == len(bounds) else SERIES
+    roles = list(own_roles(bounds if len(set(bounds)) == len(bounds) else chosen).values())
     lines = []
     for (name, run), role in zip(chosen.items(), roles, strict=False):
         lines.append(Line("", run.metrics["lipschitz/global"], role, 0.6, dashed=True))

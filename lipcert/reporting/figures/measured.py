@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from lipcert.records.measurement import NOT_CONVERGED, ConvergenceRow, Measurement
 from lipcert.reporting.figures.axes import counts, legend, percentages, rule
-from lipcert.reporting.figures.picture import HEIGHT, Absent, Palette, Picture
+from lipcert.reporting.figures.picture import HEIGHT, Absent, Palette, Picture, own_roles
 
 BINS = 24
 """Bars of a histogram, about."""
@@ -30,10 +30,10 @@ def curves(measured: Measurement) -> Picture:
     def draw(figure: Figure, palette: Palette) -> None:
         axes = figure.subplots()
         lines = {"PGD": [row.pgd for row in rows], **dict(reversed(by_bound.items()))}
-        for name, values in lines.items():
-            dashes = (0, (3, 1.6)) if name == "local" else "-"  # where bounds agree, they show the one below
-            colour = palette["attacked" if name == "PGD" else name]
-            axes.plot(epsilons, values, color=colour, linestyle=dashes, marker="o", markersize=2.6, label=name)
+        roles = own_roles(("attacked", *header.bounds))
+        for above, (name, values) in zip(reversed(range(len(lines))), lines.items(), strict=True):
+            colour, width = palette[roles.get(name, "attacked")], 1.3 + 1.2 * above  # where lines agree, both are seen
+            axes.plot(epsilons, values, color=colour, linewidth=width, label=name)
         rule(axes, header.epsilon, palette, label="ε of the run")
         percentages(axes)
         axes.set(xlim=(0, epsilons[-1]), xlabel="ε", ylabel="accuracy")
@@ -60,11 +60,13 @@ def radii(measured: Measurement) -> Picture:
 
     def draw(figure: Figure, palette: Palette) -> None:
         axes = figure.subplots()
+        roles = own_roles(header.bounds)
         for place, bound in enumerate(header.bounds):
-            values = [radii[place] for radii in right]
+            values, colour = [radii[place] for radii in right], palette[roles[bound]]
             if bound == header.bounds[-1]:
-                axes.hist(values, edges, color=palette[bound], alpha=0.25)
-            axes.hist(values, edges, histtype="step", color=palette[bound], linewidth=1.6, label=bound)
+                axes.hist(values, edges, color=colour, alpha=0.25)
+            width = 1.2 + 1.2 * (len(header.bounds) - 1 - place)  # where bounds agree, all are seen
+            axes.hist(values, edges, histtype="step", color=colour, linewidth=width, label=bound)
         rule(axes, header.epsilon, palette)
         axes.set(xlim=(0, largest), xlabel="certified radius")
         counts(axes)

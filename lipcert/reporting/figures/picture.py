@@ -2,8 +2,9 @@
 
 import html
 import io
+import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from matplotlib import style
@@ -42,6 +43,14 @@ LIGHT = Palette({role: light for role, (light, _) in COLOURS.items()})
 DARK = Palette({role: dark for role, (_, dark) in COLOURS.items()})
 PAGE = Palette({role: f"#01{index:02x}fe" for index, role in enumerate(COLOURS)})
 """Colours that stand for variables of the page's style sheet."""
+
+
+def own_roles(names: Iterable[str]) -> dict[str, str]:
+    """Return a role for each name, in order: its own colour where it has one, else one that no other has, in turn."""
+    distinct = list(dict.fromkeys(names))
+    free = itertools.cycle([role for role in SERIES if role not in distinct])
+    return {name: name if name in COLOURS and name != "other" else next(free) for name in distinct}
+
 
 WIDTH, HEIGHT = 4.3, 2.9
 """Inches; small, so that words stay readable on a phone."""
