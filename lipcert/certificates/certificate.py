@@ -1,6 +1,8 @@
 """What is proved of each image of a batch."""
 
+import importlib
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -26,6 +28,7 @@ class Certificate:
         arithmetic: `executed`, the network in the precision of its weights, which images are converted to, with any
             order of summation; or `exact`, its weights taken as real numbers.
         failure_probability: probability that anything here is wrong, by the union bound over all norms.
+        stages: names of the stages that `stage` counts.
     """
 
     certified: Tensor
@@ -39,6 +42,25 @@ class Certificate:
     bound: str
     arithmetic: str
     failure_probability: float
+    stages: tuple[str, ...] = ()
+
+    @property
+    def stage_names(self) -> list[str]:
+        """The stage that certified each image, by name, "" for none."""
+        return [self.stages[index] if 0 <= index < len(self.stages) else "" for index in self.stage.tolist()]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row an image, of plain numbers, for a table."""
+        named = ("prediction", "certified", "radius", "margin", "lipschitz", "rounding")
+        columns: dict[str, Any] = {name: getattr(self, name).tolist() for name in named}
+        count = len(self.prediction)
+        columns["epsilon"] = self.epsilon.tolist() if isinstance(self.epsilon, Tensor) else [self.epsilon] * count
+        columns["stage"] = self.stage_names
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def to_pandas(self) -> Any:
+        """Return `rows` as a DataFrame; pandas is none of lipcert's dependencies."""
+        return importlib.import_module("pandas").DataFrame(self.rows())
 
     @property
     def certified_accuracy(self) -> float:

@@ -1,8 +1,9 @@
 """The public functions: certify predictions at one radius, find the largest radius of each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from lipcert.certificates.radius import bisect
 from lipcert.importing import imported
 from lipcert.nn.integrity import has_own_forward
 from lipcert.norms import UpperNorms
+from lipcert.system.progress import progress as shown
 
 BATCH_SIZE = 32
 """Images bounded at a time: small batches of float64 convolutions are the fastest on CPUs."""
@@ -34,7 +36,12 @@ def followed(model: nn.Module, images: Tensor) -> nn.Module:
 
 
 def certify_batches(
-    certifier: CertifyBatch, images: Tensor, labels: Tensor, epsilon: float | Tensor, batch_size: int = BATCH_SIZE
+    certifier: CertifyBatch,
+    images: Tensor,
+    labels: Tensor,
+    epsilon: float | Tensor,
+    batch_size: int = BATCH_SIZE,
+    advance: Callable[[int], object] | None = None,
 ) -> Certificate:
     """Certify images batch after batch; return one certificate of all.
 
@@ -44,6 +51,7 @@ def certify_batches(
         labels: (N,).
         epsilon: l2 radius, a number or (N,).
         batch_size: images bounded at a time.
+        advance: is told how many images are done after each batch.
 
     Raises:
         ValueError, TypeError, UnsupportedLayerError: as in `certify`.
@@ -54,32 +62,69 @@ def certify_batches(
         check_epsilon(epsilon, len(images))
     parts = [slice(first, first + batch_size) for first in range(0, len(images), batch_size)]
     radii = epsilon.expand(len(images)) if isinstance(epsilon, Tensor) else None
-    certificates = [certifier(images[part], labels[part], epsilon if radii is None else radii[part]) for part in parts]
+    certificates = []
+    for part in parts:
+        certificates.append(certifier(images[part], labels[part], epsilon if radii is None else radii[part]))
+        if advance is not None:
+            advance(len(images[part]))
     last = certificates[-1]  # its failure probability is that of all batches
     columns = [each.name for each in fields(Certificate) if isinstance(getattr(last, each.name), Tensor)]
     joined: dict[str, Any] = {name: torch.cat([getattr(each, name) for each in certificates]) for name in columns}
     return replace(last, **(joined | {"epsilon": epsilon}))
 
 
+@overload
 def certify(
     model: nn.Module,
     images: Tensor,
-    labels: Tensor,
-    epsilon: float,
+    labels: Tensor | int,
+    epsilon: float | Tensor,
     bound: Bound | str | None = None,
     batch_size: int = BATCH_SIZE,
     clip_input: bool = False,
     lanczos_steps: int | None = None,
     failure_probability: float = FAILURE_PROBABILITY,
     arithmetic: str = EXECUTED,
-) -> Certificate:
+    progress: bool = False,
+) -> Certificate: ...
+
+
+@overload
+def certify(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor | int,
+    epsilon: Sequence[float],
+    bound: Bound | str | None = None,
+    batch_size: int = BATCH_SIZE,
+    clip_input: bool = False,
+    lanczos_steps: int | None = None,
+    failure_probability: float = FAILURE_PROBABILITY,
+    arithmetic: str = EXECUTED,
+    progress: bool = False,
+) -> dict[float, Certificate]: ...
+
+
+def certify(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor | int,
+    epsilon: float | Tensor | Sequence[float],
+    bound: Bound | str | None = None,
+    batch_size: int = BATCH_SIZE,
+    clip_input: bool = False,
+    lanczos_steps: int | None = None,
+    failure_probability: float = FAILURE_PROBABILITY,
+    arithmetic: str = EXECUTED,
+    progress: bool = False,
+) -> Certificate | dict[float, Certificate]:
     """Prove which predictions cannot change within an l2 ball.
 
     Args:
         model: any tree of supported layers, in eval mode, or a module with a `forward` of its own made of such layers.
-        images: (N, ...), float, pixels in [0, 1].
-        labels: (N,), integers.
-        epsilon: radius in pixels of [0, 1], > 0.
+        images: (N, ...), float, pixels in [0, 1]; or one image without the N.
+        labels: (N,), integers; of one image a number.
+        epsilon: radius in pixels of [0, 1], > 0; of several, in a list, there is a certificate each.
         bound: one of `Bound`; None for the cascade of `lipcert.certificates.cascade`, cheapest bound first.
         batch_size: images bounded at a time.
         clip_input: let the adversary only use pixels in [0, 1].
@@ -88,6 +133,7 @@ def certify(
         failure_probability: of each norm; the certificate holds the union bound.
         arithmetic: `executed` for the network in the precision of its weights, rounding included; `exact` for its
             weights taken as real numbers, as the literature counts.
+        progress: show a bar on a terminal, else log how many images are done.
 
     Raises:
         ValueError: for epsilon, images or labels out of range, or `lanczos_steps` without a bound.
@@ -96,21 +142,33 @@ def certify(
 
     Source: Theorem 1 and eqs 21-24, with norm upper bounds in place of power iteration.
     """
+    if isinstance(images, Tensor) and (isinstance(labels, int) or (isinstance(labels, Tensor) and labels.dim() == 0)):
+        images, labels = images[None], torch.as_tensor(labels)[None]
+    assert not isinstance(labels, int)
     check_pairs(images, labels)
+    several = isinstance(epsilon, list | tuple)
+    radii: list[Any] = list(epsilon) if several else [epsilon]  # type: ignore[arg-type]
+    if several and (not radii or len(set(radii)) < len(radii)):
+        raise ValueError(f"Expected at least one `epsilon`, and each once, got {epsilon}.")
     model = followed(model, images)
     certifier: CertifyBatch
+    stages: tuple[str, ...]
     if bound is not None:
         steps = LANCZOS_STEPS if lanczos_steps is None else lanczos_steps
         network = Float64Model(model, UpperNorms(steps, failure_probability=failure_probability))
-        certifier = Certifier(network, bound, steps, clip_input, arithmetic)
+        certifier, stages = Certifier(network, bound, steps, clip_input, arithmetic), (str(Bound(bound)),)
     elif lanczos_steps is None:
         certifier = Cascade(model, STAGES, failure_probability, clip_input, arithmetic)
+        stages = tuple(stage.name for stage in STAGES)
     else:
         raise ValueError(
             f"Expected `lanczos_steps` with a `bound`, got {lanczos_steps} without one: each stage of the cascade has "
             'its own steps. Name a bound, for example bound="tight", or leave `lanczos_steps` out.'
         )
-    return certify_batches(certifier, images, labels, epsilon, batch_size)
+    with shown("certifying", len(images) * len(radii)) if progress else nullcontext(None) as advance:
+        found = [certify_batches(certifier, images, labels, each, batch_size, advance) for each in radii]
+    found = [replace(each, stages=stages, failure_probability=found[-1].failure_probability) for each in found]
+    return dict(zip(radii, found, strict=True)) if several else found[0]
 
 
 def certified_radius(

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from lipcert.data.arrays import CorruptDataError, Images, Split, classes_of
 from lipcert.data.pictures import pixels, size_of, stacked
-from lipcert.data.progress import progress
 from lipcert.system.errors import first_line
 from lipcert.system.plugins import look_here
+from lipcert.system.progress import progress
 
 USUAL = {"train": (True, False), "split": ("train", "test")}
 """Arguments by which torchvision's data sets tell training and test images apart, and their values."""

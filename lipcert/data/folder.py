@@ -14,8 +14,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from lipcert.data.arrays import CorruptDataError, Images, MissingDataError, Split, drawn, with_test_images
 from lipcert.data.pictures import pixels, stacked
-from lipcert.data.progress import progress
 from lipcert.system.errors import reason_of
+from lipcert.system.progress import progress
 
 BESIDE_TRAIN = ("test", "val", "valid", "validation")
 """Folders beside `train`: the first that is there holds the test images, the next one held-out images."""

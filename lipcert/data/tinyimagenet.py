@@ -23,10 +23,10 @@ from torch import Tensor
 
 from lipcert.data.arrays import CorruptDataError, Images, MissingDataError, Split, missing
 from lipcert.data.download import DownloadError, download
-from lipcert.data.progress import progress
 from lipcert.data.tinyimagenet_layout import ANNOTATIONS, CLASSES, Tree, read_layout
 from lipcert.system.errors import first_line
 from lipcert.system.files import refuse_damaged
+from lipcert.system.progress import progress
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from lipcert.certificates import OTHER_STAGES, STAGES, Cascade, Certificate, Stage
 from lipcert.crown import has_steps
-from lipcert.data.progress import progress
 from lipcert.graph import compile_graph
 from lipcert.jobs.preparation import Subject, check_choice, check_numbers, make_folder, prepare
 from lipcert.jobs.tables import print_record
@@ -35,6 +34,7 @@ from lipcert.records import (
 )
 from lipcert.system.execution import present_execution
 from lipcert.system.plugins import plugins_sha256
+from lipcert.system.progress import progress
 from lipcert.version import __version__
 
 

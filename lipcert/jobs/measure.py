@@ -12,13 +12,13 @@ from torchvision.io import encode_png
 from lipcert.attacks.foolbox_pgd import attack_at_growing_radii, refutations
 from lipcert.bounds import Bound
 from lipcert.certificates import Certificate, Certifier, Float64Model, bisect, certify_batches
-from lipcert.data.progress import progress
 from lipcert.jobs.power_iterations import convergence_counts
 from lipcert.jobs.preparation import Subject, check_choice, check_numbers, make_folder, prepare
 from lipcert.jobs.tables import print_measurement
 from lipcert.norms import UpperNorms
 from lipcert.records import FailureProbability
 from lipcert.records.measurement import Attack, Convergence, ConvergenceRow, Header, ImageRow, write_measurement
+from lipcert.system.progress import progress
 from lipcert.version import __version__
 
 ATTACKED_AT_A_TIME = 100

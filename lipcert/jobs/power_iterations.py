@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from lipcert.bounds import Bound, analyze
 from lipcert.certificates.float64 import double_copy
-from lipcert.data.progress import progress
 from lipcert.graph import LinearMap, compile_graph
 from lipcert.norms import MapKey, UpperNorms
 from lipcert.norms.krylov import inverse, lengths_of
 from lipcert.records.measurement import NOT_CONVERGED
+from lipcert.system.progress import progress
 
 
 @torch.no_grad()

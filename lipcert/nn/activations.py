@@ -18,7 +18,7 @@ def sum_to_shape(values: Tensor, shape: torch.Size) -> Tensor:
     if values.shape == shape:
         return values
     over_batch_only = values.dim() == 4 and len(shape) == 4 and shape[0] == 1 and values.shape[1:] == shape[1:]
-    if over_batch_only and values.is_contiguous(memory_format=torch.channels_last):
+    if over_batch_only and values.stride(1) == 1:
         batch, channels, height, width = values.shape
         flat = values.permute(0, 2, 3, 1).reshape(batch, -1)
         return (flat.new_ones(batch) @ flat).view(1, height, width, channels).permute(0, 3, 1, 2)
@@ -28,11 +28,16 @@ def sum_to_shape(values: Tensor, shape: torch.Size) -> Tensor:
 class _Extremum(torch.autograd.Function):
     """`sign` +1 for the minimum, -1 for the maximum."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, first: Tensor, second: Tensor, sign: int) -> Tensor:
-        ctx.save_for_backward(first, second)
-        ctx.sign = sign
+    def forward(first: Tensor, second: Tensor, sign: int) -> Tensor:
         return torch.minimum(first, second) if sign > 0 else torch.maximum(first, second)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.sign = inputs[2]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:

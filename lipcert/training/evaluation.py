@@ -16,11 +16,11 @@ from lipcert.certificates.batch_size import within_memory
 from lipcert.certificates.certificate import EXACT
 from lipcert.certificates.float64 import FAILURE_PROBABILITY
 from lipcert.data import Split
-from lipcert.data.progress import progress
 from lipcert.nn import folded
 from lipcert.norms import UpperNorms
 from lipcert.system.errors import refuse_below
 from lipcert.system.execution import cover_execution, refuse_execution
+from lipcert.system.progress import progress
 from lipcert.system.schema import EvaluationConfig
 from lipcert.training.module import bound_statistics
 from lipcert.training.processes import from_every_process, ranks

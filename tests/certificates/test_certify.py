@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import lipcert
 from lipcert.bounds import UnsupportedLayerError, margins
 from lipcert.certificates import Certifier, Float64Model
-from lipcert.nn import Residual
+from lipcert.nn import Residual, build
 from lipcert.norms import upper
 from tests.networks import images, network
 from tests.oracles import points_in_ball
@@ -249,3 +249,29 @@ def test_lanczos_steps_need_a_bound() -> None:
     model, inputs, labels = _case()
     with pytest.raises(ValueError, match="`lanczos_steps` with a `bound`, got 30 without one"):
         lipcert.certify(model, inputs, labels, 0.1, lanczos_steps=30)
+
+
+def test_one_image_several_epsilons_names_of_stages() -> None:
+    torch.manual_seed(0)
+    model = build("small", (1, 8, 8), 10).eval()
+    pixels = torch.rand(4, 1, 8, 8)
+    labels = model(pixels).argmax(1)
+    several = lipcert.certify(model, pixels, labels, [0.05, 0.4], progress=True)
+    assert list(several) == [0.05, 0.4]
+    for epsilon, found in several.items():
+        assert found.epsilon == epsilon
+        assert found.failure_probability == several[0.4].failure_probability  # of all statements together
+        assert [bool(name) for name in found.stage_names] == found.certified.tolist()
+        rows = found.rows()
+        assert [row["radius"] for row in rows] == found.radius.tolist()
+        assert rows[0].keys() == {
+            *("prediction", "certified", "radius", "margin", "lipschitz", "rounding", "epsilon", "stage")
+        }
+    assert several[0.05].certified.sum() > several[0.4].certified.sum()
+    for label in (int(labels[0]), labels[0]):
+        alone = lipcert.certify(model, pixels[0], label, 0.05, bound="global")
+        assert alone.prediction.tolist() == labels[:1].tolist()
+        assert set(alone.stage_names) <= {"global", ""}
+    for wrong in ([], [0.1, 0.1]):
+        with pytest.raises(ValueError, match="each once"):
+            lipcert.certify(model, pixels, labels, wrong)

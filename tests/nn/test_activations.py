@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.func import functional_call, grad, jacrev, vmap
 
-from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin
+from lipcert.nn import ClippedMaxMin, ClippedReLU, MaxMin, build
 from lipcert.nn.activations import clipped_relu
 from lipcert.nn.architectures import project_thresholds
 
@@ -126,3 +127,30 @@ def test_clipped_relu_is_the_same_without_gradients(threshold: list[float]) -> N
     with torch.no_grad():
         assert torch.equal(clipped_relu(inputs, torch.tensor([threshold])).nan_to_num(9.0), recorded.nan_to_num(9.0))
     assert recorded.isnan().any()
+
+
+@pytest.mark.parametrize("activation", ["clipped_relu", "clipped_maxmin"])
+def test_function_transforms(activation: str) -> None:
+    """Jacobians and gradients of each image by torch.func are those of autograd, image by image."""
+    torch.manual_seed(0)
+    model, images = build("small", (1, 8, 8), 3, activation), torch.rand(2, 1, 8, 8)
+
+    def logits(image: Tensor) -> Tensor:
+        return model(image[None])[0]
+
+    expected = torch.stack([torch.autograd.functional.jacobian(logits, image) for image in images])
+    assert torch.allclose(vmap(jacrev(logits))(images), expected, atol=1e-6)
+    parameters = dict(model.named_parameters())
+
+    def square(parameters: dict[str, Tensor], image: Tensor) -> Tensor:
+        return functional_call(model, parameters, (image[None],)).square().sum()
+
+    found = vmap(grad(square), in_dims=(None, 0))(parameters, images)
+    for index, image in enumerate(images):
+        model.zero_grad()
+        square(parameters, image).backward()
+        for name, parameter in parameters.items():
+            assert parameter.grad is not None
+            assert torch.allclose(found[name][index], parameter.grad, atol=1e-6)
+    compiled = torch.compile(model, backend="eager")
+    assert torch.equal(compiled(images), model(images))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lipcert.data import progress as module
-from lipcert.data.progress import progress
+from lipcert.system import progress as module
+from lipcert.system.progress import progress
 
 
 def _drawn(capsys: pytest.CaptureFixture[str], shown: bool = True) -> str:
