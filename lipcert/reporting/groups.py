@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lipcert.reporting.runs import ELSEWHERE, Run, State
@@ -92,23 +92,28 @@ def _named(group: Group, key: str) -> str:
     return group.text(key) if key in ELSEWHERE else f"{TITLES.get(key, key.rpartition('.')[2])}={group.text(key)}"
 
 
-def filled(runs: Sequence[Run]) -> dict[str, Any]:
-    """Return the settings that all runs which have them agree on: what runs of older versions, without them, did."""
-    values: dict[str, list[Any]] = {}
+def filled(runs: Sequence[Run]) -> list[Run]:
+    """Return runs, those of older versions with the settings that they lack and all others agree on."""
+    agreed = {key: values[0] for key, values in _values(runs).items() if len(values) == 1}
+    return [replace(run, configuration={**agreed, **run.configuration}) if run.settings else run for run in runs]
+
+
+def _values(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """Return the values that runs have of each setting, each once."""
+    found: dict[str, list[Any]] = {}
     for run in runs:
         for key, value in run.settings.items():
-            if value not in (found := values.setdefault(key, [])):
-                found.append(value)
-    return {key: found[0] for key, found in values.items() if len(found) == 1}
+            if value not in found.setdefault(key, []):
+                found[key].append(value)
+    return found
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Return the groups of runs that were trained, in order; results group those without a configuration."""
     groups: dict[str, list[Run]] = {}
-    agreed = filled(runs)
     for run in runs:
         if run.results or run.settings:
-            shared = {**agreed, **run.settings} if run.settings else {word: run.word(word) for word in ("data", *WORDS)}
+            shared = run.settings or {word: run.word(word) for word in ("data", *WORDS)}
             groups.setdefault(json.dumps(shared, sort_keys=True, default=str), []).append(run)
     return [Group(tuple(members)) for members in groups.values()]
 
@@ -139,7 +144,6 @@ def _columns(groups: Sequence[Group]) -> tuple[str, ...]:
 
 
 def differences(runs: Sequence[Run]) -> list[tuple[str, ...]]:
-    """Return, of each run, the settings beside those that the words say in which runs differ, as `key=value`."""
-    agreed = filled(runs)
-    keys = dict.fromkeys(key for run in runs for key in run.settings if key not in agreed and key not in COVERED)
+    """Return, of each run, the settings in which runs differ, as `key=value`, without those that the words say."""
+    keys = [key for key, values in _values(runs).items() if len(values) > 1 and key not in COVERED]
     return [tuple(f"{key}={run.settings[key]}" for key in keys if key in run.settings) for run in runs]

@@ -14,7 +14,7 @@ from rich.progress import track
 
 from lipcert.reporting.figures.comparison import comparison_pictures
 from lipcert.reporting.figures.picture import DARK, LIGHT, Palette, Picture, as_png, as_svg
-from lipcert.reporting.groups import by_data_set, differences, group_runs
+from lipcert.reporting.groups import by_data_set, differences, filled, group_runs
 from lipcert.reporting.reading import read_runs
 from lipcert.reporting.runs import Run, State
 from lipcert.reporting.shown import Shown
@@ -74,6 +74,7 @@ def slug(name: str) -> str:
 
 def build(runs: Sequence[Run]) -> Report:
     """Return what a page of these runs shows."""
+    runs = filled(runs)
     data_sets = by_data_set(group_runs(runs))
     apart = len(data_sets) > 1
     notes = []
