@@ -10,7 +10,18 @@ from torch import Tensor
 
 from lipcert.bounds import ActivationBounds, Near
 from lipcert.crown.ball import QUICK, Ball
-from lipcert.crown.state import Held, Link, State, Vicinity, balls_of_steps, boxes_of_steps, sizes_of, step_of
+from lipcert.crown.state import (
+    Held,
+    Link,
+    State,
+    Vicinity,
+    balls_of_steps,
+    bending,
+    boxes_of_steps,
+    lines_of,
+    sizes_of,
+    step_of,
+)
 from lipcert.crown.substitution import Rows, rows_at_a_time, substitute
 from lipcert.crown.trust_region import Quadratic
 from lipcert.graph import Activation, Box, Graph, PairSort
@@ -39,6 +50,7 @@ def proved_state(graph: Graph, activations: Sequence[ActivationBounds], ball: Ba
         boxes,
         sizes_of(graph, ball.size, boxes),
         balls=balls_of_steps(graph, steps) if len(steps) == len(activations) else {},
+        lines=lines_of(graph, boxes),
         held={_indices(graph, name)[0]: each for name, each in held.items() if each is not None},
     )
     return state, ball
@@ -88,7 +100,7 @@ def refined(graph: Graph, state: State, ball: Ball, most: int) -> State:
         ball: the images.
         most: neurons to refine an image, on average, by balls and boxes.
     """
-    for node in graph.activations:
+    for node in bending(graph):
         if not _depends(graph, node.sources[0]):
             continue  # row norms say all where nothing bends
         places, known = bends(state, node).flatten(1).nonzero(), state.boxes[node.index]

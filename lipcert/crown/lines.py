@@ -11,18 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-
-class Lines(NamedTuple):
-    """Slopes and intercepts of a lower and an upper line; all of one shape."""
-
-    lower_slope: Tensor
-    lower_intercept: Tensor
-    upper_slope: Tensor
-    upper_intercept: Tensor
-
-    def magnitude(self, size: Tensor) -> Tensor:
-        """Return what rounding is relative to: values, slopes times points, intercepts (sums of the two)."""
-        return 4 * size * (1 + torch.maximum(self.lower_slope.abs(), self.upper_slope.abs()))
+from lipcert.graph import Lines
 
 
 class Slopes(NamedTuple):

@@ -14,7 +14,7 @@ from torch import Tensor
 from lipcert.crown.ball import Ball
 from lipcert.crown.intermediate import bends
 from lipcert.crown.slopes import LEARNING_RATE, optimised
-from lipcert.crown.state import State
+from lipcert.crown.state import State, bending
 from lipcert.crown.substitution import LARGEST_CHUNK, Found, Rows, rows_at_a_time, substitute
 from lipcert.graph import Activation, Graph
 
@@ -47,7 +47,7 @@ class Parts:
     @classmethod
     def whole(cls, graph: Graph, rows: Rows, state: State, ball: Ball) -> Parts:
         """Return a part for each row."""
-        state = replace(state, varying={node.index: state.varies(node) for node in graph.activations})
+        state = replace(state, varying={node.index: state.varies(node) for node in bending(graph)})
         numbers = torch.arange(len(rows.image), device=rows.image.device)
         return cls(rows._replace(image=numbers), numbers, state.of_images(rows.image), ball.of_images(rows.image))
 

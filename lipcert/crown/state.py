@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lipcert.crown.lines import Interval, Slopes
-from lipcert.graph import Activation, Add, Affine, Box, Clamp, Graph, Image, Node, Step
+from lipcert.graph import Activation, Add, Affine, Box, Clamp, Enclosed, Graph, Image, Lines, Node, Step
 
 
 def split_activations(graph: Graph) -> Graph:
@@ -41,6 +41,17 @@ def step_of(node: Activation) -> Step:
     """Return what a node of a split graph does."""
     assert isinstance(node.function, Step)
     return node.function
+
+
+def bending(graph: Graph) -> tuple[Activation, ...]:
+    """Return the activations of a split graph that bend at known places, in order."""
+    return tuple(node for node in graph.activations if isinstance(node.function, Step))
+
+
+def lines_of(graph: Graph, boxes: Mapping[int, Box]) -> dict[int, Lines]:
+    """Return lines around those activations that have them, over the boxes of their inputs, by the node's index."""
+    enclosed = {node.index: node.function for node in graph.activations if isinstance(node.function, Enclosed)}
+    return {index: function.lines(*boxes[index]) for index, function in enclosed.items()}
 
 
 def has_steps(graph: Graph) -> bool:
@@ -95,6 +106,7 @@ class State:
         balls: around the inputs of steps, by the node's index; where there is none, the box says all.
         held: inputs of activations, by the node's index.
         multipliers: of rows, (R,), for nodes with balls; where there is none, a good one is looked for.
+        lines: around activations that bend nowhere in particular, by the node's index.
         varying: what varies where boxes have been split, (B, *shape), by the node's index: as before. Empty otherwise.
     """
 
@@ -106,6 +118,7 @@ class State:
     held: Mapping[int, Held] = field(default_factory=dict)
     multipliers: Mapping[int, Tensor] = field(default_factory=dict)
     varying: Mapping[int, Tensor] = field(default_factory=dict)
+    lines: Mapping[int, Lines] = field(default_factory=dict)
 
     def varies(self, node: Activation) -> Tensor:
         """Return what is not where it is at the image, (B, *shape), bool."""
@@ -130,6 +143,7 @@ class State:
             held={key: Held(held.needed[index], held.center[index]) for key, held in self.held.items()},
             multipliers={},
             varying=each(self.varying),
+            lines={key: Lines(*(part[index] for part in lines)) for key, lines in self.lines.items()},
         )
 
     def interval(self, node: Activation, image: Tensor | None = None) -> Interval:
@@ -151,7 +165,7 @@ def boxes_of_steps(graph: Graph, known: Mapping[str, Box]) -> dict[int, Box]:
         else:
             box = known[node.name]
         inputs[node.index] = box
-        boxes[node.index] = step_of(node).seen_box(*box)
+        boxes[node.index] = node.function.seen_box(*box) if isinstance(node.function, Step) else box
     return boxes
 
 

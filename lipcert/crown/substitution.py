@@ -11,9 +11,9 @@ from torch import Tensor
 
 from lipcert.bounds.margins import support
 from lipcert.crown.ball_box import Pieces, least_remainder
-from lipcert.crown.lines import Interval, Lines
+from lipcert.crown.lines import Interval
 from lipcert.crown.state import Link, State, step_of
-from lipcert.graph import Activation, Add, Affine, Clamp, Graph, Operator
+from lipcert.graph import Activation, Add, Affine, Clamp, Enclosed, Graph, Lines, Operator
 from lipcert.norms.krylov import per_image
 
 SAFETY = 2
@@ -179,16 +179,10 @@ class _Backward:
         self.arrive(node.sources[0], before)
 
     def activation(self, node: Activation, coefficients: Tensor) -> None:
-        source, step = node.sources[0], step_of(node)
-        if node.index in self.state.balls:
+        source, enclosed = node.sources[0], isinstance(node.function, Enclosed)
+        if node.index in self.state.balls and not enclosed:
             self.stop(node, coefficients)
-        passed = step.passed(coefficients)
-        before = step.shown(self._bent(node, step.bent(coefficients)))
-        if passed is not None:
-            if self.state.sizes is not None:
-                weight = step.weight(coefficients) + passed.abs() + before.abs()
-                self._round(STEP_OPERATIONS, weight, self.state.sizes[source][self.image])
-            before = passed + before
+        before = self._enclosed(node, coefficients) if enclosed else self._followed(node, coefficients)
         held = self.state.held.get(node.index)
         if held is not None:
             needed, center = (each[self.image] for each in held)
@@ -197,6 +191,40 @@ class _Backward:
             if self.state.sizes is not None:
                 self._round(math.prod(node.shape), still, self.state.sizes[source][self.image])
         self.arrive(source, before)
+
+    def _followed(self, node: Activation, coefficients: Tensor) -> Tensor:
+        """Return what rows are before a step: its linear part, and slopes that stand in for its clamp."""
+        step = step_of(node)
+        passed, before = step.passed(coefficients), step.shown(self._bent(node, step.bent(coefficients)))
+        if passed is None:
+            return before
+        if self.state.sizes is not None:
+            weight = step.weight(coefficients) + passed.abs() + before.abs()
+            self._round(STEP_OPERATIONS, weight, self.state.sizes[node.sources[0]][self.image])
+        return passed + before
+
+    def _enclosed(self, node: Activation, coefficients: Tensor) -> Tensor:
+        """Return what rows are before an activation by its lines; curvature passes it by its Lipschitz constant."""
+        function, lines = node.function, Lines(*(each[self.image] for each in self.state.lines[node.index]))
+        assert isinstance(function, Enclosed)
+        rises = coefficients >= 0
+        intercepts = torch.where(rises, lines.lower_intercept, lines.upper_intercept)
+        slopes = torch.where(rises.unsqueeze(1), lines.lower_slope, lines.upper_slope) * coefficients.unsqueeze(1)
+        self.constant = self.constant + inner(coefficients, intercepts)
+        shape = self.state.boxes[node.index][0].shape[1:]
+        arriving = self.curvatures.pop(node.index, None)
+        if arriving is not None:
+            curvature = arriving * (1 + ROOM) * (1 if function.lipschitz is None else function.lipschitz**2)
+            _, radius, link = self.state.balls[node.index]
+            if link is None:
+                self.constant = self.constant - curvature / 2 * radius[self.image].square()
+            else:
+                self._pass_on(link, curvature, curvature)
+        if self.state.sizes is not None:
+            size = self.state.sizes[node.sources[0]][self.image]
+            self._round(math.prod(node.shape) + STEP_OPERATIONS, coefficients, intercepts.abs())
+            self._round(slopes.shape[1] + STEP_OPERATIONS, function.gathered(slopes.abs(), shape), size)
+        return function.gathered(slopes, shape)
 
     def _bent(self, node: Activation, coefficients: Tensor) -> Tensor:
         """Return the slopes that stand in for a row's clamps, (R, *shape); what they leave goes to the constant."""

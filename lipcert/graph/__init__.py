@@ -1,6 +1,6 @@
 """A model becomes a graph of affine, activation and sum nodes once; every bound runs over it."""
 
-from lipcert.graph.activations import Clamp, Nonlinearity, Step, register_activation
+from lipcert.graph.activations import Clamp, Enclosed, Lines, Nonlinearity, Step, register_activation
 from lipcert.graph.compile import (
     Graph,
     check_unchanged,
@@ -39,9 +39,11 @@ __all__ = [
     "Bend",
     "Box",
     "Clamp",
+    "Enclosed",
     "Graph",
     "Image",
     "LinearMap",
+    "Lines",
     "Node",
     "NonFiniteBoundError",
     "Nonlinearity",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +79,7 @@ class Nonlinearity:
         """Return bounds on executed minus exact outputs, (B, *shape), from those of the inputs, `entries`."""
         raise NotImplementedError
 
-    def steps(self, shape: Shape) -> Sequence[Step]:
+    def steps(self, shape: Shape) -> Sequence[Step | Enclosed]:
         """Return the steps that backward bounds follow on (B, *shape), first to last."""
         raise NotImplementedError
 
@@ -134,6 +134,33 @@ class Step(Nonlinearity):
     def weight(self, rows: Tensor) -> Tensor:
         """Return what the rounding of Mᵀ a, K a and Tᵀ g is relative to besides these themselves, (R, *shape)."""
         return rows.abs()
+
+
+class Lines(NamedTuple):
+    """Slopes and intercepts of a lower and an upper line; all of one shape, (B, *shape).
+
+    Of an `Enclosed` activation slopes are (B, K, *output_shape), those of K inputs of each output.
+    """
+
+    lower_slope: Tensor
+    lower_intercept: Tensor
+    upper_slope: Tensor
+    upper_intercept: Tensor
+
+
+class Enclosed(Nonlinearity):
+    """What backward bounds follow by two lines over a box alone."""
+
+    def steps(self, shape: Shape) -> Sequence[Enclosed]:
+        return (self,)
+
+    def lines(self, lower: Tensor, upper: Tensor) -> Lines:
+        """Return lines below and above the activation all over the box, rounding included."""
+        raise NotImplementedError
+
+    def gathered(self, slopes: Tensor, shape: Shape) -> Tensor:
+        """Return sums over outputs of slopes, (R, K, *output_shape), at the inputs they are of, (R, *shape)."""
+        return slopes[:, 0]
 
 
 @dataclass(frozen=True, eq=False)

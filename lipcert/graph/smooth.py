@@ -15,28 +15,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipcert.graph.activations import Nonlinearity, register_activation
+from lipcert.graph.activations import Enclosed, Lines, register_activation
 from lipcert.graph.operators import Box, Shape
 from lipcert.nn import UnsupportedLayerError
 
 ROOM = 2**10
 """Units in the last place by which ranges and slopes are wider than their computed ends."""
 
+CELLS = 32
+"""Parts of an interval, at whose ends values are taken."""
+
 SMALLEST_THRESHOLD = 20
 """Of a Softplus: log(1 + exp(z)) is less than 2.1e-9 above z there, and torch takes z."""
 
 
 @dataclass(frozen=True, eq=False)
-class Smooth(Nonlinearity):
+class Smooth(Enclosed):
     """A smooth activation σ.
 
     `function`, `derivative`: σ and σ'. `turns`: where σ' is 0 and changes its sign, `inflections`: the same of σ''.
-    `slope_range`: least and largest value of σ'.
+    `slope_range`: least and largest value of σ'; `curvature`: upper bound on the moduli of σ''.
     """
 
     function: Callable[[Tensor], Tensor]
     derivative: Callable[[Tensor], Tensor]
     slope_range: tuple[float, float]
+    curvature: float
     inflections: tuple[float, ...]
     turns: tuple[float, ...] = ()
     operations = 4
@@ -58,8 +62,12 @@ class Smooth(Nonlinearity):
         lower, upper = box
         points = [lower, upper, *(lower.clamp_min(place).minimum(upper) for place in places)]
         found = torch.stack([values(each) for each in points])
-        slack = ROOM * torch.finfo(lower.dtype).eps * (1 + torch.maximum(lower.abs(), upper.abs()))
+        slack = self._slack(lower, upper)
         return found.amin(dim=0) - slack, found.amax(dim=0) + slack
+
+    @staticmethod
+    def _slack(lower: Tensor, upper: Tensor) -> Tensor:
+        return ROOM * torch.finfo(lower.dtype).eps * (1 + torch.maximum(lower.abs(), upper.abs()))
 
     def range(self, lower: Tensor, upper: Tensor) -> Box:
         return self._extremes(self.function, self.turns, (lower, upper))
@@ -68,11 +76,44 @@ class Smooth(Nonlinearity):
         least, greatest = self._extremes(self.derivative, self.inflections, (lower, upper))
         return torch.maximum(-least, greatest).clamp_max(self.lipschitz)
 
+    def lines(self, lower: Tensor, upper: Tensor) -> Lines:
+        """Return the lines that are closest in the middle, of those along the chord, tangents and constants.
+
+        Between two points that are h apart σ is within σ'' h²/8 of its chord, so that values at few points say all.
+        """
+        middle, width = (lower + upper) / 2, upper - lower
+        shares = torch.linspace(0, 1, CELLS + 1, dtype=lower.dtype, device=lower.device)
+        points = lower + shares.view(-1, *(1 for _ in lower.shape)) * width
+        values = self.function(points)
+        slack = self.curvature * (width / CELLS).square() / 8 + self._slack(lower, upper)
+        chord = (values[-1] - values[0]) / torch.where(width > 0, width, 1)
+        slopes = [torch.zeros_like(chord), chord, *(self.derivative(each) for each in (lower, middle, upper))]
+        least, greatest = self.range(lower, upper)
+        below, above = [(slopes[0], least)], [(slopes[0], greatest)]
+        for slope in slopes[1:]:
+            gaps = values - slope * points
+            below.append((slope, gaps.amin(dim=0) - slack))
+            above.append((slope, gaps.amax(dim=0) + slack))
+        lower_slope, lower_intercept = _best(below, middle, torch.gt)
+        upper_slope, upper_intercept = _best(above, middle, torch.lt)
+        return Lines(lower_slope.unsqueeze(1), lower_intercept, upper_slope.unsqueeze(1), upper_intercept)
+
     def rounding(self, entries: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         return entries * self.lipschitz
 
     def magnitude(self, lower: Tensor, upper: Tensor) -> Tensor:
         return 1 + torch.maximum(lower.abs(), upper.abs())
+
+
+def _best(
+    lines: list[tuple[Tensor, Tensor]], at: Tensor, better: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return slope and intercept of the line whose value at a point is the best, entry by entry."""
+    slope, intercept = lines[0]
+    for other, constant in lines[1:]:
+        chosen = better(other * at + constant, slope * at + intercept)
+        slope, intercept = torch.where(chosen, other, slope), torch.where(chosen, constant, intercept)
+    return slope, intercept
 
 
 def _tanh_slope(values: Tensor) -> Tensor:
@@ -102,12 +143,13 @@ def _gelu_tanh_slope(values: Tensor) -> Tensor:
     return (1 + inner + values * (1 - inner.square()) * root * (1 + 3 * cube * values.square())) / 2
 
 
-TANH = Smooth(torch.tanh, _tanh_slope, (0.0, 1.0), (0.0,))
-SIGMOID = Smooth(torch.sigmoid, _sigmoid_slope, (0.0, 0.25), (0.0,))
+TANH = Smooth(torch.tanh, _tanh_slope, (0.0, 1.0), 0.7699, (0.0,))
+SIGMOID = Smooth(torch.sigmoid, _sigmoid_slope, (0.0, 0.25), 0.0963, (0.0,))
 SILU = Smooth(
     F.silu,
     _silu_slope,
     (-0.099839320128866917, 1.099839320128866917),
+    0.5001,
     (-2.3993572805154676678, 2.3993572805154676678),
     (-1.2784645427610737951,),
 )
@@ -115,6 +157,7 @@ GELU = Smooth(
     F.gelu,
     _gelu_slope,
     (-0.12890414518515478634, 1.1289041451851547863),
+    0.798,
     (-math.sqrt(2), math.sqrt(2)),
     (-0.75179152469356445746,),
 )
@@ -122,6 +165,7 @@ GELU_TANH = Smooth(
     _gelu_tanh,
     _gelu_tanh_slope,
     (-0.12899306865877176546, 1.1289930686587717655),
+    0.798,
     (-1.4185040087908283555, 1.4185040087908283555),
     (-0.75246142207101625849,),
 )
@@ -146,7 +190,7 @@ def _softplus(layer: nn.Softplus, shape: Shape) -> Smooth:
             f"a Softplus needs beta in [1e-3, 1e3] and threshold >= {SMALLEST_THRESHOLD}, got {beta} and {threshold}: "
             "below that torch leaves the curve visibly."
         )
-    return Smooth(_Softplus(beta), _Softplus(beta, slope=True), (0.0, 1.0), ())
+    return Smooth(_Softplus(beta), _Softplus(beta, slope=True), (0.0, 1.0), 0.2501 * beta, ())
 
 
 def _gelu(layer: nn.GELU, shape: Shape) -> Smooth:

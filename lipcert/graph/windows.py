@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipcert.graph.activations import Nonlinearity, register_activation
+from lipcert.graph.activations import Enclosed, Lines, register_activation
 from lipcert.graph.compile import pair
 from lipcert.graph.operators import Box, Shape
 from lipcert.nn import UnsupportedLayerError
@@ -19,7 +19,7 @@ Sizes = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
-class WindowMaximum(Nonlinearity):
+class WindowMaximum(Enclosed):
     """The largest pixel of each window, channel by channel: monotone, and exact as executed.
 
     Its Lipschitz constant in l2 is the root of the number of windows that a pixel is in, at most: each output moves by
@@ -73,6 +73,38 @@ class WindowMaximum(Nonlinearity):
         first = max(0, -(shift // stride))
         last = min(outputs[axis], (inputs[axis] - 1 - shift) // stride + 1)
         return first, last, first * stride + shift
+
+    def lines(self, lower: Tensor, upper: Tensor) -> Lines:
+        """Return the pixel with the largest lower end, m, below; above, chords of all max(pixel, m), or a constant.
+
+        The maximum is m + max of all max(pixel - m, 0), at most m + their sum.
+        """
+        least, most = self.apply(lower), self.apply(upper)
+        taps = list(self._taps(lower.shape[2:], least.shape[2:]))
+        lows, highs = (torch.stack([self._at(end, *tap, least.shape) for tap in taps], dim=1) for end in (lower, upper))
+        below = F.one_hot(lows.argmax(dim=1), len(taps)).movedim(-1, 1).to(lower)
+        rises = highs > least.unsqueeze(1)
+        shares = torch.where(rises, (highs - least.unsqueeze(1)) / (highs - lows), 0)
+        started = torch.where(rises, shares * lows, 0).sum(dim=1)
+        middle = torch.where(rises, shares * (highs + lows) / 2, 0).sum(dim=1)
+        constant = ~(least - started + middle <= most)  # NaN is not
+        above = torch.where(constant.unsqueeze(1), 0, shares)
+        size = self.apply(torch.maximum(lower.abs(), upper.abs()))
+        slack = 16 * len(taps) * torch.finfo(lower.dtype).eps * size
+        return Lines(below, torch.zeros_like(least), above, torch.where(constant, most, least - started + slack))
+
+    def gathered(self, slopes: Tensor, shape: Shape) -> Tensor:
+        found = slopes.new_zeros(len(slopes), *shape)
+        for number, (outputs, rows, columns) in enumerate(self._taps(found.shape[2:], slopes.shape[3:])):
+            found[:, :, rows, columns] += slopes[:, number, :, outputs[0], outputs[1]]
+        return found
+
+    @staticmethod
+    def _at(values: Tensor, outputs: tuple[slice, slice], rows: slice, columns: slice, shape: torch.Size) -> Tensor:
+        """Return the pixel of each window at a place in it, (B, *output_shape), -infinity where it is outside."""
+        found = values.new_full(shape, -torch.inf)
+        found[:, :, outputs[0], outputs[1]] = values[:, :, rows, columns]
+        return found
 
     def rounding(self, entries: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         return self.apply(entries)  # an output's error is at most the largest of its window

@@ -94,8 +94,8 @@ def refuse_stages(stages: Sequence[Stage], subject: Subject) -> None:
     backward = [stage.name for stage in stages if stage.effort is not None]
     if backward and not has_steps(compile_graph(subject.model, subject.data.image_shape)):
         raise ValueError(
-            f"stages={','.join(backward)}: an activation of this network has no backward bounds: max pooling and "
-            "smooth ones have none. Leave these stages out."
+            f"stages={','.join(backward)}: an activation of this network has no backward bounds, which follow its "
+            "`steps`. Leave these stages out."
         )
 
 

@@ -42,6 +42,10 @@ class Activation:
         """Unit vectors along which pairs are reflected, (C/2,) or () each; None where none are."""
         return (ROOT, -ROOT) if self.paired else None
 
+    def windows(self, like: Tensor) -> Tensor | None:
+        """Return which pixels of a channel make each output, (pixels, outputs), from 1 on; None for other outputs."""
+        return None
+
     @property
     def slope_below(self) -> Tensor | None:
         """Slope below 0, (C,) or (1,), of what has one, and 1 above; None for others."""

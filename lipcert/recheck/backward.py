@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lipcert.recheck.ball_box import Choice, Clamp
-from lipcert.recheck.bends import Axis, Bends, Box, Choices, bends_of
+from lipcert.recheck.bends import Axis, Bends, Box, Choices, Windows, bends_of
 from lipcert.recheck.derivation import Derivation
 from lipcert.recheck.program import ActivationStep, AddStep, AffineStep, linear_map, single_map
 from lipcert.recheck.reach import SLACK, maximum_over
@@ -95,6 +95,8 @@ class Backward:
         """
         for step in self.activations:
             bends, value = self.bends[step.target], step.source
+            if isinstance(bends, Windows):
+                continue
             if bends.axis is not None:
                 pairs, half = bends.inner.bends, bends.inner.center.numel()
                 if bends.outer is not None:
@@ -123,7 +125,7 @@ class Backward:
             upper[here] = torch.minimum(upper[here], -self.bound(value, -rows, steps))
         return lower.view_as(box[0]), upper.view_as(box[1])
 
-    def _bends(self, step: ActivationStep) -> Bends:
+    def _bends(self, step: ActivationStep) -> Bends | Windows:
         """Return an activation's clamps; inputs that matter move as little as its outputs, a source."""
         reach, source = self.derived.reaches[step.source], self.derived.sources[step.target]
         radius = source.inputs * self.derived.epsilon * (1 + SLACK)
@@ -203,12 +205,13 @@ class Backward:
             elif isinstance(step, ActivationStep):
                 arriving = curvatures.pop(step.target, none)
                 here, relaxed = self.bends[step.target].relax(here, arriving, choices, chosen)
+                here = here.view(-1, *self.program.shapes[step.source])
                 constant, curvature = constant + relaxed.constant, relaxed.curvature
                 slack += self.unit * relaxed.size
                 slack += (curvature + arriving).detach() * self._doubt(step)
                 link = self.links[step.target]
                 if link is None:
-                    constant = constant - self.bends[step.target].inner.price(curvature)
+                    constant = constant - self.bends[step.target].price(curvature)
                 else:
                     passed = curvature * (link.norm**2 * (1 + SLACK) ** 4)
                     curvatures[link.source] = curvatures.get(link.source, none) + passed

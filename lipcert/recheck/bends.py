@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -33,6 +34,10 @@ class Bends:
     outer: Clamp | None = None
     axis: Axis | None = None
     slope: Tensor | None = None
+
+    def price(self, curvature: Tensor) -> Tensor:
+        """Return what curvature costs at most over all inputs that are near, (R,)."""
+        return self.inner.price(curvature)
 
     def relax(
         self, rows: Tensor, arriving: Tensor, choices: Choices, chosen: dict[Clamp, Tensor]
@@ -71,8 +76,58 @@ class Bends:
         return flat.view_as(rows), relaxed
 
 
-def bends_of(activation: Activation, box: Box, center: Tensor, radius: float, difference: Box | None) -> Bends:
-    """Return an activation's clamps.
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Maxima of windows between two linear functions over a box [lower, upper] of pixels, (C, pixels).
+
+    `places`: see `Activation.windows`. A maximum is at least the pixel whose lower end is the largest, l, and at most
+    l plus what all chords of max(pixel - l, 0) add up to. `size`, `needed`, `radius`: as of `Bends`; `constant`: of the
+    activation.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    places: Tensor
+    size: Tensor
+    needed: Tensor
+    radius: float
+    constant: float
+    axis = None
+    outer = None
+
+    def price(self, curvature: Tensor) -> Tensor:
+        """Return what curvature costs at most over all inputs that are near, (R,)."""
+        return torch.where(curvature > 0, curvature / 2 * (self.radius * self.radius), 0.0)
+
+    @cached_property
+    def _lines(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return slopes below and above, (C, pixels of a window, windows), and the intercept above, (C, windows)."""
+        outside = torch.full_like(self.lower[:, :1], -torch.inf)
+        low, high = (torch.cat((outside, end), dim=1)[:, self.places] for end in (self.lower, self.upper))
+        least, first = low.max(dim=1)
+        below = torch.zeros_like(low).scatter_(1, first[:, None], 1.0)
+        above = torch.where(high > least[:, None], (high - least[:, None]) / (high - low), 0.0)
+        return below, above, least - torch.where(above > 0, above * low, 0.0).sum(dim=1)
+
+    def relax(
+        self, rows: Tensor, arriving: Tensor, choices: Choices, chosen: dict[Clamp, Tensor]
+    ) -> tuple[Tensor, Relaxed]:
+        """Return rows of the pixels for those of the maxima, (R, C, ...), as `Bends.relax` does; nothing is chosen."""
+        below, above, intercept = self._lines
+        flat = rows.flatten(2)
+        slopes = flat[:, :, None] * torch.where(flat[:, :, None] >= 0, below, above)
+        pixels = flat.new_zeros(*flat.shape[:2], self.lower.shape[1] + 1)
+        pixels = pixels.index_add(2, self.places.flatten(), slopes.flatten(2))[..., 1:]
+        constant = (flat.clamp(max=0) * intercept).flatten(1).sum(dim=1)
+        size = flat.detach().abs().sum(dim=2) @ (4 * len(self.places) * self.size.view(len(self.lower), -1).amax(dim=1))
+        curvature = arriving * ((1 + ROOM) * self.constant**2)
+        return pixels, Relaxed(pixels.flatten(1), constant, curvature, torch.zeros_like(arriving), size)
+
+
+def bends_of(
+    activation: Activation, box: Box, center: Tensor, radius: float, difference: Box | None
+) -> Bends | Windows:
+    """Return an activation's clamps, or lines.
 
     Args:
         activation: as described.
@@ -83,6 +138,10 @@ def bends_of(activation: Activation, box: Box, center: Tensor, radius: float, di
     """
     mask = masks(activation, *box)
     size = torch.stack((*box, center)).abs().amax(dim=0).flatten()
+    places = activation.windows(center)
+    if places is not None:
+        lower, upper = (end[0].flatten(1) for end in box)
+        return Windows(lower, upper, places, size, mask.needed, radius, activation.constant)
     axis, slope, kinks = activation.axis, activation.slope_below, (center.new_zeros(()), center.new_full((), torch.inf))
     if axis is None and slope is None:
         inner = _clamp(box, (activation.floor, activation.high), center, mask.needed, radius)

@@ -67,7 +67,10 @@ class Pooled(Activation):
 
     layer: nn.MaxPool2d = nn.MaxPool2d(1)  # noqa: RUF009  which one is always given
     steep = True
-    followed = False
+
+    @property
+    def followed(self) -> bool:  # type: ignore[override]
+        return not self.layer.ceil_mode
 
     def __call__(self, values: Tensor) -> Tensor:
         found: Tensor = self.layer(values)
@@ -91,14 +94,17 @@ class Pooled(Activation):
         """Return 1 for pixels that may be the only largest of a window, all of them in ceil mode."""
         if self.layer.ceil_mode:
             return torch.ones_like(lower)
-        kernel, stride, dilation = self._sizes()
-        pixels = math.prod(lower.shape[2:])
-        numbers = torch.arange(1.0, pixels + 1, dtype=torch.float64).view(1, 1, *lower.shape[2:])
-        places = F.unfold(numbers, kernel, dilation, self.layer.padding, stride)[0].long()  # 0 for what is outside
+        pixels, places = math.prod(lower.shape[2:]), self.windows(lower)
         least = self(lower).flatten(2)[0].unsqueeze(1).expand(-1, *places.shape).flatten(1)
         flat = torch.full((lower.shape[1], pixels + 1), torch.inf, dtype=torch.float64)
         flat = flat.scatter_reduce(1, places.flatten().expand_as(least), least, "amin")
         return (upper > flat[:, 1:].view_as(upper)).double()
+
+    def windows(self, like: Tensor) -> Tensor:
+        """Return the pixels of each window of a channel, (pixels of a window, windows), from 1 on; 0 for outside."""
+        kernel, stride, dilation = self._sizes()
+        numbers = torch.arange(1.0, math.prod(like.shape[2:]) + 1, dtype=torch.float64).view(1, 1, *like.shape[2:])
+        return F.unfold(numbers, kernel, dilation, self.layer.padding, stride)[0].long()
 
     def passed(self, entries: Tensor) -> Tensor:
         return self(entries)

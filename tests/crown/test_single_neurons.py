@@ -20,6 +20,8 @@ ROWS, POINTS, NETWORKS, EPSILON = 150, 81, 4, 0.8
 
 def _activation(name: str) -> nn.Module:
     """Return a clamp, or what bends by any slope below 0."""
+    if name == "smooth":
+        return nn.Tanh()
     if name != "bent":
         return ClippedReLU((1,), 0.6) if name == "clipped" else nn.ReLU()
     layer = nn.PReLU(1)
@@ -41,7 +43,7 @@ def _network(kind: str, name: str, rising: bool) -> nn.Sequential:
         "branches": Residual(_branch(name), _branch(name)),
         "skipped": Residual(_branch(name), nn.Linear(1, 1)),
     }
-    outer = "bent" if name == "bent" else "relu"
+    outer = name if name in ("bent", "smooth") else "relu"
     ends = (nn.Linear(1, 1), _activation(outer)), (_activation(outer), nn.Linear(1, 1))
     model = nn.Sequential(*ends[0], middle[kind], *ends[1]).double().eval()
     for layer in model.requires_grad_(False).modules():
@@ -84,7 +86,7 @@ def _drawn(network: Graph, rows: Rows, state: State) -> State:
     return replace(state, slopes=slopes, multipliers=multipliers)
 
 
-@pytest.mark.parametrize("name", ["relu", "clipped", "bent"])
+@pytest.mark.parametrize("name", ["relu", "clipped", "bent", "smooth"])
 @pytest.mark.parametrize("kind", ["chain", "branches", "skipped"])
 def test_rows_and_what_is_made_of_them_hold_at_every_point(kind: str, name: str) -> None:
     for seed in range(NETWORKS):

@@ -21,7 +21,6 @@ from lipcert.certificates.certify import CertifyBatch
 from lipcert.certificates.float64 import FAILURE_PROBABILITY
 from lipcert.crown import Ball, Rows
 from lipcert.graph import Graph, NonFiniteBoundError
-from tests.fuzz.layers import UNFOLLOWED
 from tests.fuzz.networks import Case
 from tests.fuzz.subject import Subject, Tally, refute
 
@@ -97,10 +96,9 @@ def _certifiers(subject: Subject) -> Iterator[tuple[str, CertifyBatch]]:
     settings = case.clip_input, case.arithmetic
     for bound in subject.some(tuple(Bound), 3):
         yield str(bound), Certifier(subject.network, bound, subject.steps, *settings)
-    followed = not any(isinstance(layer, UNFOLLOWED) for layer in case.model.modules())
     stages = [_in_few_steps(stage) for stage in (*STAGES, *OTHER_STAGES)]
     backward = [stage for stage in stages if stage.effort is not None]
-    for stage in subject.some(backward, int(followed)):
+    for stage in subject.some(backward, 1):
         yield stage.name, Certifier(subject.network, stage.bound, subject.steps, *settings, effort=stage.effort)
     for name in subject.some(("cascade", "certify", "", "", "", ""), 0 if case.lanczos else 1):
         if name == "cascade":

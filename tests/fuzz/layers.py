@@ -337,9 +337,6 @@ SMOOTH = (nn.Tanh, nn.Sigmoid, nn.SiLU, nn.GELU, nn.Softplus)
 
 BENT = (nn.LeakyReLU, nn.PReLU, Abs)
 
-UNFOLLOWED = (nn.MaxPool2d, *SMOOTH)
-"""Activations that are not followed backward."""
-
 CLAMPS = (nn.ReLU, nn.ReLU6, nn.Hardtanh, ClippedReLU)
 
-ACTIVATIONS = (*CLAMPS, *BENT, MaxMin, ClippedMaxMin, GroupSort2, Householder, *UNFOLLOWED)
+ACTIVATIONS = (*CLAMPS, *BENT, MaxMin, ClippedMaxMin, GroupSort2, Householder, nn.MaxPool2d, *SMOOTH)

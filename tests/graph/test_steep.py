@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.bounds import Arithmetic, Bound, analyze, logit_rounding, robust_margin, worst_logits
-from lipcert.graph import Nonlinearity
+from lipcert.graph import Enclosed, Nonlinearity, Smooth
 from lipcert.graph.activations import nonlinearity
 from lipcert.nn import Abs, Householder
 from lipcert.norms import PowerNorms
@@ -89,6 +89,27 @@ class TestElementwise:
         slopes = layer(everywhere).detach().diff(dim=0) / 9e-4
         assert function.slopes[0] <= slopes.min() + 1e-9
         assert function.slopes[1] >= slopes.max() - 1e-9
+
+    def test_lines_enclose_smooth_ones(self, name: str) -> None:
+        function, (lower, upper) = nonlinearity(LAYERS[name]().double(), (1,)), (end[:, None] for end in BOXES)
+        if not isinstance(function, Smooth):
+            return
+        lines = function.lines(lower, upper)
+        points = _points(*BOXES)
+        values = function.apply(points.reshape(-1, 1)).view_as(points)
+        below = lines.lower_slope[:, 0, 0] * points + lines.lower_intercept[:, 0]
+        above = lines.upper_slope[:, 0, 0] * points + lines.upper_intercept[:, 0]
+        assert (below <= values).all()
+        assert (above >= values).all()
+        least, greatest = values.amin(dim=0), values.amax(dim=0)
+        middle = points[1000]
+        assert (below[1000] >= least - 1e-3 * (1 + middle.abs())).all()  # no worse than constants
+        assert (above[1000] <= greatest + 1e-3 * (1 + middle.abs())).all()
+        narrow = (BOXES[1] - BOXES[0] < 1).nonzero()[:, 0]
+        assert ((above - below)[1000, narrow] <= 0.21).all()
+        steps = torch.linspace(-9, 9, 18001, dtype=torch.float64)[:, None]
+        slopes = function.derivative(steps)
+        assert float(slopes.diff(dim=0).abs().max()) / 1e-3 <= function.curvature
 
     def test_gains_are_the_steepest_slopes_of_boxes(self, name: str) -> None:
         layer = LAYERS[name]().double()
@@ -212,7 +233,7 @@ def test_max_pooling(name: str) -> None:
     assert 0.1 < needed.mean() < 0.95
     again = torch.cat([other.masks(lower[[each]], upper[[each]]).needed for each in range(20)])
     assert torch.equal(again, needed) or (layer.ceil_mode and bool((again == 1).all()))
-    for _ in range(30):
+    for _ in range(10):
         first, second = (
             lower + (upper - lower) * torch.rand(lower.shape, generator=generator, dtype=torch.float64) for _ in "ab"
         )
@@ -220,6 +241,12 @@ def test_max_pooling(name: str) -> None:
         assert ((values >= least) & (values <= greatest)).all()
         torch.testing.assert_close(function.apply(first), values)
         assert torch.equal(layer(torch.where(needed > 0, first, second)), values)
+        assert isinstance(function, Enclosed)
+        below, start, above, end = function.lines(lower, upper)
+        for slopes, offset, sign in ((below, start, 1), (above, end, -1)):
+            rows = torch.eye(least[0].numel()).double().view(-1, *least.shape[1:])
+            line = [(function.gathered(slopes[:1] * each[None, None], shape) * first[:1]).sum() for each in rows]
+            assert (sign * (values[0].flatten() - torch.stack(line) - offset[0].flatten()) >= -1e-12).all()
         moved = (layer(second) - values).flatten(1).norm(dim=1)
         assert (moved <= constant * ((second - first) * needed).flatten(1).norm(dim=1) * (1 + 1e-12)).all()
     nan = torch.full_like(lower, math.nan)

@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from torch import Tensor, nn
 
 from lipcert.certificates import OTHER_STAGES, STAGES, Cascade
-from lipcert.nn import Residual
+from lipcert.nn import Abs, Residual
 from lipcert.recheck import Rechecker
 from lipcert.recheck.activations import Activation
 from lipcert.recheck.attack import attack
@@ -27,6 +27,7 @@ from lipcert.recheck.program import compile_program, linear_map
 from lipcert.recheck.trust_region import Quadratic
 from lipcert.records import Row
 from tests.networks import IMAGE, activation, images, network
+from tests.oracles import points_in_ball
 from tests.pairwise import pairwise
 
 KINDS = ("relu", "clipped_relu", "maxmin", "clipped_maxmin")
@@ -250,6 +251,32 @@ def test_chains_of_single_neurons_hold_at_any_slopes_and_multipliers(kind: str, 
         least = (model(0.25 + disc.flatten(0, 1)) @ rows.T).amin(dim=0)
         found, _ = backward._substituted(derived.program.output, rows, choices, {})
         assert bool((found <= least + 1e-9).all())
+
+
+@pytest.mark.parametrize(
+    ("first", "pool"),
+    [(nn.ReLU(), nn.MaxPool2d(2)), (nn.LeakyReLU(-0.6), nn.MaxPool2d(3, 2, 1)), (Abs(), nn.MaxPool2d((2, 1), 1))],
+)
+def test_bounds_of_pools_and_bends_are_below_points_and_above_lipschitz_ones(first: nn.Module, pool: nn.Module) -> None:
+    torch.manual_seed(0)
+    head = (nn.Flatten(), nn.LazyLinear(8), activation("householder", (8,)), nn.Linear(8, 8), nn.PReLU(8))
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, 1, 1), first, pool, *head, nn.Linear(8, 3))
+    model(torch.zeros(1, 1, 6, 6))
+    model = model.double().eval().requires_grad_(False)
+    image, epsilon = torch.rand(1, 1, 6, 6).double(), 0.4
+    derived, rows = (
+        Derivation(compile_program(model, (1, 6, 6)), image[0], epsilon, False, False, Norms()),
+        torch.randn(40, 3),
+    )
+    backward, rows = Backward(derived), rows.double()
+    low = (model(points_in_ball(image, epsilon, 2000)[:, 0]) @ rows.T).amin(dim=0)
+    steepest = max(derived.sources[number].tight for number in derived.logits.rows)
+    lipschitz = (model(image) @ rows.T)[0] - (rows @ model[-1].weight).norm(dim=1) * epsilon * steepest
+    for steps in (0, 5):
+        found = backward.bound(derived.program.output, rows, steps)
+        assert bool((found <= low).all())
+        assert bool((found >= lipschitz - 1e-9).all())
+        backward.refine(1, 2**20)
 
 
 @pytest.mark.parametrize("kind", KINDS)
