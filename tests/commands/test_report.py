@@ -25,6 +25,15 @@ def test_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert b"python -m lipcert.report run absent" in contents(tmp_path / "report")["report.html"]
 
 
+def test_the_report_of_one_run_is_written_into_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run")
+    for _ in range(2):
+        main([str(run), "--png", "none"])
+        assert capsys.readouterr().out == f"The report is in {run / 'report.html'}\n"
+    assert (run / "report.html").is_file()
+    assert (run / "results.json").is_file()
+
+
 def test_nothing_to_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(SystemExit) as stop:
