@@ -120,6 +120,13 @@ SCHEMAS = {
 }
 """Schema of each command, by its name in defaults lists."""
 
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "adamw": {"_target_": "torch.optim.AdamW", "weight_decay": 0.01},
+    "nadam": {"_target_": "torch.optim.NAdam", "weight_decay": 0.0},
+    "sgd": {"_target_": "torch.optim.SGD", "weight_decay": 0.0, "momentum": 0.9, "nesterov": True},
+}
+"""Options of the group `optimizer`, besides those that are files; the schedule sets the learning rate of all."""
+
 RESOLVERS: dict[str, Callable[..., Any]] = {
     "half": lambda number: float(number) / 2,
     "times": lambda first, second: float(first) * float(second),
@@ -138,10 +145,13 @@ def register() -> None:
     """Make schemas, resolvers and the experiments that are rows of a table known to Hydra and OmegaConf."""
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
-        node = OmegaConf.structured(schema)
-        if "model" in node:
-            OmegaConf.set_struct(node._get_node("model"), False)  # `refuse_unknown` looks at its keys
-        store.store(name=name, node=node)
+        whole = OmegaConf.structured(schema)
+        if "model" in whole:
+            OmegaConf.set_struct(whole._get_node("model"), False)  # `refuse_unknown` looks at its keys
+        store.store(name=name, node=whole)
+    for name, settings in OPTIMIZERS.items():
+        node = {"_partial_": True, "lr": "${schedule.initial_lr}", **settings}
+        store.store(group="optimizer", name=name, node=node)
     for name, resolver in RESOLVERS.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
     for table, row, content in experiments(Path(config_folder())):
