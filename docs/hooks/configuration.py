@@ -160,7 +160,8 @@ def group_settings(group: str, types: dict[str, str]) -> list[str]:
         for key in dict.fromkeys(key for settings in found.values() for key in settings):
             having = {option: settings[key] for option, settings in found.items() if key in settings}
             inside = any(other.startswith(f"{key}.") for settings in found.values() for other in settings)
-            if key != "name" and not key.startswith("_") and not inside:
+            shown = group == "model" or not key.startswith("_")  # what builds a network is to be chosen
+            if key != "name" and shown and not inside:
                 values = {each.value for each in having.values()}
                 comment = next((each.comment for each in having.values() if each.comment), "")
                 only = "" if len(having) == len(found) else f" ({', '.join(map(code, having))})"
