@@ -57,10 +57,10 @@ def _place(model: nn.Module, error: BaseException) -> str:
     found = f"The forward of {type(model).__name__}"
     while error is not None:
         for frame, line in traceback.walk_tb(error.__traceback__):
-            owner = names.get(id(frame.f_locals.get("self")))
+            own = frame.f_locals.get(next(iter(frame.f_code.co_varnames), ""))  # self, whatever it is called
+            owner = names.get(id(own))
             if owner is not None and not frame.f_globals.get("__name__", "").startswith("torch."):
-                kind = type(frame.f_locals["self"]).__name__
-                found = f"Layer {owner or 'model'!r} ({kind}), line {line} of {frame.f_code.co_name}"
+                found = f"Layer {owner or 'model'!r} ({type(own).__name__}), line {line} of {frame.f_code.co_name}"
         error = error.__cause__  # type: ignore[assignment]
     return found
 
