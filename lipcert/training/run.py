@@ -14,6 +14,7 @@ from rich.table import Table
 
 from lipcert.bounds import Bound
 from lipcert.data import ImageDataModule
+from lipcert.system.configuration import BUILT_IN
 from lipcert.system.execution import covered_device
 from lipcert.system.files import write_json
 from lipcert.training.build import build_module, build_trainer, describe, describe_training, quieten_lightning
@@ -129,12 +130,12 @@ def publish(
         results["certified_accuracy"],
         results["bound"],
     )
-    print_results(results, folder)
+    print_results(results, folder, module.origin.builder)
     return results
 
 
-def print_results(results: dict[str, Any], folder: Path) -> None:
-    """Print the run's accuracies as a table."""
+def print_results(results: dict[str, Any], folder: Path, builder: str | None) -> None:
+    """Print the run's accuracies as a table, and what to type next; code that builds the network has to be named."""
     table = Table(title=f"{results['model']} on {results['data']}, {results['method']}, {results['bound']} bound")
     table.add_column(f"at epsilon {results['epsilon']:.4g}")
     table.add_column(f"of {results['num_test']} test images", justify="right")
@@ -153,5 +154,6 @@ def print_results(results: dict[str, Any], folder: Path) -> None:
     console = Console()
     console.print(table)
     console.print(f"Everything of this run is in {folder}", soft_wrap=True)
-    for command in ("certify", "report"):
-        console.print(f"Next: python -m lipcert.{command} {shlex.quote(str(folder))}", soft_wrap=True, markup=False)
+    named = [] if builder in (None, BUILT_IN) else [f"builder={builder}"]
+    for words in (["lipcert.certify", str(folder), *named], ["lipcert.report", str(folder)]):
+        console.print(f"Next: python -m {shlex.join(words)}", soft_wrap=True, markup=False)
