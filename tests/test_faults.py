@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from lipcert.system.files import refuse_damaged
-from lipcert.training.logging.table import rewind
+from lipcert.training.logging.table import read_rows, rewind, write_rows
 from tests.damage import flip_bit
 from tests.forks import PATIENCE, Fork
 from tests.running import QUICK, contents, start, train_each
@@ -212,9 +212,12 @@ def test_full_disk(place: Path, terminated: dict[str, Any], later: dict[str, Any
 
 
 def test_killed_between_a_checkpoint_and_its_row(place: Path, terminated: dict[str, Any], tmp_path: Path) -> None:
-    """Lightning logs an epoch's row after its checkpoint, which therefore holds the row too."""
+    """Lightning logs the rest of an epoch's row after its checkpoint, which therefore holds that too."""
     text = (place / "whole" / "metrics.csv").read_text()
-    (tmp_path / "metrics.csv").write_text("".join(text.splitlines(keepends=True)[:-1]))
     checkpoint = torch.load(place / "whole" / "checkpoints" / "last.ckpt", weights_only=True)
+    *rows, last = read_rows(place / "whole" / "metrics.csv")
+    before = {key: cell for key, cell in last.items() if key in ("epoch", "step") or key not in checkpoint["metrics"]}
+    assert {"epoch", "step"} < before.keys() < last.keys()
+    write_rows(tmp_path / "metrics.csv", [*rows, before])
     rewind(tmp_path / "metrics.csv", checkpoint["global_step"], checkpoint["metrics"])
     assert (tmp_path / "metrics.csv").read_text() == text
