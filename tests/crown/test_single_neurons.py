@@ -43,7 +43,7 @@ def _network(kind: str, name: str, rising: bool) -> nn.Sequential:
         "branches": Residual(_branch(name), _branch(name)),
         "skipped": Residual(_branch(name), nn.Linear(1, 1)),
     }
-    outer = name if name in ("bent", "smooth") else "relu"
+    outer = "bent" if name == "bent" else "relu"
     ends = (nn.Linear(1, 1), _activation(outer)), (_activation(outer), nn.Linear(1, 1))
     model = nn.Sequential(*ends[0], middle[kind], *ends[1]).double().eval()
     for layer in model.requires_grad_(False).modules():
