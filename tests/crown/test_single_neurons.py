@@ -89,7 +89,7 @@ def _drawn(network: Graph, rows: Rows, state: State) -> State:
 @pytest.mark.parametrize("name", ["relu", "clipped", "bent", "smooth"])
 @pytest.mark.parametrize("kind", ["chain", "branches", "skipped"])
 def test_rows_and_what_is_made_of_them_hold_at_every_point(kind: str, name: str) -> None:
-    for seed in range(NETWORKS):
+    for seed in range(4 * NETWORKS if (kind, name) == ("chain", "bent") else NETWORKS):  # few have what floors are for
         case = Case(kind, name, seed)
         bounds = case.bounds(case.offsets)
         assert (bounds <= case.reached + 1e-9).all()
