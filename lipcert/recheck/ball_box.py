@@ -35,10 +35,11 @@ LEAST_RADIUS = 1e-100
 class Relaxed:
     """g·t + constant - m/2 |t - c|² <= a·σ(t) - k/2 |b(t) - b(c)|² for each of R rows a.
 
-    `rows`: g, (R, N); `constant`, `curvature`: (R,), the latter m; `room`: what of it was a choice, (R,). `size`: what
-    rounding errors of the constants are relative to, (R,).
+    `behind`: a, `rows`: g, (R, N); `constant`, `curvature`: (R,), the latter m; `room`: what of it was a choice, (R,).
+    `size`: what rounding errors of the constants are relative to, (R,).
     """
 
+    behind: Tensor
     rows: Tensor
     constant: Tensor
     curvature: Tensor
@@ -151,7 +152,7 @@ class Clamp:
         constant = function.values(curvature, points).sum(dim=1)
         constant = constant + rows.clamp(min=0) @ least + rows.clamp(max=0) @ most
         size = self._size(rows.detach(), chosen.detach(), (curvature + arriving).detach())
-        return Relaxed((rows * linear).index_copy(1, self.index, chosen), constant, curvature, room, size)
+        return Relaxed(rows, (rows * linear).index_copy(1, self.index, chosen), constant, curvature, room, size)
 
     def price(self, curvature: Tensor) -> Tensor:
         """Return what m/2 |t - c|² is at most, (R,)."""

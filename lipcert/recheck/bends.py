@@ -40,7 +40,7 @@ class Bends:
         return self.inner.price(curvature)
 
     def relax(
-        self, rows: Tensor, arriving: Tensor, choices: Choices, chosen: dict[Clamp, Tensor]
+        self, rows: Tensor, arriving: Tensor, choices: Choices, chosen: dict[Clamp, Relaxed]
     ) -> tuple[Tensor, Relaxed]:
         """Return rows of the inputs for those of the outputs, (R, *shape), and what goes with them.
 
@@ -48,13 +48,13 @@ class Bends:
             rows: of the outputs.
             arriving: their curvature, (R,); that of the result is about all inputs that are near.
             choices: of clamps; others choose by themselves.
-            chosen: takes the room of each clamp.
+            chosen: takes what each clamp was relaxed to.
         """
         flat, outer, own = rows.flatten(1), None, torch.zeros_like(arriving)
         if self.outer is not None:
             outer = self.outer.relax(flat, arriving, choices.get(self.outer))
             flat, arriving = outer.rows, outer.curvature
-            chosen[self.outer] = outer.room
+            chosen[self.outer] = outer
         if self.axis is not None:
             (v, w), (first, second) = self.axis, flat.chunk(2, dim=1)
             along = 2 * (v * first + w * second)
@@ -69,7 +69,7 @@ class Bends:
         else:
             relaxed = self.inner.relax(flat, arriving, choices.get(self.inner))
             flat = relaxed.rows
-        chosen[self.inner] = relaxed.room
+        chosen[self.inner] = relaxed
         relaxed = replace(relaxed, size=relaxed.size + own)
         if outer is not None:
             relaxed = replace(relaxed, constant=relaxed.constant + outer.constant, size=relaxed.size + outer.size)
@@ -110,7 +110,7 @@ class Windows:
         return below, above, least - torch.where(above > 0, above * low, 0.0).sum(dim=1)
 
     def relax(
-        self, rows: Tensor, arriving: Tensor, choices: Choices, chosen: dict[Clamp, Tensor]
+        self, rows: Tensor, arriving: Tensor, choices: Choices, chosen: dict[Clamp, Relaxed]
     ) -> tuple[Tensor, Relaxed]:
         """Return rows of the pixels for those of the maxima, (R, C, ...), as `Bends.relax` does; nothing is chosen."""
         below, above, intercept = self._lines
@@ -121,7 +121,9 @@ class Windows:
         constant = (flat.clamp(max=0) * intercept).flatten(1).sum(dim=1)
         size = flat.detach().abs().sum(dim=2) @ (4 * len(self.places) * self.size.view(len(self.lower), -1).amax(dim=1))
         curvature = arriving * ((1 + ROOM) * self.constant**2)
-        return pixels, Relaxed(pixels.flatten(1), constant, curvature, torch.zeros_like(arriving), size)
+        return pixels, Relaxed(
+            rows.flatten(1), pixels.flatten(1), constant, curvature, torch.zeros_like(arriving), size
+        )
 
 
 def bends_of(

@@ -11,9 +11,13 @@ from lipcert.recheck.derivation import Derivation
 from lipcert.recheck.program import ActivationStep, AffineStep, linear_map, single_map
 from lipcert.recheck.reach import SLACK, maximum_over
 from lipcert.recheck.rounding import of_differences
+from lipcert.recheck.splits import least_of_parts
 
-BACKWARD_EFFORTS = ((None, 0), (None, 20), (None, 400), ((0, 2**25), 0), ((5, 2**20), 40))
-"""(what intervals are refined with, see `Backward.refine`, and ascents of slopes for margins), tried in turn."""
+BACKWARD_EFFORTS = ((None, 0), (None, 20), (None, 400), ((0, 2**25), 0), ((5, 2**20), 40), None)
+"""(what intervals are refined with, see `Backward.refine`, and ascents of slopes for margins), tried in turn.
+
+None stands for branch and bound.
+"""
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,15 @@ def backward_margins(derived: Derivation, label: int) -> Iterator[Margins]:
         return
     real, rounding = -worst(derived, label), _rounding(derived, label)
     rows, others, backward = -_directions(derived, label), torch.arange(len(real)) != label, Backward(derived)
-    for refined, steps in BACKWARD_EFFORTS:
-        if refined is not None:
-            backward.refine(*refined)
-        open_classes = (others & ~(real > rounding)).nonzero()[:, 0]
-        found = backward.bound(derived.program.output, rows[open_classes], steps, rounding[open_classes])
-        real[open_classes] = torch.maximum(real[open_classes], found)
+    for effort in BACKWARD_EFFORTS:
+        if effort is not None and effort[0] is not None:
+            backward.refine(*effort[0])
+        left = (others & ~(real > rounding)).nonzero()[:, 0]
+        if effort is None:
+            found = least_of_parts(backward.known, rows[left], rounding[left])
+        else:
+            found = backward.bound(derived.program.output, rows[left], effort[1], rounding[left])
+        real[left] = torch.maximum(real[left], found)
         yield Margins(float(real[others].min()), float((real - rounding)[others].min()))
 
 

@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from torch import Tensor, nn
 
 from lipcert.certificates import OTHER_STAGES, STAGES, Cascade
-from lipcert.nn import Abs, Residual
+from lipcert.nn import Abs
 from lipcert.recheck import Rechecker
 from lipcert.recheck.activations import Activation
 from lipcert.recheck.attack import attack
@@ -24,14 +24,15 @@ from lipcert.recheck.derivation import Derivation
 from lipcert.recheck.margins import backward_margins, margins
 from lipcert.recheck.norms import Norms
 from lipcert.recheck.program import compile_program, linear_map
+from lipcert.recheck.substitution import substituted
 from lipcert.recheck.trust_region import Quadratic
 from lipcert.records import Row
 from tests.networks import IMAGE, activation, images, network
 from tests.oracles import points_in_ball
 from tests.pairwise import pairwise
+from tests.recheck.chains import PAIRED, narrow
 
 KINDS = ("relu", "clipped_relu", "maxmin", "clipped_maxmin")
-PAIRED = ("maxmin", "clipped_maxmin", "householder")
 
 
 def _clamp(seed: int, radius: float = 0.7) -> Clamp:
@@ -196,33 +197,12 @@ def test_bounds_are_below_what_descents_find_and_intervals_hold(
     points = images()[0] + epsilon * draw / draw.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     values = derived.program(points.clamp(0, 1) if clip else points)
     for step in backward.activations:
-        (lower, upper), bends = backward.boxes[step.source], backward.bends[step.target]
+        (lower, upper), bends = backward.boxes[step.source], backward.known.bends[step.target]
         assert bool(((values[step.source] >= lower) & (values[step.source] <= upper)).all())
         if bends.axis is not None:
             first_half, second_half = values[step.source].flatten(1).chunk(2, dim=1)
             between = (first_half - second_half) / 2**0.5
             assert bool(((between >= bends.inner.lower) & (between <= bends.inner.upper)).all())
-
-
-def _narrow(kind: str, residual: bool, seed: int) -> nn.Sequential:
-    """Return a steep network of as many neurons a layer as the activation takes, one or two."""
-    torch.manual_seed(seed)
-    width = 2 if kind in PAIRED else 1
-
-    def dense() -> nn.Linear:
-        layer = nn.Linear(width, width)
-        nn.init.orthogonal_(layer.weight, 1.5)
-        nn.init.uniform_(layer.bias, -0.3, 0.3)
-        return layer
-
-    def block() -> nn.Sequential:
-        return nn.Sequential(dense(), activation(kind, (width,)), dense())
-
-    layers = [*block(), *block()[1:]]
-    if residual:  # two ways from one activation, or from the image, to others
-        twice = block()
-        layers = [*block()[: 2 * (seed % 2)], Residual(twice, twice), *block()[2 * (seed % 3 > 0) :]]
-    return nn.Sequential(*layers).double().eval().requires_grad_(False)
 
 
 def _drawn(clamp: Clamp, count: int) -> Choice:
@@ -234,13 +214,15 @@ def _drawn(clamp: Clamp, count: int) -> Choice:
 def test_chains_of_single_neurons_hold_at_any_slopes_and_multipliers(kind: str, residual: bool) -> None:
     """There hardly anything but curvature taken too lightly stands between a bound and what it is of."""
     for seed in range(6):
-        model = _narrow(kind, residual, seed)
+        model = narrow(kind, residual, seed)
         width, epsilon, count = 2 if kind in PAIRED else 1, 0.5, 300
         derived = Derivation(
             compile_program(model, (width,)), torch.full((width,), 0.25), epsilon, False, False, Norms()
         )
         backward = Backward(derived)
-        clamps = [each for bends in backward.bends.values() for each in (bends.inner, bends.outer) if each is not None]
+        clamps = [
+            each for bends in backward.known.bends.values() for each in (bends.inner, bends.outer) if each is not None
+        ]
         slopes, rooms = 3 * torch.rand(count, 2, width).double() - 1, 8 * torch.rand(count).double() - 3
         choices = {
             each: Choice(slopes[..., : len(each.index)], rooms) if residual else _drawn(each, count) for each in clamps
@@ -249,7 +231,7 @@ def test_chains_of_single_neurons_hold_at_any_slopes_and_multipliers(kind: str, 
         angle, length = (torch.linspace(0, end, 201, dtype=torch.float64) for end in (2 * torch.pi, epsilon))
         disc = torch.stack((angle.cos(), angle.sin()), dim=1)[:, None, :width] * length[:, None]
         least = (model(0.25 + disc.flatten(0, 1)) @ rows.T).amin(dim=0)
-        found, _ = backward._substituted(derived.program.output, rows, choices, {})
+        found, _ = substituted(backward.known, derived.program.output, rows, choices, {})
         assert bool((found <= least + 1e-9).all())
 
 
@@ -284,7 +266,7 @@ def test_what_is_near_stays_in_its_ball_and_gets_close_to_its_sphere(kind: str) 
     derived = _derive(network("plain", kind), 0.3)
     backward = Backward(derived)
     for number, step in enumerate(backward.activations):
-        bends = backward.bends[step.target]
+        bends = backward.known.bends[step.target]
         inner, paired = bends.inner, bends.axis is not None
         change, farthest = torch.randn(8, *IMAGE, generator=torch.Generator().manual_seed(4), dtype=torch.float64), 0.0
         for _ in range(60):
