@@ -78,6 +78,7 @@ CASES = {
     "lanczos steps": ("evaluation.lanczos_steps=0", "steps"),
     "pgd steps": ("evaluation.pgd_steps=-1", "pgd_steps"),
     "half precision": ("trainer.precision=16-true", "precision"),
+    "precision of products": ("trainer.matmul=medium", "Expected `trainer.matmul` to be highest or high"),
     "method option": ("method.exclude=nobody", "method.exclude"),
     "method steps": ("method=adversarial method.steps=0", "Expected `method.steps` to be a whole number >= 1, got 0"),
     "method weight": ("method=trades method.beta=-1", "Expected `method.beta` to be a number, finite and >= 0, got -1"),

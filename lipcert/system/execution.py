@@ -29,6 +29,10 @@ FAST_MATH = {
 """Variables of the environment by which libraries compute in lower precision, and what turns them off."""
 
 
+MATMUL = ("highest", "high")
+"""How GPUs may multiply float32 numbers while a network is trained: as such, or in TF32."""
+
+
 class Uncovered(NamedTuple):
     """A switch that no bound covers: the field of `Execution`, what was `found`, and its `remedy`."""
 
@@ -147,6 +151,14 @@ def _interceptions() -> Iterator[tuple[str, str]]:
         yield "a transform of torch.func is active (vmap, grad, ...)", "call it outside"
     if _flushes():
         yield "denormal numbers are flushed to zero", "call torch.set_flush_denormal(False)"
+
+
+def multiply_in(precision: str) -> None:
+    """Let GPUs compute products of float32 numbers in one of `MATMUL`, in matrices and convolutions alike.
+
+    That is for training; what is executed for a proof or an attack is so under `cover_execution`.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "high"
 
 
 def cover_execution(device: torch.device) -> ExitStack:

@@ -91,6 +91,7 @@ class TrainerConfig:
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str = "32-true"
+    matmul: str = "highest"
     limit_train_batches: float = 1.0
     limit_val_batches: float = 1.0
     check_val_every_n_epoch: int = 1

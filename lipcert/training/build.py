@@ -15,6 +15,7 @@ from pytorch_lightning.loggers import Logger
 from lipcert.checkpoints.builders import builder_of, built
 from lipcert.losses import Sparsity
 from lipcert.system.errors import first_line
+from lipcert.system.execution import multiply_in
 from lipcert.system.schema import BoundConfig
 from lipcert.training.logging.wandb import RunLogger
 from lipcert.training.module import RobustClassifier
@@ -74,8 +75,10 @@ def build_module(config: DictConfig, image_shape: tuple[int, int, int], num_clas
 def build_trainer(config: DictConfig, *bookkeeping: pl.Callback) -> pl.Trainer:
     """Build Lightning's trainer with the callbacks and loggers of the configuration, after those that every run has."""
     callbacks = [instantiate(callback) for callback in config.callbacks.values()]
+    settings: dict[str, Any] = OmegaConf.to_container(config.trainer, resolve=True)  # type: ignore[assignment]
+    multiply_in(settings.pop("matmul"))
     return pl.Trainer(
-        **OmegaConf.to_container(config.trainer, resolve=True),  # type: ignore[arg-type]
+        **settings,
         max_epochs=config.schedule.epochs,
         callbacks=[*bookkeeping, *callbacks],
         plugins=[AtomicCheckpoints(), *environment_plugins()],

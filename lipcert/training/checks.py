@@ -14,7 +14,7 @@ from lipcert.bounds import check_epsilon
 from lipcert.checkpoints.builders import builder_of, located
 from lipcert.system.configuration import BUILT_IN, refuse_unknown, unknown_setting
 from lipcert.system.errors import refuse_below
-from lipcert.system.execution import cover_execution, refuse_execution
+from lipcert.system.execution import MATMUL, cover_execution, refuse_execution
 from lipcert.system.plugins import load_plugins
 from lipcert.training.build import build_module
 from lipcert.training.evaluation import EvaluationSettings
@@ -139,6 +139,8 @@ def check_settings(config: DictConfig) -> None:
         raise ValueError(
             f"`trainer.precision`={config.trainer.precision} trains in half precision; bounds need 32-true."
         )
+    if config.trainer.matmul not in MATMUL:
+        raise ValueError(f"Expected `trainer.matmul` to be {' or '.join(MATMUL)}, got {config.trainer.matmul!r}.")
     method, activation = get_object(config.method["_target_"]), config.model.activation
     if activation is None:  # a network of one's own, whose layers `check_network` looks at
         return

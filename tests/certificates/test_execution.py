@@ -19,7 +19,7 @@ import lipcert
 from lipcert.certificates import Certifier, Float64Model
 from lipcert.soundness.attacked import Strength
 from lipcert.soundness.examination import examine
-from lipcert.system.execution import cover_execution, present_execution, refuse_execution
+from lipcert.system.execution import cover_execution, multiply_in, present_execution, refuse_execution
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -305,3 +305,13 @@ def test_variances_whose_sum_with_eps_overflows() -> None:
     assert model(image).argmax() == 1
     with pytest.raises(lipcert.UnsupportedLayerError, match=r"Layer '1'.*sum with eps"):
         lipcert.certify(model, image, torch.tensor([0]), 1e-3)
+
+
+@pytest.mark.parametrize(("precision", "faster"), [("high", True), ("highest", False)])
+def test_training_multiplies_as_it_is_told(precision: str, faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for switch in (torch.backends.cuda.matmul, torch.backends.cudnn):
+        monkeypatch.setattr(switch, "allow_tf32", not faster)
+    multiply_in(precision)
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (faster, faster)
+    found = present_execution(torch.device("cuda"))
+    assert (found.convolution_precision, found.matrix_precision) == (("tf32",) * 2 if faster else ("ieee",) * 2)
