@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -307,11 +307,19 @@ def test_variances_whose_sum_with_eps_overflows() -> None:
         lipcert.certify(model, image, torch.tensor([0]), 1e-3)
 
 
-@pytest.mark.parametrize(("precision", "faster"), [("high", True), ("highest", False)])
-def test_training_multiplies_as_it_is_told(precision: str, faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    for switch in (torch.backends.cuda.matmul, torch.backends.cudnn):
-        monkeypatch.setattr(switch, "allow_tf32", not faster)
-    multiply_in(precision)
-    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (faster, faster)
-    found = present_execution(torch.device("cuda"))
-    assert (found.convolution_precision, found.matrix_precision) == (("tf32",) * 2 if faster else ("ieee",) * 2)
+@pytest.mark.parametrize(("precision", "found"), [("high", "tf32"), ("highest", "ieee")])
+def test_training_multiplies_as_it_is_told_and_what_is_executed_does_not(precision: str, found: str) -> None:
+    def switches() -> tuple[str, str]:
+        execution = present_execution(CUDA)
+        return execution.convolution_precision, execution.matrix_precision
+
+    with ExitStack() as undo:
+        for switch in (torch.backends.cudnn.conv, torch.backends.cuda.matmul):
+            undo.callback(setattr, switch, "fp32_precision", switch.fp32_precision)
+        multiply_in(precision)
+        assert switches() == (found, found)
+        with cover_execution(CUDA):
+            assert switches() == ("ieee", "ieee")
+            assert not torch.backends.cudnn.enabled
+        assert switches() == (found, found)
+        assert torch.backends.cudnn.enabled
