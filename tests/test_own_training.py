@@ -77,6 +77,7 @@ def test_train_certify_check_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert outcome["exit"] == 1
         assert sentence in outcome["stderr"]
         assert "Traceback" not in outcome["stderr"]
+    assert "lipcert.certify built builder=mynet:build" in done[0]["stdout"].replace(f"{tmp_path}/", "")
     assert not (tmp_path / "refused").exists()
     assert json.loads((tmp_path / "built" / "results.json").read_text())["model"] == "mynet.build"
     unasked = forked("-m", "lipcert.certify", "checkpoint=built", "limit=5", cwd=tmp_path)
