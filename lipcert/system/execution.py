@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -166,7 +166,7 @@ def _set_precision(switch: str, precision: str) -> None:
     """Set one of `PRECISIONS` to `ieee`, `tf32` or, where torch knows it, `none`: as all backends have it."""
     name, operation = switch.split(".")
     backend = getattr(torch.backends, name)
-    found = getattr(backend, operation, None)
+    found: Any = getattr(backend, operation, None)
     if hasattr(found, "fp32_precision"):
         found.fp32_precision = precision
     elif backend is not torch.backends.mkldnn:  # torch before 2.9
