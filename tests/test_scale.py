@@ -115,8 +115,10 @@ def test_the_full_scale_says_nothing(name: str) -> None:
     assert composed(f"experiment={name}", "scale=full") == composed(f"experiment={name}")
 
 
-def test_every_data_set_has_a_stand_in() -> None:
+def test_every_published_data_set_has_a_stand_in() -> None:
     for path in (CONF / "data").glob("*.yaml"):
+        if path.stem in ("dataset", "imagefolder", "npz"):  # images of one's own stand for themselves
+            continue
         assert composed(f"data={path.stem}", "scale=smoke").data.name in ("digits", "photos")
 
 

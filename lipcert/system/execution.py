@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -158,19 +158,7 @@ def multiply_in(precision: str) -> None:
 
     That is for training; what is executed for a proof or an attack is so under `cover_execution`.
     """
-    for switch in PRECISIONS["cuda"]:
-        _set_precision(switch, "tf32" if precision == "high" else "ieee")
-
-
-def _set_precision(switch: str, precision: str) -> None:
-    """Set one of `PRECISIONS` to `ieee`, `tf32` or, where torch knows it, `none`: as all backends have it."""
-    name, operation = switch.split(".")
-    backend = getattr(torch.backends, name)
-    found: Any = getattr(backend, operation, None)
-    if hasattr(found, "fp32_precision"):
-        found.fp32_precision = precision
-    elif backend is not torch.backends.mkldnn:  # torch before 2.9
-        (backend if operation == "conv" else found).allow_tf32 = precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "high"
 
 
 def cover_execution(device: torch.device) -> ExitStack:
@@ -178,12 +166,12 @@ def cover_execution(device: torch.device) -> ExitStack:
     backends, undo, before = torch.backends, ExitStack(), present_execution(device)
     if device.type == "cuda":
         undo.callback(setattr, backends.cudnn, "enabled", before.cudnn)
-        backends.cudnn.enabled = False
-    switches = PRECISIONS.get(device.type, PRECISIONS["cpu"])
-    for switch, precision in zip(switches, (before.convolution_precision, before.matrix_precision), strict=True):
-        if precision not in PRECISE:
-            undo.callback(_set_back, switch, precision)
-            _set_precision(switch, "ieee")
+        undo.callback(setattr, backends.cudnn, "allow_tf32", before.convolution_precision == "tf32")
+        undo.callback(setattr, backends.cuda.matmul, "allow_tf32", before.matrix_precision == "tf32")
+        backends.cudnn.enabled = backends.cudnn.allow_tf32 = backends.cuda.matmul.allow_tf32 = False
+    else:
+        _cover_precision("conv", before.convolution_precision, undo)
+        _cover_precision("matmul", before.matrix_precision, undo)
     if not backends.mkldnn.is_available():
         undo.callback(backends.nnpack.set_flags, *backends.nnpack.set_flags(False))
     undo.callback(torch.set_flush_denormal, before.flush_denormal)
@@ -191,8 +179,16 @@ def cover_execution(device: torch.device) -> ExitStack:
     return undo
 
 
-def _set_back(switch: str, before: str) -> None:
-    """Set a switch to what it was: left to that of all backends, where this says so."""
-    _set_precision(switch, "none")
-    if _float32_precision(*switch.split(".")) != before:
-        _set_precision(switch, before)
+def _cover_precision(operation: str, before: str, undo: ExitStack) -> None:
+    """Let oneDNN compute in float32 where it does not, until `undo` is closed."""
+    switch = getattr(torch.backends.mkldnn, operation, None)
+    if before in PRECISE or switch is None:
+        return
+
+    def set_back() -> None:
+        switch.fp32_precision = "none"  # as all backends have it
+        if switch.fp32_precision != before:
+            switch.fp32_precision = before
+
+    undo.callback(set_back)
+    switch.fp32_precision = "ieee"

@@ -211,7 +211,7 @@ REFUSED: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
     "other maximum": (lambda net, x: torch.max(net.conv(x), 2 * net.conv(x)).flatten(1), "Node 'max_1'.*halves of a"),
     "random": (_random_weight, r"Node 'rand' \(rand\): it draws random numbers"),
     "random of python": (_python_random, "draws random numbers"),
-    "branch": (_branch, r"Layer 'model' \(_Net\), line \d+ of forward cannot be followed \(.*not branch"),
+    "branch": (_branch, r"Layer 'model' \(_Net\), line \d+ of \S+ cannot be followed \(.*not branch"),
     "state": (_counts, "Layer 'model' changes its `calls`"),
     "buffer": (_writes_buffer, "Node 'add_'.*it writes into 'b_count'"),
     "images": (_writes_images, "Node 'mul_'.*it writes into 'images'"),
@@ -224,7 +224,7 @@ REFUSED: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
     "several outputs": (lambda net, images: (net.last(net.conv(images).flatten(1)), images), "Node 'output'"),
     "shape": (
         lambda net, images: net.last(images),
-        r"line \d+ of forward cannot be followed .*must take images \(B, 1, 6, 6\)",
+        r"line \d+ of \S+ cannot be followed .*must take images \(B, 1, 6, 6\)",
     ),
     "other matrix": (lambda net, images: net.act(net.conv(images) @ images).flatten(1), "Node 'matmul'"),
 }
