@@ -65,7 +65,7 @@ def test_what_is_exported_computes_the_same_without_lipcert(exported: Path) -> N
     assert {path.name for path in (exported / "home").iterdir()} == FILES
     images, labels = data()
     torch.save(images, exported / "images.pt")
-    done = python("-c", ALONE, cwd=exported / "home", importing=exported / "home")
+    done = python("-B", "-c", ALONE, cwd=exported / "home", importing=exported / "home")
     assert done.returncode == 0, done.stderr
     with torch.no_grad():
         logits = nearest_mean()(images)
