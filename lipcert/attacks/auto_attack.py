@@ -93,7 +93,8 @@ def auto_attack(
         "square": lambda: SquareAttack(stretched, n_queries=queries, resc_schedule=False, **common),
     }[name]()
     with torch.random.fork_rng(), without_gradients(model):
-        units = attack.perturb(((images - lower) / (upper - lower)).float(), labels)
+        contiguous = ((images - lower) / (upper - lower)).float().contiguous()  # the library takes views of it
+        units = attack.perturb(contiguous, labels)
     return contained(lower + (upper - lower) * units, images, epsilon, box)
 
 

@@ -172,6 +172,17 @@ def test_one_class_withstands_everything() -> None:
     assert pgd_robust(model, inputs, labels, 0.5, steps=3).all()
 
 
+@pytest.mark.parametrize("name", AUTO_ATTACKS)
+def test_memory_in_another_order_changes_nothing(name: str) -> None:
+    """Of images that come with channels last, as decoders yield them, and of convolutions that keep that order."""
+    model, inputs = network("plain", "relu").float().eval(), images(5).float()
+    labels = model(inputs).argmax(dim=1)
+    expected = auto_attack(model, inputs, labels, 0.5, name, steps=5, queries=20)
+    last = inputs.to(memory_format=torch.channels_last)
+    found = auto_attack(model.to(memory_format=torch.channels_last), last, labels, 0.5, name, steps=5, queries=20)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
 def test_flat_images() -> None:
     torch.manual_seed(0)
     model, inputs = nn.Sequential(nn.Linear(72, 5)).eval(), images(5).float().flatten(1)
