@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 from torch.utils import _pytree as pytree
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
@@ -167,20 +167,20 @@ def _overload(name: str) -> Any:
     return getattr(getattr(aten, packet), overload or "default")
 
 
-def _register() -> list[torch.library.Library]:
+def _register() -> list[library.Library]:
     """Register the device; return the libraries, which hold as long as they live."""
     _setup_privateuseone_for_python_backend("virtual", _Backend())
-    fallback, library = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
+    fallback, computed = library.Library("_", "IMPL"), library.Library("aten", "IMPL")
     fallback.fallback(_execute, "PrivateUse1")
 
     def register(name: str) -> None:
         operation = _overload(name)
-        library.impl(name, lambda *given, **named: _execute(operation, *given, **named), "PrivateUse1")
+        computed.impl(name, lambda *given, **named: _execute(operation, *given, **named), "PrivateUse1")
 
     for name in BY_NAME:
         register(name)
-    library.impl("convolution_overrideable", _convolution, "PrivateUse1")
-    library.impl("convolution_backward_overrideable", _convolution_backward, "PrivateUse1")
+    computed.impl("convolution_overrideable", _convolution, "PrivateUse1")
+    computed.impl("convolution_backward_overrideable", _convolution_backward, "PrivateUse1")
     explicit = ("CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional")
     has: Callable[[str, str], bool] = torch._C._dispatch_has_kernel_for_dispatch_key
     for full in torch._C._dispatch_get_all_op_names():
@@ -189,7 +189,7 @@ def _register() -> list[torch.library.Library]:
             continue  # of another library, or torch decomposes it, or the fallback reaches it
         if not has(full, "CompositeImplicitAutograd") and not _overload(name)._schema.is_mutable:
             register(name)
-    return [fallback, library]
+    return [fallback, computed]
 
 
 with warnings.catch_warnings():

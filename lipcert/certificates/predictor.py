@@ -5,7 +5,7 @@ import math
 from typing import NamedTuple, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 from lipcert.bounds import Arithmetic, Bound, check_epsilon, logit_rounding, worst_increase
 from lipcert.certificates.certifier import FLUSHED, check_logits
@@ -39,7 +39,7 @@ class Prediction(NamedTuple):
     certified: Tensor
 
 
-@torch.library.custom_op("lipcert::covered", mutates_args=())
+@library.custom_op("lipcert::covered", mutates_args=())
 def _covered(images: Tensor) -> Tensor:
     """Return 1 where bounds cover how torch computes now, each time that a compiled graph is executed.
 
