@@ -128,7 +128,7 @@ class Entry:
         function, box = self.node.function, self.box
         if function.lipschitz is None:
             return [self.norms.local_norms(key, term.map, rows, term.source.varying) for key, term in pairs]
-        gains = None if box is None else function.gains(*box)
+        gains = None if box is None or function.slopes is None else function.gains(*box)
         if gains is None:
             norms = [self.norms.local_norms(key, term.map, rows, term.source.varying) for key, term in pairs]
             return [function.lipschitz * norm for norm in norms]
