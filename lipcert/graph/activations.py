@@ -44,7 +44,7 @@ class Nonlinearity:
         return shape
 
     def gains(self, lower: Tensor, upper: Tensor) -> Tensor | None:
-        """Return the largest absolute slope of each neuron over the box; asked where `lipschitz` and `slopes` are given."""
+        """Return the largest absolute slope of each neuron over the box, where `lipschitz` and `slopes` are given."""
         return None
 
     def magnitude(self, lower: Tensor, upper: Tensor) -> Tensor:

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds import Analysis, Bound, analyze, lipschitz_to_logits
+from lipcert.bounds import Analysis, Arithmetic, Bound, analyze, lipschitz_to_logits
+from lipcert.graph.piecewise import Bend
 from lipcert.nn import ClippedMaxMin, ClippedReLU, Residual
+from lipcert.norms import UpperNorms
 from tests.networks import NETWORKS, images, network
 from tests.oracles import ExactNorms, points_in_ball
 from tests.pairwise import pairwise
@@ -171,3 +173,19 @@ def test_an_interval_that_only_touches_a_kink_is_constant(center: float, relu: i
         varying = _analysis(model, inputs, Bound.LOCAL, epsilon=0.5).activations[0].varying
         assert varying is not None
         assert varying.item() == expected, layer
+
+
+@pytest.mark.parametrize("elementwise", [True, False])
+def test_balls_before_a_gentle_activation_hold_its_inputs(elementwise: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it tells slopes over a box but not that it is elementwise: these weigh outputs, not inputs."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.PReLU(init=0.1), nn.Linear(4, 3)).double().eval()
+    with torch.no_grad():
+        model[0].bias.fill_(-9)
+    if not elementwise:
+        monkeypatch.setattr(Bend, "slopes", None)
+    arithmetic = Arithmetic.of(torch.float64, torch.float64)
+    analysis = analyze(model, torch.rand(3, 4).double(), 0.5, "tight", UpperNorms(), arithmetic=arithmetic)
+    ball = analysis.activations[0].ball
+    assert ball is not None
+    assert bool((ball.radius >= 0.5 * torch.linalg.matrix_norm(model[0].weight, 2)).all())
