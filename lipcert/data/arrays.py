@@ -102,6 +102,7 @@ class Images:
         test: test split.
         num_classes: labels reach from 0 to one less.
         validation: held-out split, where the data set comes with one.
+        absent: training images that were published and that this copy lacks.
 
     Raises:
         CorruptDataError: for a label out of range, or images of different shapes.
@@ -111,6 +112,7 @@ class Images:
     test: Split
     num_classes: int
     validation: Split | None = None
+    absent: int = 0
 
     def __post_init__(self) -> None:
         splits = {"training": self.train, "test": self.test, "validation": self.validation or self.train}
@@ -133,7 +135,7 @@ def with_test_images(splits: Sequence[Split], num_classes: int) -> Images:
     """Return a data set of images to train on, to test and held-out ones; the latter, or both, may be missing."""
     train, *others = splits
     if others:
-        return Images(train, others[0], num_classes, *others[1:])
+        return Images(train, others[0], num_classes, others[1] if len(others) > 1 else None)
     order, count = drawn(train.labels, seed=0), len(train) // TEST_SHARE
     return Images(train.rows(order[count:].tolist()), train.rows(order[:count].tolist()), num_classes)
 

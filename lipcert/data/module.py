@@ -164,6 +164,8 @@ class ImageDataModule(pl.LightningDataModule):
         self.train, self.validation = split_off(images, validation, limit_train, seed if draw == "stratified" else None)
         self.test = images.test.first(limit_test)
         self.num_classes = images.num_classes
+        there, published = len(images.train), len(images.train) + images.absent
+        self.called = f"{name} ({there:,} of {published:,} training images)" if images.absent else name
         self.transform = build_transform(transforms, self.train)
         self.extra = ExtraImages.read(**extra, like=images) if extra and extra.get("path") else None
 

@@ -1,8 +1,10 @@
 """Where each data set comes from: one loader a name."""
 
 import gzip
+import hashlib
 import inspect
 import math
+import pickle
 import zlib
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -21,7 +23,9 @@ from lipcert.data.tinyimagenet import load_tiny_imagenet
 from lipcert.system.errors import refuse_below
 
 SIZE = 32
-"""Pixels a side of a crop of a photograph."""
+"""Pixels a side of a crop of a photograph, and of an image of CIFAR-10."""
+
+AGAIN = "unpack cifar-10-python.tar.gz again."
 
 DEFAULT_ROOT = Path.home() / ".cache" / "lipcert"
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -153,22 +157,34 @@ def _load_idx(name: str, root: Path | None, extra: tuple[Path, ...] = (), hint: 
 
 
 def _load_cifar10(root: Path | None) -> Images:
-    """CIFAR-10 in torchvision's layout (cifar-10-batches-py), checked against its digests."""
+    """CIFAR-10 from the folder that its archive unpacks to; downloaded by torchvision where it is nowhere."""
     from torchvision.datasets import CIFAR10
 
-    top = DEFAULT_ROOT if root is None else root
+    top, failure = DEFAULT_ROOT if root is None else root, None
     folder = top / CIFAR10.base_folder
-    splits = []
-    for train in (True, False):
+    if root is None and not folder.is_dir():
         try:
-            data = CIFAR10(str(top), train=train, download=root is None)
+            CIFAR10(str(top), download=True)
         except (OSError, RuntimeError) as error:
-            if folder.is_dir():
-                raise CorruptDataError(f"{folder} is incomplete or damaged: {error}") from error
-            raise missing("CIFAR10", [folder], "its files", error if root is None else None) from error
-        images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
-        splits.append(Split(images, torch.tensor(data.targets)))
+            failure = error
+    if not folder.is_dir():
+        raise missing("CIFAR10", [folder], "its files", failure) from failure
+    splits = []
+    for files in (CIFAR10.train_list, CIFAR10.test_list):
+        images, labels = zip(*(_read_batch(folder / name, md5) for name, md5 in files), strict=True)
+        splits.append(Split(torch.cat(images), torch.cat(labels)))
     return Images(splits[0], splits[1], 10)
+
+
+def _read_batch(path: Path, md5: str) -> tuple[Tensor, Tensor]:
+    """Return the images, (N, 3, 32, 32), and the labels of a file of CIFAR-10, which has to be the published one."""
+    if not path.is_file():
+        raise CorruptDataError(f"{path} is missing; {AGAIN}")
+    content = path.read_bytes()
+    if (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) != md5:
+        raise CorruptDataError(f"{path} is not the file that was published: expected MD5 {md5}, got {found}; {AGAIN}")
+    batch = pickle.loads(content, encoding="latin1")  # of known bytes
+    return torch.from_numpy(batch["data"]).view(-1, 3, SIZE, SIZE), torch.tensor(batch["labels"])
 
 
 SOURCES: dict[str, Callable[..., Images]] = {
@@ -177,7 +193,7 @@ SOURCES: dict[str, Callable[..., Images]] = {
     "mnist": lambda root: _load_idx("MNIST", root),
     "fashionmnist": lambda root: _load_idx("FashionMNIST", root, (DEBIAN_FASHION_MNIST,), DEBIAN_HINT),
     "cifar10": _load_cifar10,
-    "tinyimagenet": lambda root: load_tiny_imagenet(root, DEFAULT_ROOT),
+    "tinyimagenet": lambda root, partial=False: load_tiny_imagenet(root, DEFAULT_ROOT, partial),
     "imagefolder": load_image_folder,
     "npz": load_npz,
     "dataset": load_dataset,

@@ -11,7 +11,6 @@ import os
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,16 +31,18 @@ URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 NAME = "tiny-imagenet-200"
 SIZE = 64
-CACHE = "images.pt"
+CACHE, PARTIAL_CACHE = "images.pt", "images-partial.pt"
 """Decoded images, in a folder of their own."""
-VERSION = 2
+VERSION = 3
 """Of that file and of what is decoded how; another version is decoded again."""
 
 logger = logging.getLogger(__name__)
 
 
-def load_tiny_imagenet(root: Path | None, default_root: Path) -> Images:
+def load_tiny_imagenet(root: Path | None, default_root: Path, partial: bool = False) -> Images:
     """Load Tiny-ImageNet from `root`, or from `default_root`, where it is downloaded to if it is not there.
+
+    `partial`: of a folder, training images may be absent; `Images.absent` counts them.
 
     Raises:
         MissingDataError: saying where it was looked for and what to do.
@@ -49,23 +50,24 @@ def load_tiny_imagenet(root: Path | None, default_root: Path) -> Images:
     """
     top = default_root if root is None else root
     source = find_source(top)
-    digest = None if source is None else source_digest(source)
+    digest = None if source is None else source_digest(source, partial)
+    kept = PARTIAL_CACHE if partial else CACHE
     place = hashlib.sha256(str(top.resolve()).encode()).hexdigest()[:12]
     folders = [top / f"{NAME}-arrays", default_root / f"{NAME}-arrays-{place}"]
     for folder in folders:
         with suppress(CorruptDataError):
-            if (images := read_cache(folder / CACHE, digest)) is not None:
+            if (images := read_cache(folder / kept, digest)) is not None:
                 return images
     if root is not None and source is None:
         raise _missing(top)
-    cache = _writable(folders) / CACHE
+    cache = _writable(folders) / kept
     with FileLock(cache.with_name(".lock")):
         try:
             images = read_cache(cache, digest)  # another process may have been faster
         except CorruptDataError as error:
             logger.warning("Images of Tiny-ImageNet are decoded again, since the file is damaged. %s", error)
             images = None
-        return _prepare(top, cache) if images is None else images
+        return _prepare(top, cache, partial) if images is None else images
 
 
 def find_source(top: Path) -> Path | None:
@@ -76,16 +78,18 @@ def find_source(top: Path) -> Path | None:
     return next((folder for folder in (top, top / NAME) if (folder / "train").is_dir()), None)
 
 
-def source_digest(source: Path) -> str:
-    """Return what tells one source from another without reading its images."""
+def source_digest(source: Path, partial: bool = False) -> str:
+    """Return what tells one source from another without reading its images; of a partial one, their names count."""
     if source.is_file():
         return f"md5 {MD5}"
     lists = [source / name for name in (CLASSES, ANNOTATIONS)]
     joined = b"\0".join(path.read_bytes() if path.is_file() else b"" for path in lists)
+    if partial:
+        joined += "\0".join(sorted(path.name for path in source.glob("train/*/images/*"))).encode()
     return f"lists sha256 {hashlib.sha256(joined).hexdigest()}"
 
 
-def _prepare(top: Path, cache: Path) -> Images:
+def _prepare(top: Path, cache: Path, partial: bool) -> Images:
     """Fetch the archive if nothing is below `top`, decode all images and keep them in the file `cache`."""
     source = find_source(top)
     if source is None:
@@ -101,8 +105,8 @@ def _prepare(top: Path, cache: Path) -> Images:
     with ExitStack() as opened:
         archived = source.is_file()
         tree = zipfile.Path(opened.enter_context(zipfile.ZipFile(source)), f"{NAME}/") if archived else source
-        images = _decode_all(tree)
-    write_cache(cache, source_digest(source), images)
+        images = _decode_all(tree, partial)
+    write_cache(cache, source_digest(source, partial), images)
     return images
 
 
@@ -130,18 +134,20 @@ def decode(tree: Tree, name: str) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def _decode_all(tree: Tree) -> Images:
+def _decode_all(tree: Tree, partial: bool) -> Images:
     """Decode all images into memory: 1.4 GB, which later loads map from the file instead."""
-    num_classes, *splits = read_layout(tree)
+    *splits, num_classes, absent = read_layout(tree, partial)
     total, decoded = sum(map(len, splits)), []
     with progress("Decoding Tiny-ImageNet", total) as advance, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for listed in splits:
             images = torch.empty(len(listed), 3, SIZE, SIZE, dtype=torch.uint8)
-            for place, image in zip(images, pool.map(partial(decode, tree), [name for name, _ in listed]), strict=True):
+            for place, image in zip(
+                images, pool.map(lambda name: decode(tree, name), [name for name, _ in listed]), strict=True
+            ):
                 place.copy_(image)
                 advance()
             decoded.append(Split(images, torch.tensor([label for _, label in listed])))
-    return Images(decoded[0], decoded[1], num_classes)
+    return Images(decoded[0], decoded[1], num_classes, absent=absent)
 
 
 def _writable(folders: list[Path]) -> Path:
@@ -169,7 +175,7 @@ def read_cache(path: Path, source: str | None) -> Images | None:
         kept = torch.load(path, mmap=True, weights_only=True)
         if kept["version"] != VERSION or source not in (None, kept["source"]):
             return None
-        return Images(Split(*kept["train"]), Split(*kept["test"]), kept["num_classes"])
+        return Images(Split(*kept["train"]), Split(*kept["test"]), kept["num_classes"], absent=kept["absent"])
     except Exception as error:  # unpickling damaged bytes ends in any of them
         raise CorruptDataError(f"{path}: {first_line(error)}") from error
 
@@ -178,7 +184,8 @@ def write_cache(path: Path, source: str, images: Images) -> None:
     """Write images under a temporary name, then rename the file; raise OSError naming it if there is no room."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     train, test = ((split.images, split.labels) for split in (images.train, images.test))
-    kept = {"version": VERSION, "source": source, "train": train, "test": test, "num_classes": images.num_classes}
+    kept = {"version": VERSION, "source": source, "train": train, "test": test}
+    kept |= {"num_classes": images.num_classes, "absent": images.absent}
     try:
         torch.save(kept, temporary)
         os.replace(temporary, path)

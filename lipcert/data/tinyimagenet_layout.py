@@ -9,6 +9,7 @@ from lipcert.data.arrays import CorruptDataError
 CLASSES = "wnids.txt"
 ANNOTATIONS = "val/val_annotations.txt"
 AGAIN = "unpack the original archive again."
+OR_PARTIAL = "unpack the original archive again, or type data.partial=true to train on the images that are there."
 
 Tree = Path | zipfile.Path
 """The top of the files: a folder, or one inside an archive that is read without unpacking it."""
@@ -16,10 +17,12 @@ Listed = list[tuple[str, int]]
 """Names of images below the top, each with its label: the index of its class among the sorted wnids."""
 
 
-def read_layout(tree: Tree) -> tuple[int, Listed, Listed]:
-    """Return the number of classes, the training images, and the validation images, whose labels are public.
+def read_layout(tree: Tree, partial: bool = False) -> tuple[Listed, Listed, int, int]:
+    """Return training images, validation images, whose labels are public, the numbers of classes and of absent images.
 
     Training images take turns class by class, so that the first or last so many of them hold all classes alike.
+
+    `partial`: training images may be absent, if some of each class are there; otherwise none is.
 
     Raises:
         CorruptDataError: for whatever is missing, unknown or left over, one sentence each.
@@ -34,14 +37,14 @@ def read_layout(tree: Tree) -> tuple[int, Listed, Listed]:
             f"{tree / 'train' / unknown[0]} holds images of a class that {CLASSES} does not name; "
             f"delete the folder or {AGAIN}"
         )
-    turns = sorted(
-        (turn, label, name)
-        for label, wnid in enumerate(wnids)
-        for turn, name in enumerate(_training_images(tree, wnid, images.get(f"train/{wnid}/images", set())))
-    )
+    turns, absent = [], 0
+    for label, wnid in enumerate(wnids):
+        names, lacking = _training_images(tree, wnid, images.get(f"train/{wnid}/images", set()), partial)
+        turns += [(turn, label, name) for turn, name in enumerate(names)]
+        absent += lacking
     labels = {wnid: label for label, wnid in enumerate(wnids)}
     test = _test_images(tree, labels, images.get("val/images", set()))
-    return len(wnids), [(name, label) for _, label, name in turns], test
+    return [(name, label) for _, label, name in sorted(turns)], test, len(wnids), absent
 
 
 def _images(tree: Tree) -> dict[str, set[str]]:
@@ -66,11 +69,13 @@ def _lines(tree: Tree, name: str) -> list[str]:
         raise CorruptDataError(f"{tree / name} is no text file; {AGAIN}") from error
 
 
-def _training_images(tree: Tree, wnid: str, present: set[str]) -> list[str]:
-    """Return the names of a class's training images; its list of boxes says which must be there."""
+def _training_images(tree: Tree, wnid: str, present: set[str], partial: bool) -> tuple[list[str], int]:
+    """Return the names of a class's training images, and how many of those in its list of boxes are absent."""
     folder, boxes = f"train/{wnid}/images", f"train/{wnid}/{wnid}_boxes.txt"
-    _refuse_missing(tree, boxes, {line.split("\t")[0].strip() for line in _lines(tree, boxes)}, folder, present)
-    return [f"{folder}/{name}" for name in sorted(present)]
+    listed = {line.split("\t")[0].strip() for line in _lines(tree, boxes)}
+    if not partial or not listed & present:
+        _refuse_missing(tree, boxes, listed, folder, present, OR_PARTIAL if present else AGAIN)
+    return [f"{folder}/{name}" for name in sorted(present)], len(listed - present)
 
 
 def _test_images(tree: Tree, labels: dict[str, int], present: set[str]) -> Listed:
@@ -93,10 +98,12 @@ def _test_images(tree: Tree, labels: dict[str, int], present: set[str]) -> Liste
     return [(f"val/images/{name}", label) for name, label in annotated.items()]
 
 
-def _refuse_missing(tree: Tree, listing: str, listed: set[str], folder: str, present: set[str]) -> None:
+def _refuse_missing(
+    tree: Tree, listing: str, listed: set[str], folder: str, present: set[str], remedy: str = AGAIN
+) -> None:
     """Refuse a list of the images of `folder` that is empty or names some that are not present."""
     if not listed:
         raise CorruptDataError(f"Expected {tree / listing} to name the images of {folder}, got no line; {AGAIN}")
     if missing := sorted(listed - present):
         image = tree / folder / missing[0]
-        raise CorruptDataError(f"{listing} names {image}, which is not there ({len(missing)} such images); {AGAIN}")
+        raise CorruptDataError(f"{listing} names {image}, which is not there ({len(missing)} such images); {remedy}")

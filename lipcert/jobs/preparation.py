@@ -23,7 +23,7 @@ from lipcert.system.errors import refuse_below
 from lipcert.system.execution import cover_execution
 from lipcert.system.plugins import load_plugins
 
-OF_SOURCES = ("root", "image_size", "channels", "dataset", "test_dataset")
+OF_SOURCES = ("root", "image_size", "channels", "partial", "dataset", "test_dataset")
 """Settings of `data` that decide which images there are."""
 
 

@@ -26,6 +26,7 @@ class DataConfig:
     extra: ExtraDataConfig = field(default_factory=ExtraDataConfig)
     image_size: int | None = None
     channels: int | None = None
+    partial: bool | None = None
     dataset: Any = None
     test_dataset: Any = None
 

@@ -77,7 +77,7 @@ def train_and_evaluate(config: DictConfig, folder: Path, state: State) -> dict[s
     leave_group()
     if not is_first_process():
         return evaluated
-    results = publish(config, folder, module, evaluated, costs, data.state_dict()["extra"])
+    results = publish(config, folder, module, evaluated, costs, data)
     for each in trainer.loggers:
         if isinstance(each, RunLogger):
             each.report(results)
@@ -102,14 +102,16 @@ def publish(
     module: RobustClassifier,
     evaluated: dict[str, Any],
     costs: Costs,
-    extra: dict[str, Any] | None = None,
+    data: ImageDataModule,
 ) -> dict[str, Any]:
     """Write `results.json`: what the run is, how it was `evaluated`, what its training cost; print and return it.
 
-    `extra`: what is said of extra images.
+    `data`: what it was trained on; of extra images it says which, of images that are absent how many, with its name.
     """
+    extra = data.state_dict()["extra"]
     results = {
         **describe(config),
+        "data": data.called,
         "method": module.method.name,
         "bound": config.bound.name,
         "seed": config.seed,

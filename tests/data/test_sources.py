@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +93,28 @@ def test_cifar10_missing_or_damaged(tmp_path: Path) -> None:
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     (folder / "data_batch_1").write_bytes(b"half of it")
-    with pytest.raises(CorruptDataError, match=rf"{folder} is incomplete or damaged"):
+    with pytest.raises(CorruptDataError, match=r"data_batch_1 is not the file that was published: expected MD5 c99c"):
+        load_images("cifar10", tmp_path)
+
+
+def test_cifar10_from_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiny batches in the published form: rows of 1,024 red, green and blue pixels each."""
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    pixels, digests = np.random.default_rng(0).integers(0, 256, (6, 2, 3, 32, 32), dtype=np.uint8), []
+    for number, each in enumerate(pixels):
+        batch = {"data": each.reshape(2, 3072), "labels": [number, 9]}
+        content = pickle.dumps(batch, protocol=2)
+        (folder / f"part_{number}").write_bytes(content)
+        digests.append([f"part_{number}", hashlib.md5(content).hexdigest()])
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", digests[:5])
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", digests[5:])
+    images = load_images("cifar10", tmp_path)
+    assert np.array_equal(images.train.images.numpy(), pixels[:5].reshape(10, 3, 32, 32))
+    assert images.train.labels.tolist() == [0, 9, 1, 9, 2, 9, 3, 9, 4, 9]
+    assert np.array_equal(images.test.images.numpy(), pixels[5])
+    (folder / "part_4").unlink()
+    with pytest.raises(CorruptDataError, match=r"part_4 is missing; unpack"):
         load_images("cifar10", tmp_path)
 
 

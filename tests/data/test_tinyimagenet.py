@@ -392,6 +392,27 @@ def test_a_layout_that_is_refused(folder: Path, spoil: Callable[[Path], None], m
     assert not list(arrays.glob(".*.tmp"))
 
 
+def test_a_part_of_the_images(folder: Path, decoded: list[str]) -> None:
+    """Asked for, it is told apart from the whole; a class without images and a missing test image are refused."""
+    _without_a_training_image(folder)
+    (folder / "train" / "n05" / "images" / "n05_0.JPEG").unlink()
+    with pytest.raises(CorruptDataError, match=r"n03_4\.JPEG, which is not there.*or type data\.partial=true"):
+        load_images("tinyimagenet", folder)
+    data = ImageDataModule("tinyimagenet", 4, folder, partial=True)
+    assert data.called == "tinyimagenet (28 of 30 training images)"
+    assert torch.bincount(data.train.labels).tolist() == [6, 6, 5, 6, 5]
+    assert len(data.test) == TEST * 5
+    assert load_images("tinyimagenet", folder, partial=True).absent == 2
+    assert len(decoded) == 28 + TEST * 5
+    with pytest.raises(CorruptDataError, match=r"n03_4\.JPEG, which is not there"):
+        load_images("tinyimagenet", folder)
+    (folder / "train" / "n05" / "images" / "n05_0.JPEG").write_bytes(_jpeg(4, 0))
+    assert load_images("tinyimagenet", folder, partial=True).absent == 1
+    _class_without_images(folder)
+    with pytest.raises(CorruptDataError, match=r"n02_0\.JPEG, which is not there \(6 such images\)"):
+        load_images("tinyimagenet", folder, partial=True)
+
+
 def test_files_of_file_managers_are_left_alone(folder: Path) -> None:
     for name in ("Thumbs.db", ".DS_Store", "._n01_0.JPEG"):
         (folder / "train" / "n01" / "images" / name).write_bytes(b"x")
