@@ -18,6 +18,7 @@ with probability δ = τ² · 2/π: a τ that is large against η.
 
 import math
 import secrets
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -85,12 +86,22 @@ class Tridiagonal(NamedTuple):
     start_square: Tensor
 
 
-def fresh_generator() -> np.random.Generator:
-    """Return a generator keyed by 128 random bits of the operating system.
+def normal_starts(shape: Sequence[int], device: torch.device, generator: np.random.Generator | None = None) -> Tensor:
+    """Return `STARTS` vectors of normal numbers, (STARTS, *shape), float64, drawn on the device by fresh generators.
 
-    Nobody who chose the weights could know the start vectors, nor make weights that suit a share of all keys.
+    Keys come from the operating system at the call: whoever chose the weights before it knew none of them, and could
+    not make weights that suit many. On a GPU each start has a key of 64 bits of its own: a direction of n entries can
+    be made orthogonal to n - 1 of 2^64 starts, a share below the √δ that a start may fail with. On a CPU, where
+    seeds of torch have 32 bits only, NumPy draws with a key of 128.
+
+    `generator`: draws in place of fresh ones, on the host.
     """
-    return np.random.Generator(np.random.Philox(key=secrets.randbits(128)))
+    if generator is None and device.type == "cuda":
+        seeded = (torch.Generator(device).manual_seed(secrets.randbits(64)) for _ in range(STARTS))
+        return torch.stack([torch.randn(shape, generator=each, dtype=torch.float64, device=device) for each in seeded])
+    if generator is None:
+        generator = np.random.Generator(np.random.Philox(key=secrets.randbits(128)))
+    return torch.from_numpy(generator.standard_normal((STARTS, *shape))).to(device)
 
 
 def _dot(first: Tensor, second: Tensor) -> Tensor:
@@ -196,8 +207,7 @@ def norm_bracket(
     """Return a lower and an *upper bound* on the norm of diag(rows) M diag(columns), float64.
 
     Each upper bound holds with probability at least 1 - `failure_probability` over two start vectors, which are drawn
-    fresh (from the operating system's randomness unless `generator` is given), float64 arithmetic included. It never
-    exceeds `largest_absolute`.
+    fresh (by `normal_starts`), float64 arithmetic included. It never exceeds `largest_absolute`.
 
     Args:
         linear_map: M, in float64.
@@ -225,13 +235,12 @@ def norm_bracket(
     images = linear_map.masked_images(rows, columns)
     on_input = math.prod(linear_map.input_shape) <= math.prod(linear_map.output_shape)
     shape, mask = (linear_map.input_shape, columns) if on_input else (linear_map.output_shape, rows)
-    generator = fresh_generator() if generator is None else generator
     unit = torch.finfo(torch.float64).eps
     largest = largest_absolute(linear_map) * (1 + ROUNDING)
     operations = sum(linear_map.roundings) + 16  # of A's application and of the recurrence
     residual = operations * unit * largest.square()
     tau = math.sqrt(failure_probability * math.pi / 2) * (1 - ROUNDING)
-    starts = torch.from_numpy(generator.standard_normal((STARTS, images, *shape))).to(device)
+    starts = normal_starts((images, *shape), device, generator)
     starts = starts if mask is None else starts * mask
     larger_side = max(math.prod(linear_map.input_shape), math.prod(linear_map.output_shape))
     if not linear_map.per_image and STARTS * images * larger_side <= LARGEST_TOGETHER:

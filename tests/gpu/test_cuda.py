@@ -12,6 +12,7 @@ from lipcert.data import Split
 from lipcert.losses import Setting, Sparsity
 from lipcert.nn import build
 from lipcert.norms import PowerNorms
+from lipcert.norms.lanczos import normal_starts
 from lipcert.training.evaluation import EvaluationSettings, evaluate
 from tests.training.steps import ACTIVATIONS, CASES, CLASSES, METHODS, OTHERS, SEARCHING, SHAPE
 
@@ -69,3 +70,11 @@ def test_an_evaluation_covers_what_it_executes() -> None:
     assert found["certified_accuracy_by_bound"] == expected["certified_accuracy_by_bound"]
     assert found["clean_accuracy"] == expected["clean_accuracy"]
     assert torch.backends.cudnn.enabled
+
+
+def test_starts_of_norm_bounds_are_drawn_there() -> None:
+    starts = normal_starts((4, 5000), torch.device("cuda"))
+    assert (starts.device.type, starts.dtype) == ("cuda", torch.float64)
+    assert len(starts.flatten(0, 1).unique(dim=0)) == 8
+    assert float((starts.mean(dim=-1).abs() * 5000**0.5).amax()) < 6
+    assert float((starts.std(dim=-1) - 1).abs().amax()) < 0.06

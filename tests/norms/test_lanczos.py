@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import secrets
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from lipcert.graph import LinearMap, NonFiniteBoundError
 from lipcert.norms import lanczos as lanczos_module
 from lipcert.norms import norm_bracket
-from lipcert.norms.lanczos import SMALLEST_NORM, Tridiagonal, _exceeds, fresh_generator
+from lipcert.norms.lanczos import SMALLEST_NORM, Tridiagonal, _exceeds, normal_starts
 from tests.norms.maps import dense_map, map_of
 from tests.oracles import map_matrix
 
@@ -223,7 +224,19 @@ def test_vanishing_norms_stay_above_the_truth() -> None:
         assert _upper_bound(dense_map(matrix * scale), 20, 1e-9).item() >= exact * scale * (1 - 1e-12)
 
 
-def test_start_vectors_have_more_than_64_bits_of_key() -> None:
-    key = fresh_generator().bit_generator.state["state"]["key"]
-    assert len(key) == 2
-    assert all(int(word) > 0 for word in key)
+@pytest.mark.parametrize(("device", "keys"), [("cpu", [128]), ("cuda", [64, 64])])
+def test_starts_have_keys_of_the_operating_system_together_of_128_bits(
+    device: str, keys: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    drawn, generator, randbits = torch.randn, torch.Generator, secrets.randbits
+    monkeypatch.setattr(torch, "Generator", lambda place: generator("cpu"))
+    monkeypatch.setattr(torch, "randn", lambda *shape, device, **named: drawn(*shape, **named))
+    monkeypatch.setattr(secrets, "randbits", lambda bits: asked.append(bits) or randbits(bits))
+    first, second = (normal_starts((3, 200), torch.device(device)) for _ in range(2))
+    assert asked == 2 * keys
+    assert first.shape == (2, 3, 200)
+    assert first.dtype == torch.float64
+    different = torch.cat([first, second]).flatten(1).unique(dim=0)
+    assert len(different) == 4
+    assert abs(different.mean()) < 0.15 < 0.9 < different.std() < 1.1
