@@ -9,8 +9,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.datasets import DatasetFolder, ImageFolder
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from lipcert.data.arrays import CorruptDataError, Images, MissingDataError, Split, drawn, with_test_images
 from lipcert.data.pictures import pixels, stacked
@@ -43,6 +41,9 @@ def list_pictures(root: Path) -> PictureFiles:
     Raises:
         CorruptDataError: for fewer than two classes, a class without pictures, or classes that differ between splits.
     """
+    from torchvision.datasets import DatasetFolder, ImageFolder  # only where it is used: it costs a second
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
     top = root / "train" if (root / "train").is_dir() else root
     beside = [root / name for name in BESIDE_TRAIN if (root / name).is_dir()] if top != root else []
     if top != root and not beside:

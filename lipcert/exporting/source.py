@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import Normalize as Transform
 
 from lipcert import nn as own
 from lipcert.exporting import layers as plain
@@ -74,10 +73,19 @@ OWN: dict[type[nn.Module], tuple[str, Arguments]] = {
     own.Permute: ("Permute", lambda layer: {"order": layer.order}),
     own.Residual: ("Residual", lambda layer: {"branch": layer.branch, "shortcut": layer.shortcut}),
     own.Sum: ("Sum", lambda layer: {}),
-    Transform: ("Transform", lambda layer: {"mean": list(layer.mean), "std": list(layer.std)}),
     nn.Sequential: ("sequential", lambda layer: {"layers": _named(layer)}),
 }
 """What layers are called in `lipcert.exporting.layers`, and what they are made of there."""
+
+
+TRANSFORM = ("Transform", lambda layer: {"mean": list(layer.mean), "std": list(layer.std)})
+"""The same of torchvision's Normalize, v1 and v2, which is imported only where somebody uses it."""
+
+
+def _transform(mean: list[float], std: list[float]) -> nn.Module:
+    from torchvision.transforms import Normalize
+
+    return Normalize(mean, std)
 
 
 def _affine(scale: tuple[int, ...] | None, shift: tuple[int, ...] | None) -> nn.Module:
@@ -88,6 +96,7 @@ def _affine(scale: tuple[int, ...] | None, shift: tuple[int, ...] | None) -> nn.
 READ: dict[str, Callable[..., nn.Module]] = {
     **{name: kind for kind, (name, _) in OWN.items()},
     "ElementwiseAffine": _affine,
+    "Transform": _transform,
     "sequential": sequential,
 }
 """What these names are read back as."""
@@ -115,8 +124,9 @@ def _expression(layer: nn.Module, name: str, indent: str, used: set[str]) -> str
             for key, each in children.items()
         )
         return f"nn.Sequential(\n{inner}{indent})"
-    if kind in OWN:
-        called, arguments = OWN[kind]
+    normalizes = type(layer).__module__.startswith("torchvision.transforms.") and type(layer).__name__ == "Normalize"
+    if kind in OWN or normalizes:
+        called, arguments = TRANSFORM if normalizes else OWN[kind]
         used.add(called)
         values = arguments(layer)
     elif kind.__module__.startswith("torch.nn.modules.") and kind is not nn.Module:

@@ -7,7 +7,6 @@ from dataclasses import replace
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
-from torchvision.io import encode_png
 
 from lipcert.attacks.foolbox_pgd import attack_at_growing_radii, refutations
 from lipcert.bounds import Bound
@@ -155,6 +154,8 @@ def as_png(image: Tensor) -> bytes:
     """Return an image (C, H, W), pixels in [0, 1], as PNG; other than 1 or 3 channels are averaged."""
     if image.shape[0] not in (1, 3):
         image = image.mean(dim=0, keepdim=True)
+    from torchvision.io import encode_png  # only where it is used: it costs a second
+
     return encode_png((image * 255).round().byte().cpu()).numpy().tobytes()
 
 

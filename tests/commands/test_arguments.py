@@ -15,6 +15,7 @@ from lipcert.commands.report import main as report
 from lipcert.commands.train import main as train
 from lipcert.system.overrides import for_hydra
 from lipcert.version import __version__
+from tests.running import python
 
 
 @pytest.mark.parametrize(
@@ -74,3 +75,14 @@ def test_version(
     with contextlib.suppress(SystemExit):
         command()
     assert capsys.readouterr().out == f"lipcert {__version__}\n"
+
+
+LEAN = """import sys
+import lipcert, lipcert.exporting, lipcert.jobs.certify
+assert callable(lipcert.certify)
+assert not {"pytorch_lightning", "torchmetrics", "torchvision", "scipy", "torch._dynamo"} & sys.modules.keys()"""
+
+
+def test_only_training_imports_lightning(tmp_path: Path) -> None:
+    done = python("-c", LEAN, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
