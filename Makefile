@@ -1,4 +1,4 @@
-.PHONY: help install demo test lint types imports hooks docs benchmark fuzz browser-check clean
+.PHONY: help install demo test lint types imports hooks docs benchmark zoo-check fuzz browser-check clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -41,6 +41,9 @@ docs: install ## the documentation site, in site/; needs no network
 
 benchmark: install ## costs of training steps and certification, as ratios
 	$(BIN)/python -m lipcert.benchmark
+
+zoo-check: install ## check the zoo, 20 rows a record; DATA=FOLDER of data
+	$(BIN)/python -m lipcert.zoo verify --count 20 $(if $(DATA),--data-root $(DATA))
 
 fuzz: install ## attack drawn networks for FUZZ_SECONDS (600), from FUZZ_SEED
 	$(BIN)/python -m tests.fuzz

@@ -1,4 +1,4 @@
-"""Write the tables of the experiments' pages anew from what was recorded: python -m experiments.pages
+"""Write the tables of the pages of experiments and zoo anew from what was recorded: python -m experiments.pages
 
 A table stands between `<!-- table: KIND ARGUMENT ... -->` and `<!-- end of table -->`. Arguments of a table of runs are
 an experiment and its rows, of a table of measurements JSON files, seen from the page.
@@ -14,7 +14,9 @@ from pathlib import Path
 
 from experiments import measurements, tables
 from experiments.runs import HERE, Run, read
+from lipcert.checkpoints.reading import ZOO as NETWORKS
 from lipcert.system.files import write_text
+from lipcert.zoo import leaderboard, read_card
 
 OF_RUNS: dict[str, Callable[..., tables.Table]] = {
     "accuracies": tables.accuracies,
@@ -33,12 +35,13 @@ OF_FILES: dict[str, Callable[[measurements.Files], tables.Table]] = {
     "records": measurements.records,
     "others": measurements.others,
 }
+ZOO, CARDS = "zoo", sorted(NETWORKS.glob("*/card.json"))
 MARKED = re.compile(r"<!-- table: ([^\n]*) -->\n.*?<!-- end of table -->", re.DOTALL)
 
 
 def pages(folder: Path = HERE) -> list[Path]:
-    """Return the pages of all experiments."""
-    return sorted(folder.glob("*/README.md"))
+    """Return the pages of all experiments, and that of the zoo."""
+    return [*sorted(folder.glob("*/README.md")), folder.parent / "docs" / "zoo.md"]
 
 
 def written(text: str, runs: Sequence[Run], folder: Path) -> str:
@@ -59,8 +62,10 @@ def written(text: str, runs: Sequence[Run], folder: Path) -> str:
             rows = OF_RUNS[kind](runs, *words)
         elif kind in OF_FILES:
             rows = OF_FILES[kind]({word: json.loads((folder / word).read_text(encoding="utf-8")) for word in words})
+        elif kind == ZOO:
+            rows = list(map(list, leaderboard({path.parent.name: read_card(path.parent) for path in CARDS})))
         else:
-            raise ValueError(f"Expected one of {', '.join([*OF_RUNS, *OF_FILES])} in a page's table, got {kind}.")
+            raise ValueError(f"Expected one of {', '.join([*OF_RUNS, *OF_FILES, ZOO])} in a page's table, got {kind}.")
         return f"<!-- table: {found[1]} -->\n\n{markdown(rows)}\n\n<!-- end of table -->"
 
     return MARKED.sub(replaced, text)

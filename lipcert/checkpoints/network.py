@@ -107,7 +107,8 @@ def load(path: str | Path, builder: Builder | None = None) -> nn.Module:
     """Return the network of a checkpoint, ready to execute: in eval mode, on the CPU, for pixels in [0, 1].
 
     Args:
-        path: a checkpoint of lipcert, the folder of a run or of an exported network, or an ONNX file.
+        path: a checkpoint of lipcert, the folder of a run or of an exported network, an ONNX file, a state dict as
+            safetensors, or the name of a network that comes with lipcert, see `python -m lipcert.zoo`.
         builder: of a network that is none of lipcert's: "package.module:function", or the function itself. It is code
             that runs, so a checkpoint's own is not called unless it is named here.
 

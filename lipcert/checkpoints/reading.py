@@ -1,4 +1,4 @@
-"""Tensors from files: lipcert's checkpoints and state dicts, never pickled objects."""
+"""Tensors from files: lipcert's checkpoints, state dicts and safetensors, never pickled objects."""
 
 import pickle
 import warnings
@@ -11,6 +11,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from lipcert.checkpoints.safe_tensors import SAFETENSORS, read_safetensors
 from lipcert.exporting import MANIFEST, WEIGHTS, read_export
 from lipcert.system.errors import first_line
 from lipcert.system.files import refuse_damaged
@@ -20,6 +21,10 @@ WRAPPERS = ("module.", "_orig_mod.")
 
 ONNX = ".onnx"
 """How the names of files end that hold a whole network, and no tensors by name."""
+
+ZOO = Path(__file__).parents[1] / "zoo" / "networks"
+ENTRY = (f"weights{SAFETENSORS}", f"weights{ONNX}")
+"""Where the networks lie that come with lipcert, in a folder of its name each, and what their weights are called."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +62,19 @@ class Checkpoint:
 def checkpoint_file(path: str | Path) -> Path:
     """Return the file of a checkpoint: `path` itself; in the folder of a run, the one that was evaluated.
 
-    In the folder of an exported network it is that of its weights.
+    In the folder of an exported network, or of a network of the zoo, it is that of its weights; the name of a network
+    that comes with lipcert stands for its folder.
 
     Raises:
         FileNotFoundError: where there is none.
     """
     path = Path(path).expanduser()
+    if not path.exists() and path.name == str(path) and (ZOO / path).is_dir():
+        path = ZOO / path
     if not path.is_dir():
         found = path
+    elif entry := [path / name for name in ENTRY if (path / name).is_file()]:
+        found = entry[0]
     elif (path / MANIFEST).is_file():
         found = path / WEIGHTS
     else:
@@ -83,7 +93,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint of lipcert, a state dict, or a dict that holds one under `state_dict`; none of an ONNX file.
 
     Args:
-        path: of the file, or the folder of a run or of an exported network, see `checkpoint_file`.
+        path: of the file, the folder of a run or of an exported network, or the name of one of lipcert's own, see
+            `checkpoint_file`.
 
     Raises:
         FileNotFoundError: for a file that is not there.
@@ -92,6 +103,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     path = checkpoint_file(path)
     if path.suffix == ONNX:
         return Checkpoint(path, {}, {})
+    if path.suffix == SAFETENSORS:
+        weights, header = read_safetensors(path)
+        told = {key: header[key] for key in ("description", "data") if isinstance(header.get(key), dict)}
+        return Checkpoint(path, weights, **{"description": {}, **told}, origin=_origin(path, header.get("network")))
     there = path.name == WEIGHTS and (path.parent / MANIFEST).is_file()
     exported = read_export(path.parent) if there else None
     content = _load(path)

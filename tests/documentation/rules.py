@@ -206,6 +206,8 @@ RULES: tuple[tuple[str, Action], ...] = (
     (r"python -m lipcert\.dashboard\b", dashboard),
     (r"python -m lipcert\.report\b", report),
     (r"python -m lipcert\.measure\b", measure),
+    (r"python -m lipcert\.zoo( verify \w\S* --count \d+)?$", as_it_stands),
+    (r"python -m lipcert\.zoo\b", parse),
     (r"python -m experiments\.restore\b", as_it_stands),
     (r"python -m experiments\.(collect|pages|others\.certify)\b", parse),
     (r"torchrun .* -m lipcert\.train\b", torchrun),
