@@ -63,11 +63,14 @@ REFUSED = {
 }
 
 RUN = (*QUICK, "schedule.epochs=1", "evaluation.bounds=[]", "evaluation.pgd_steps=0")
+STOP = "pytorch_lightning.callbacks.EarlyStopping monitor=val/clean_accuracy mode=max min_delta=2 patience=1"
+"""Stops after two epochs: accuracies never rise by 2."""
 
 
 def test_train_certify_check_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mynet.py").write_text(MODULE)
-    built = [*RUN, "model.builder=mynet:build", "model.width=6", "hydra.run.dir=built"]
+    stop = [f"+callbacks.stop.{each}" for each in f"_target_={STOP}".split()]
+    built = [*RUN, "model.builder=mynet:build", "model.width=6", "hydra.run.dir=built", "schedule.epochs=4", *stop]
     target = [*RUN, "model._target_=mynet.Net", "method=bcp", "hydra.run.dir=target"]
     refused = [[*words.split(), "hydra.run.dir=refused", "data.root=nowhere"] for words in REFUSED]  # before data
     done = train_each([built, target, *refused], tmp_path)
@@ -79,7 +82,8 @@ def test_train_certify_check_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert "Traceback" not in outcome["stderr"]
     assert "lipcert.certify built builder=mynet:build" in done[0]["stdout"].replace(f"{tmp_path}/", "")
     assert not (tmp_path / "refused").exists()
-    assert json.loads((tmp_path / "built" / "results.json").read_text())["model"] == "mynet.build"
+    results = json.loads((tmp_path / "built" / "results.json").read_text())
+    assert [results[key] for key in ("model", "activation", "epochs")] == ["mynet.build", "own", 2]
     unasked = forked("-m", "lipcert.certify", "checkpoint=built", "limit=5", cwd=tmp_path)
     assert unasked.returncode == 1
     assert "name it: builder=mynet:build" in unasked.stderr

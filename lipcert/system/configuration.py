@@ -124,6 +124,12 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adamw": {"_target_": "torch.optim.AdamW", "weight_decay": 0.01},
     "nadam": {"_target_": "torch.optim.NAdam", "weight_decay": 0.0},
     "sgd": {"_target_": "torch.optim.SGD", "weight_decay": 0.0, "momentum": 0.9, "nesterov": True},
+    "lookahead": {
+        "_target_": "lipcert.training.lookahead.Lookahead",
+        "base": {"_target_": "torch.optim.Adam", "_partial_": True, "weight_decay": 0.0},
+        "every": 6,
+        "share": 0.5,
+    },
 }
 """Options of the group `optimizer`, besides those that are files; the schedule sets the learning rate of all."""
 

@@ -119,7 +119,7 @@ def publish(
         **evaluated,
         "seconds_per_epoch": costs.seconds / max(1, costs.epochs),
         "peak_memory_mb": costs.peak_memory_mb,
-        "epochs": config.schedule.epochs,
+        "epochs": costs.epochs,
         **({"extra": extra} if extra else {}),
         "lipcert_version": __version__,
         "torch_version": torch.__version__,
