@@ -6,6 +6,7 @@ import gc
 import foolbox
 import sklearn.datasets
 from hydra.core.plugins import Plugins
+from joblib.externals.loky.backend.context import set_start_method
 
 import lipcert.jobs.certify
 import lipcert.jobs.soundness
@@ -17,4 +18,5 @@ from tests.composed import keep_what_is_composed, learn_to_compose
 keep_what_is_composed()
 Plugins.instance()  # looks for launchers and sweepers, and imports them
 learn_to_compose()
+set_start_method("fork")  # several jobs of a sweep at a time are forks, too
 gc.freeze()  # the garbage collector need not look at it in every fork
