@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 
 import pytest
@@ -32,6 +33,14 @@ def pytest_collection_finish() -> None:
     """Let the garbage collector pass over what is imported: half a million objects, a third of a second each time."""
     gc.collect()
     gc.freeze()
+    _let_loggers_propagate()
+
+
+def _let_loggers_propagate() -> None:
+    """Spare pytest sixty loggers of torch, each of which would get its handlers three times a test."""
+    for logger in logging.getLogger().manager.loggerDict.values():
+        if isinstance(logger, logging.Logger) and logger.name.startswith("torch"):
+            logger.propagate = True
 
 
 def _starts_processes(item: pytest.Item) -> bool:

@@ -51,14 +51,19 @@ class _Extremum(torch.autograd.Function):
         )
 
 
+def _has_gradient(first: Tensor, second: Tensor) -> bool:
+    """Whether autograd records; where it does not, torch's own functions save the call of a function of ours."""
+    return torch.is_grad_enabled() and (first.requires_grad or second.requires_grad)
+
+
 def minimum(first: Tensor, second: Tensor) -> Tensor:
     """Return the elementwise minimum of two tensors that broadcast."""
-    return _Extremum.apply(first, second, 1)
+    return _Extremum.apply(first, second, 1) if _has_gradient(first, second) else torch.minimum(first, second)
 
 
 def maximum(first: Tensor, second: Tensor) -> Tensor:
     """Return the elementwise maximum of two tensors that broadcast."""
-    return _Extremum.apply(first, second, -1)
+    return _Extremum.apply(first, second, -1) if _has_gradient(first, second) else torch.maximum(first, second)
 
 
 class _ShareOfBall(torch.autograd.Function):
