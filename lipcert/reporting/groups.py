@@ -1,6 +1,7 @@
 """Runs that differ in their seed alone form a group; what tells groups apart names them."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,9 @@ WORDS = ("model", "activation", "method", "bound", "epsilon", "num_test")
 
 TITLES = {"num_test": "images", "epsilon": "ε"}
 """How columns are headed, where not by the key itself."""
+
+CLASS = "._target_"
+"""Settings that end so name a class, which is told by its last word."""
 
 COVERED = (*ELSEWHERE.values(), "epsilon", "data.limit_test")
 """Settings that the words say."""
@@ -50,6 +54,8 @@ class Group:
             number = self.first.number(key)
             return self.first.word(key) if number is None else f"{number:.6g}"
         value = self.first.settings.get(key)
+        if key.endswith(CLASS):
+            return str(value).rpartition(".")[2]
         if isinstance(value, list):
             return "+".join(map(str, value)) or "none"
         return "-" if value is None else str(value)
@@ -61,6 +67,13 @@ class Group:
         lacking = len(self.members) - len(self.runs)
         missing = f"{lacking} missing" if lacking else ""
         return f"{seeds} ({missing})" if seeds and missing else seeds or missing
+
+    @property
+    def called(self) -> str:
+        """What somebody called its only run; empty for several, and where a job's settings or a time name it."""
+        last = self.members[0].name.rpartition("/")[2]
+        given = len(self.members) == 1 and "=" not in last and last != "job" and re.search("[A-Za-z]", last)
+        return self.members[0].name if given else ""
 
     @property
     def doubled(self) -> bool:
@@ -77,19 +90,28 @@ class DataSet:
     columns: tuple[str, ...]
 
     @property
+    def names(self) -> list[str]:
+        """What somebody called the only run of each of several groups; none where one has no such name."""
+        called = [group.called for group in self.groups]
+        return called if all(called) and len(called) > 1 else []
+
+    @property
     def named_groups(self) -> list[tuple[str, Group]]:
         """The groups, each with a short name, unique among them."""
         if len(self.groups) == 1:
             (group,) = self.groups
             return [(f"{group.first.word('method')} {group.first.word('bound')}", group)]
-        return [
-            (" ".join(_named(group, key) for key in self.columns if group.text(key) != "-"), group)
-            for group in self.groups
-        ]
+        told = (" ".join(_named(group, key) for key in self.columns if group.text(key) != "-") for group in self.groups)
+        return list(zip(self.names or told, self.groups, strict=True))
 
 
 def _named(group: Group, key: str) -> str:
-    return group.text(key) if key in ELSEWHERE else f"{TITLES.get(key, key.rpartition('.')[2])}={group.text(key)}"
+    return group.text(key) if key in ELSEWHERE else f"{titled(key).rpartition('.')[2]}={group.text(key)}"
+
+
+def titled(key: str) -> str:
+    """Return how a column of a word or setting is headed: classes by what they are of, `optimizer`."""
+    return TITLES.get(key, key.removesuffix(CLASS))
 
 
 def filled(runs: Sequence[Run]) -> list[Run]:

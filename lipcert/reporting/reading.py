@@ -3,9 +3,11 @@
 import csv
 import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ RESULTS = "results.json"
 METRICS = "metrics.csv"
 CONFIGURATION = ".hydra/config.yaml"
 FAILURE = "error.txt"
+NAME = "logger.wandb.name"
+"""The setting by which a run is called, where it is set; else it is called by its folder."""
+
 MARKS = (RESULTS, METRICS, CONFIGURATION, "checkpoints", FAILURE, JSON_NAME)
 """A folder with one of these is a run, or what is left of one."""
 
@@ -52,12 +57,18 @@ def _folder_of(path: Path) -> Path:
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """Return a name for each folder: as much of the end of its path as tells it from the others."""
+    """Return a name for each folder: as much of the end of its path as tells it from the others, and has a letter."""
     resolved = [folder.resolve().parts for folder in folders]
     names = []
     for parts in resolved:
         length = 1
-        while length < len(parts) and sum(other[-length:] == parts[-length:] for other in resolved) > 1:
+        while (
+            length < len(parts)
+            and not (
+                re.search("[A-Za-z]", parts[-length])  # else the number of a job, or a time
+                and sum(other[-length:] == parts[-length:] for other in resolved) == 1
+            )
+        ):
             length += 1
         names.append("/".join(parts[-length:]))
     return names
@@ -66,7 +77,12 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 def read_runs(paths: Sequence[Path]) -> list[Run]:
     """Return all runs at or directly inside some paths; what cannot be read is told by their `problems`."""
     folders = run_folders(paths)
-    return [read_run(folder, name) for folder, name in zip(folders, short_names(folders), strict=True)]
+    runs = [read_run(folder, name) for folder, name in zip(folders, short_names(folders), strict=True)]
+    said = [run.configuration.get(NAME) for run in runs]
+    return [
+        replace(run, name=name) if isinstance(name, str) and said.count(name) == 1 else run
+        for run, name in zip(runs, said, strict=True)
+    ]
 
 
 def read_run(folder: Path, name: str) -> Run:

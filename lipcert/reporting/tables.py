@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from lipcert.reporting.groups import TITLES, WORDS, DataSet, Group
+from lipcert.reporting.groups import TITLES, WORDS, DataSet, Group, titled
 
 WEIGHT = "sparsity.weight"
 
@@ -76,19 +76,25 @@ VARYING: Columns = {"varying % by layer": _varying}
 
 
 def _by_group(data: DataSet, title: str, caption: str, *columns: Columns) -> Table:
-    """Return a table with a row a group, behind what tells it apart and its seeds."""
+    """Return a table with a row a group, behind the run's name, what tells it apart and its seeds."""
     constant = {key: data.groups[0].text(key) for key in WORDS if key not in data.columns}
     shared = ", ".join(f"{TITLES.get(key, key)} {text}" for key, text in constant.items() if text != "?")
     cells = {head: cell for each in columns for head, cell in each.items()}
+    called = ("run",) if data.names else ()
     return Table(
         f"{title} on {data.name}",
         f"{data.name}{': ' if shared else ''}{shared}. As {caption}",
-        (*(TITLES.get(key, key) for key in data.columns), "seeds", *cells),
+        (*called, *map(titled, data.columns), "seeds", *cells),
         tuple(
-            (*map(group.text, data.columns), group.seeds, *(cell(group) for cell in cells.values()))
+            (
+                *[group.called][: len(called)],
+                *map(group.text, data.columns),
+                group.seeds,
+                *(cell(group) for cell in cells.values()),
+            )
             for group in data.groups
         ),
-        len(data.columns) + 1,
+        len(called) + len(data.columns) + 1,
     )
 
 
@@ -119,7 +125,7 @@ def sparsity(data: DataSet) -> Table | None:
     others = [key for key in data.columns if key != WEIGHT]
     ordered = replace(data, groups=tuple(sorted(data.groups, key=weight)), columns=(WEIGHT, *others))
     table = _by_group(ordered, "Weight of the sparsity loss", "Table 6 of the paper.", ACCURACIES, VARYING)
-    return replace(table, columns=("λ sparse", *table.columns[1:]))
+    return replace(table, columns=tuple("λ sparse" if head == WEIGHT else head for head in table.columns))
 
 
 def seconds(data_sets: Sequence[DataSet]) -> Table | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lipcert.records.measurement import CURVES_NAME, HEADER_NAME, IMAGES_NAME, read_measurement
+from lipcert.reporting.groups import Group
 from lipcert.reporting.reading import read_metrics, read_run, read_runs, run_folders
 from lipcert.reporting.runs import State, varying_by_layer
 from tests.records.examples import written
@@ -121,6 +122,16 @@ def test_a_folder_of_runs_and_names(tmp_path: Path) -> None:
     (tmp_path / "a" / "figures").mkdir()
     runs = read_runs([tmp_path / "a", tmp_path / "b" / "seed0", tmp_path / "a" / "seed0"])
     assert [run.name for run in runs] == ["a/seed0", "seed1", "b/seed0"]
+
+
+def test_runs_are_called_what_somebody_called_them(tmp_path: Path) -> None:
+    for name in ("0", "2026-12-01_03-30-12-764000", "bound=local,seed=0", "mine"):
+        write_run(tmp_path / "sweep" / name, {"seed": name})
+    write_run(tmp_path / "sweep" / "1", {"logger": {"wandb": {"name": "the wide one"}}})
+    runs = read_runs([tmp_path / "sweep"])
+    names = ["sweep/0", "the wide one", "sweep/2026-12-01_03-30-12-764000", "bound=local,seed=0", "mine"]
+    assert [run.name for run in runs] == names
+    assert [Group((run,)).called for run in runs] == ["", "the wide one", "", "", "mine"]
 
 
 def test_damaged_configuration(tmp_path: Path) -> None:

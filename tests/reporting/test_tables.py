@@ -98,7 +98,8 @@ def test_groups_alike_in_words_are_named_by_what_differs(tmp_path: Path) -> None
         write_run(tmp_path / name, settings)
     (data,) = by_data_set(group_runs(read_runs([tmp_path])))
     assert data.columns == ("sparsity.weight",)
-    assert [name for name, _ in data.named_groups] == ["weight=0.0", "weight=0.5"]
+    assert [name for name, _ in data.named_groups] == ["a", "b"]
+    assert _column(_tables(tmp_path)["Accuracies on digits"], "run") == ["a", "b"]
 
 
 def test_where_a_run_took_place_makes_no_group(tmp_path: Path) -> None:
