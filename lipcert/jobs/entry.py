@@ -64,6 +64,9 @@ def write_entry(config: DictConfig, run: Path) -> Card:
     Args:
         config: of `lipcert.certify`, its output the folder, its checkpoint the weights in it.
         run: folder of the run, or whatever else the network came from.
+
+    Raises:
+        ValueError: where the record is of something else; as of `lipcert.certify`.
     """
     folder, weights = Path(config.output), Path(config.checkpoint)
     if not (folder / JSON_NAME).exists():
@@ -71,6 +74,10 @@ def write_entry(config: DictConfig, run: Path) -> Card:
         record = read_record(folder / JSON_NAME)
         write_record(folder, replace(record.contents, checkpoint=weights.name), record.rows)
     subject, results = prepare(config), run / "results.json"
+    known = read_record(folder / JSON_NAME).contents
+    found = (known.model.sha256, known.data, known.epsilons)
+    if found != (subject.said_of_model().sha256, subject.data, subject.epsilons):
+        raise ValueError(f"{folder} holds a record of another network, radius or images; move it away.")
     said = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
     training = {key: said[key] for key in OF_RUNS if key in said}
     evaluation = {key: value for key, value in said.items() if key not in (*OF_RUNS, *ELSEWHERE)}

@@ -10,6 +10,7 @@ from typing import Any, Self
 from lipcert.checkpoints.reading import ENTRY
 from lipcert.records import JSON_NAME, Record, read_record
 from lipcert.records.typed_text import decode, read_object
+from lipcert.system.errors import sentence_of
 from lipcert.system.files import read_bytes, write_json
 
 CARD = "card.json"
@@ -118,7 +119,7 @@ def read_card(folder: Path) -> Card:
                 raise ValueError(f"its {key} is {said}, but the record says {found}")
         _refuse_rise(card.evaluation)
     except (ValueError, OSError) as error:
-        raise ValueError(f"{folder.name}: {str(error).rstrip('.')}.") from error
+        raise ValueError(f"{folder.name}: {sentence_of(error).rstrip('.')}.") from error
     return card
 
 

@@ -65,6 +65,10 @@ def test_an_entry_says_what_its_files_say(zoo: Path, capsys: pytest.CaptureFixtu
     assert all(torch.equal(weights[name], each) for name, each in nearest_mean().state_dict().items())
     assert f"type --builder {BUILDER}" in _refused(capsys, "--zoo", str(zoo / "all"), "verify", "mine")[1]
     assert f"{folder} has a card already" in _refused(capsys, *_submitted(zoo))[1]
+    (folder / "card.json").rename(folder / "kept")
+    words = [word if word != "0.1" else "0.2" for word in _submitted(zoo)]
+    assert "holds a record of another network, radius or images" in _refused(capsys, *words)[1]
+    (folder / "kept").rename(folder / "card.json")
     main(["--zoo", str(zoo / "all"), "verify", "mine", "--count", "1", "--builder", BUILDER])
     assert "1 of 1 rows derived anew" in capsys.readouterr().out
 
