@@ -7,6 +7,7 @@ a process of their own.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -35,11 +36,21 @@ BY_NAME = (
 LEFT_TO_TORCH = {*BY_NAME, "detach", "alias", "_to_copy", "convolution", "convolution_backward"}
 LEFT_TO_TORCH |= {"convolution_overrideable", "convolution_backward_overrideable"}
 
+VIEWS = {
+    *("view", "_reshape_alias", "as_strided", "expand", "t", "transpose", "unsqueeze", "squeeze", "slice", "select"),
+    *("detach", "alias", "permute", "_unsafe_view", "unbind", "split", "split_with_sizes", "diagonal", "lift_fresh"),
+    *("empty", "empty_strided", "empty_like", "new_empty"),
+}
+"""Operations that compute nothing."""
+
 waits: Counter[str] = Counter()
 """What a host would have waited for, by operation: values asked for, and copies that are not `non_blocking`."""
 
 kernels: Counter[str] = Counter()
 """Operations that computed something on the device."""
+
+touched: Counter[str] = Counter()
+"""Bytes that they read and wrote, by operation: each entry of a tensor once."""
 
 _values: dict[int, Tensor] = {}
 
@@ -121,13 +132,22 @@ def _execute(operation: Any, *given: Any, **named: Any) -> Any:
         result = torch.empty_strided(values[0], values[1], dtype=named.get("dtype"))
     else:
         result = operation(*values, **named_values)
+    if name not in VIEWS:
+        tensors = [each for each in pytree.tree_leaves((values, named_values, result)) if isinstance(each, Tensor)]
+        touched[name] += sum(_size(each) for each in tensors)
     if operation._schema.is_mutable:
         return _written(operation, given, named)
     return pytree.tree_map_only(Tensor, VirtualTensor, result) if stays else result
 
 
+def _size(tensor: Tensor) -> int:
+    """Return a tensor's bytes; entries that it repeats count once."""
+    sizes = (size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride != 0)
+    return math.prod(sizes) * tensor.element_size()
+
+
 def _note(name: str, given: Sequence[Any]) -> None:
-    kernels[name] += 1
+    kernels[name] += name not in VIEWS
     if name in ASKING:
         waits[name] += 1
     if name in INDEXING:

@@ -12,7 +12,7 @@ from lipcert.bounds import Bound, analyze
 from lipcert.certificates.float64 import double_copy
 from lipcert.graph import LinearMap, compile_graph
 from lipcert.norms import MapKey, UpperNorms
-from lipcert.norms.krylov import inverse, lengths_of
+from lipcert.norms.krylov import lengths_of, over_lengths
 from lipcert.records.measurement import NOT_CONVERGED
 from lipcert.system.progress import progress
 
@@ -29,13 +29,13 @@ def iterations_to_converge(
     """
     counts = torch.full((len(start),), NOT_CONVERGED, device=start.device)
     vectors = start if columns is None else start * columns
-    vectors = vectors * inverse(lengths_of(vectors), vectors.dim())
+    vectors = over_lengths(vectors, lengths_of(vectors))
     left = torch.arange(len(start), device=start.device)
     masked = linear_map.restricted(rows, columns)
     for number in range(1, largest + 1):
         following = masked.adjoint(masked.apply(vectors))
         lengths = lengths_of(following)
-        following = following * inverse(lengths, following.dim())
+        following = over_lengths(following, lengths)
         done = (lengths == 0) | (lengths_of(following - vectors) <= tolerance)
         vectors = following
         if bool(done.any()):

@@ -146,10 +146,10 @@ class PowerNorms(nn.Module):
     def global_norm(self, key: MapKey, linear_map: LinearMap) -> Tensor:
         """Return an *estimate* of the norm of the map itself, from below, (1,); arguments as in `Norms.global_norm`."""
         buffer, vector = self._vector(key.name, linear_map)
-        norm, left = global_norm(linear_map, vector, self.iterations)
+        found = global_norm(linear_map, vector, self.iterations)
         if self.training:
-            setattr(self, buffer, left)
-        return norm
+            setattr(self, buffer, found.left)
+        return found.norm
 
     def local_norms(self, key: MapKey, linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None) -> Tensor:
         """Return *estimates* of local norms, from below, (B,); arguments as in `Norms.local_norms`."""
@@ -163,7 +163,7 @@ class PowerNorms(nn.Module):
         gram = self.grams.of(key.name, linear_map, keep=self.training)
         fast = self.precision == "bfloat16" or (self.precision == "auto" and has_fast_bfloat16(origin.device))
         low = fast and origin.dtype == torch.float32
-        norms, left = local_norms(linear_map, vector, rows, columns, self.iterations, gram, low)
+        found = local_norms(linear_map, vector, rows, columns, self.iterations, gram, low)
         if self.training and typical is not None and torch.is_grad_enabled():
-            setattr(self, typical, averaged(vector, left[:1]))  # broadcasting makes it the first rank's everywhere
-        return norms
+            setattr(self, typical, averaged(vector, found.left[:1]))  # broadcast from the first rank
+        return found.norm

@@ -38,49 +38,61 @@ def lengths_of(vectors: Tensor) -> Tensor:
     return torch.linalg.vector_norm(vectors, dim=tuple(range(1, vectors.dim())), dtype=accumulated)
 
 
-def inverse(lengths: Tensor, dimensions: int) -> Tensor:
-    """Return 1 / length, shaped to broadcast against (B, *shape); 0 for a dead vector, whose length is 0 or NaN."""
-    return per_image(lengths.reciprocal().nan_to_num(0.0, 0.0, 0.0), dimensions)
+def over_lengths(vectors: Tensor, lengths: Tensor) -> Tensor:
+    """Return vectors over their lengths, (B, *shape) and (B,); dead ones, whose squares underflow, get no longer."""
+    divisors = lengths.clamp_min(torch.finfo(lengths.dtype).tiny ** 0.5)
+    return vectors / per_image(divisors, vectors.dim()).to(vectors)
 
 
-def unit_vector(vector: Tensor, fallback: Tensor) -> Tensor:
-    """Scale (1, *shape) to length 1; keep `fallback` where it died."""
-    lengths = lengths_of(vector)
-    return torch.where(per_image(lengths > 0, vector.dim()), vector * inverse(lengths, vector.dim()), fallback)
+def unit_vector(vector: Tensor, lengths: Tensor, fallback: Tensor) -> Tensor:
+    """Scale (1, *shape) of `lengths` (1,) to length 1; keep `fallback` where it died."""
+    lengths = per_image(lengths, vector.dim())
+    return torch.where(lengths > 0, vector / lengths, fallback)
 
 
 @torch.no_grad()
 def averaged(typical: Tensor, left: Tensor) -> Tensor:
     """Return a typical left vector, (1, n) of length 1, with a share of another one's direction, up to its sign."""
-    unit = unit_vector(left.to(typical), typical)
+    left = left.to(typical)
+    unit = unit_vector(left, lengths_of(left), typical)
     sign = torch.where((unit * typical).sum() < 0, -1.0, 1.0)
-    return unit_vector(MEMORY * typical + (1 - MEMORY) * sign * unit, typical)
+    mean = MEMORY * typical + (1 - MEMORY) * sign * unit
+    return unit_vector(mean, lengths_of(mean), typical)
 
 
-class _Length(torch.autograd.Function):
-    """Lengths of the rows that a mask leaves, (B,), and the masked vectors themselves, which get no gradient."""
+class _Stretch(torch.autograd.Function):
+    """By how much vectors u are stretched to the rows that a mask leaves of M u; these, and their lengths, (B,).
+
+    Only the first gets a gradient, and only with respect to M u.
+    """
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, image: Tensor, rows: Tensor | None, vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         left = image if rows is None else image * rows
-        lengths = lengths_of(left)
-        ctx.save_for_backward(left, lengths)
+        lengths, own = lengths_of(left), lengths_of(vector)
+        own = own.clamp_min(torch.finfo(own.dtype).tiny ** 0.5)
+        ctx.save_for_backward(left, lengths, own)
         ctx.shape = image.shape
-        ctx.mark_non_differentiable(left)
-        return lengths, left
+        ctx.mark_non_differentiable(left, lengths)
+        ctx.set_materialize_grads(False)
+        return lengths / own, left, lengths
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None]:
-        left, lengths = ctx.saved_tensors
-        scale = per_image(gradient, left.dim()) * inverse(lengths, left.dim())
-        return (left * scale.to(left)).sum_to_size(ctx.shape), None
+    def backward(ctx: Any, gradient: Tensor, *_: None) -> tuple[Tensor, None, None]:
+        left, lengths, own = ctx.saved_tensors
+        scale = over_lengths(gradient / own, lengths)
+        return (left * per_image(scale, left.dim()).to(left)).sum_to_size(ctx.shape), None, None
 
 
 class Estimate(NamedTuple):
-    """A lower *estimate* of a norm, (B,), and the left vectors M u it was found with, (B, *output_shape)."""
+    """A lower *estimate* of a norm, (B,), and the left vectors M u it was found with, (B, *output_shape).
+
+    `lengths`: of these, (B,).
+    """
 
     norm: Tensor
     left: Tensor
+    lengths: Tensor
 
 
 def estimate_norm(linear_map: LinearMap, vector: Tensor, rows: Tensor | None = None) -> Estimate:
@@ -89,8 +101,7 @@ def estimate_norm(linear_map: LinearMap, vector: Tensor, rows: Tensor | None = N
     `vector`: u, (B, *input_shape), a constant inside the column mask; `rows`: (B, *output_shape), entries 0 or 1, or
     None. B may be 1 for either, for all images alike.
     """
-    lengths, left = _Length.apply(linear_map.apply(vector), rows)
-    return Estimate(lengths * inverse(lengths_of(vector), 1), left)
+    return Estimate(*_Stretch.apply(linear_map.apply(vector), rows, vector))
 
 
 @torch.no_grad()
@@ -108,7 +119,7 @@ def power_iteration(linear_map: LinearMap, right: Tensor, steps: int, scaled: bo
     """
     for step in range(steps - 1):
         left = linear_map.apply(right)
-        left = left if scaled and step == 0 else left * inverse(lengths_of(left), left.dim()).to(left)
+        left = left if scaled and step == 0 else over_lengths(left, lengths_of(left))
         right = linear_map.adjoint(left)
     return right
 
@@ -120,8 +131,8 @@ def global_norm(linear_map: LinearMap, vector: Tensor, steps: int) -> Estimate:
     """
     with torch.no_grad():
         right = power_iteration(linear_map, linear_map.adjoint(vector), steps)
-    norm, left = estimate_norm(linear_map, right)
-    return Estimate(norm, unit_vector(left, vector))
+    found = estimate_norm(linear_map, right)
+    return found._replace(left=unit_vector(found.left, found.lengths, vector))
 
 
 def local_norms(
@@ -149,8 +160,8 @@ def local_norms(
     rows, columns = (None if mask is None else mask.to(dtype) for mask in (rows, columns))
     with torch.autocast(origin.device.type, torch.bfloat16, enabled=low):
         right = _right_vectors(linear_map, vector, rows, columns, steps, gram).to(dtype)
-        norm, left = estimate_norm(linear_map, right, rows)
-    return Estimate(norm.to(origin.dtype), left)
+        found = estimate_norm(linear_map, right, rows)
+    return found._replace(norm=found.norm.to(origin.dtype))
 
 
 @torch.no_grad()
@@ -172,14 +183,14 @@ def _right_vectors(
 
 @torch.no_grad()
 def shared_right_vector(linear_map: LinearMap, left: Tensor) -> Tensor:
-    """Return u = M^T v with a share of a constant, (1, *input_shape), scaled so that M u is about as long as v.
+    """Return u = M^T v with a share of a constant, (1, *input_shape), scaled so that M u has a length near 1.
 
-    `left`: v, (1, *output_shape), near a left singular vector.
+    `left`: v, (1, *output_shape), near a left singular vector and of a length near 1.
     """
     right = linear_map.adjoint(left)
     lengths = lengths_of(right)
-    right = right + ALIVE * per_image(lengths, right.dim()).to(right) * right[0].numel() ** -0.5
-    return right * inverse(lengths.square() / lengths_of(left), right.dim()).to(right)
+    raised = torch.add(right, per_image(lengths, right.dim()).to(right), alpha=ALIVE * right[0].numel() ** -0.5)
+    return over_lengths(raised, lengths.square())
 
 
 def _krylov_basis(start: Tensor, steps: int, advance: Callable[[Tensor], Tensor]) -> Tensor:
@@ -192,11 +203,13 @@ def _krylov_basis(start: Tensor, steps: int, advance: Callable[[Tensor], Tensor]
         before = length = lengths_of(start)
         found = basis[:, :step]
         for _ in range(min(step, 1 if steps <= FEW_STEPS else 2)):
-            start = start - ((found @ start.unsqueeze(-1)).mT @ found)[:, 0]
+            along = (found @ start.unsqueeze(-1)).mT
+            start = torch.baddbmm(start.unsqueeze(1), along, found, alpha=-1)[:, 0]
         if step:
             length = lengths_of(start)
         # What orthogonalisation leaves of a vector inside the space already spanned is rounding: drop it.
-        basis[:, step] = start * per_image(torch.where(length <= EXHAUSTED * before, 0, length.reciprocal()), 2)
+        length = length.masked_fill(length <= EXHAUSTED * before, torch.inf)
+        torch.div(start, per_image(length, 2), out=basis[:, step])
         if step < steps - 1:
             start = advance(basis[:, step])
     return basis
@@ -209,9 +222,9 @@ def _best_combination(symmetric: Tensor, vectors: Tensor) -> Tensor:
     `eigh`, which a GPU's host waits for, that takes the same few products whatever the values.
     """
     power = symmetric
-    for _ in range(SQUARINGS):
-        trace = power.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
-        power = power * inverse(trace, 3)
+    for pair in range(SQUARINGS):
+        if pair % 2 == 0:  # four squarings of a matrix of trace 1 cannot underflow
+            power = over_lengths(power, power.diagonal(dim1=-2, dim2=-1).sum(dim=-1))
         power = power @ power
         power = power @ power
     largest = power.diagonal(dim1=-2, dim2=-1).argmax(dim=-1).view(-1, 1, 1).expand(-1, 1, power.shape[-1])

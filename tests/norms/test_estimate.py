@@ -13,7 +13,7 @@ from lipcert.bounds import analyze
 from lipcert.graph import LinearMap
 from lipcert.norms import PowerNorms
 from lipcert.norms.estimate import has_fast_bfloat16
-from lipcert.norms.krylov import inverse, krylov_iteration, power_iteration
+from lipcert.norms.krylov import krylov_iteration, over_lengths, power_iteration
 from tests.networks import images, network
 from tests.norms.maps import key, map_of
 from tests.oracles import ExactNorms
@@ -73,11 +73,12 @@ def test_gradient_of_the_whole_norm_is_that_of_the_norm(name: str) -> None:
     torch.testing.assert_close(estimated, layer.weight.grad, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("length", [0.0, torch.nan, torch.inf, 1e-45])
-def test_no_vector_is_scaled_by_more_than_a_number(length: float) -> None:
-    factors = inverse(torch.tensor([length, 4.0]), 3)
-    assert factors.shape == (2, 1, 1)
-    assert factors.flatten().tolist() == [0.0, 0.25]
+@pytest.mark.parametrize("length", [0.0, 1e-45, 1e-30, 1e-18])
+def test_vectors_become_no_longer_than_1_and_dead_ones_stay_short(length: float) -> None:
+    vectors = torch.tensor([[length, 0.0], [0.0, 4.0]])
+    scaled = over_lengths(vectors, vectors.norm(dim=1))
+    assert scaled[1].tolist() == [0.0, 1.0]
+    torch.testing.assert_close(scaled[0, 0], torch.tensor(1.0 if length == 1e-18 else 0.0))
 
 
 def test_krylov_beats_as_many_power_steps() -> None:
