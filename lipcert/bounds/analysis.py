@@ -215,14 +215,10 @@ class Propagation:
         norms = [self.norms.global_norm(key, term.map) for key, term in zip(keys, terms.values(), strict=True)]
         if node.function.lipschitz is not None:
             norms = [node.function.lipschitz * norm for norm in norms]
-        sources = [term.source for term in terms.values()]
         source = Source(
             node.index,
-            node.function.apply(region.center),
-            self._range(node, box, box_behind),
-            _total([each.lipschitz for each in sources], norms),
-            _total([each.box_lipschitz for each in sources], norms),
-            _total([each.product for each in sources], norms),
+            *self._image(node, region, box, box_behind),
+            *self._constants([term.source for term in terms.values()], norms),
         )
         closed = Closed(source, norms)
         if self.rule.close is not None:
@@ -238,6 +234,19 @@ class Propagation:
             rounding = self._rounding(node, rounding, box, terms, closed, norms)
         term = {(node.index, False): opened(closed.source, closed.mask_rows)}
         return Region(source.center, source.box, term, closed.merged, region.epsilon, rounding), bounds
+
+    def _constants(self, sources: list[Source], norms: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return Lipschitz constants behind maps from `sources`: `lipschitz`, `box_lipschitz` and `product`.
+
+        Bounds that mask norms put one of their own in place of the first.
+        """
+        product = _total([each.product for each in sources], norms)
+        boxes = product
+        if any(each.box_lipschitz is not each.product for each in sources):
+            boxes = _total([each.box_lipschitz for each in sources], norms)
+        if self.rule.masks or all(each.lipschitz is each.product for each in sources):
+            return product, boxes, product
+        return _total([each.lipschitz for each in sources], norms), boxes, product
 
     def _keys(self, terms: Terms, node: Activation, across: bool = False) -> list[MapKey]:
         """Return which linear maps those of the terms that end at an activation are; `across`: across activations.
@@ -301,13 +310,21 @@ class Propagation:
             return self.any_box
         return self.rule.masks and not (self.bound is Bound.LOCAL and node.index in self.demand.unmasked)
 
-    def _range(self, node: Activation, box: Box | None, asked: bool) -> Box | None:
-        """Return the box behind an activation where it is asked for, without a graph where none is to pass it."""
+    def _image(self, node: Activation, region: Region, box: Box | None, asked: bool) -> tuple[Tensor, Box | None]:
+        """Return the center behind an activation, and the box where it is asked for.
+
+        The latter without a graph where none is to pass it.
+        """
+        function = node.function
         if box is None or not asked:
-            return None
-        passes = self.box_gradients or node.index in self.demand.margins
-        with torch.set_grad_enabled(torch.is_grad_enabled() and passes):
-            return node.function.range(*box)
+            return function.apply(region.center), None
+        passes = torch.is_grad_enabled() and (self.box_gradients or node.index in self.demand.margins)
+        if passes and function.monotone and region.together is not None:
+            center, lower, upper = function.apply(region.together).chunk(3)
+            return center, (lower, upper)
+        center = function.apply(region.center)
+        with torch.set_grad_enabled(passes):
+            return center, function.range(*box)
 
     def _asks_gradients(self, node: Affine) -> bool:
         """Return whether gradients are to pass the box behind a layer: the margins', or what a caller is given."""
@@ -317,7 +334,8 @@ class Propagation:
 def _total(constants: list[Tensor], norms: list[Tensor]) -> Tensor:
     """Return the sum of constant times norm, however small."""
     products = [constant * norm for constant, norm in zip(constants, norms, strict=True)]
-    return reduce(torch.add, products).clamp_min(SMALLEST_CONSTANT)
+    total = reduce(torch.add, products)
+    return total.clamp_min(SMALLEST_CONSTANT) if total.dtype == torch.float64 else total
 
 
 def analyze(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lipcert.bounds.region import SMALLEST_CONSTANT, Region, Source, Terms
 from lipcert.graph import Activation, Add, Affine, Box, Graph, scaling
+from lipcert.nn.activations import minimum
 from lipcert.norms.protocol import MapKey, Norms
 
 
@@ -163,7 +164,8 @@ Close = Callable[[Entry], Closed]
 def constant(terms: Terms, norms: Sequence[Tensor]) -> Tensor:
     """Return the Lipschitz constant behind `terms`: the sum of source constant times norm, however small."""
     products = [term.source.lipschitz * norm for term, norm in zip(terms.values(), norms, strict=True)]
-    return reduce(torch.add, products).clamp_min(SMALLEST_CONSTANT)
+    total = reduce(torch.add, products)
+    return total.clamp_min(SMALLEST_CONSTANT) if total.dtype == torch.float64 else total
 
 
 def close_local(entry: Entry) -> Closed:
@@ -214,4 +216,4 @@ def capped_local_norms(entry: Entry, rows: Tensor | None) -> list[Tensor]:
         return entry.global_norms
     images = entry.source.center.shape[0]
     pairs = zip(entry.local_norms(terms, rows), entry.global_norms, strict=True)
-    return [torch.minimum(norm, cap).expand(images) for norm, cap in pairs]
+    return [minimum(norm, cap).expand(images) for norm, cap in pairs]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lipcert.bounds.rounding import Arithmetic, Reach, Rounding, after_affine, input_rounding
 from lipcert.graph import Box, LinearMap, Operator
-from lipcert.nn.activations import maximum, minimum, share_of_ball
+from lipcert.nn.activations import box_in_ball
 
 SMALLEST_SQUARE = 1e-30
 """Squared row norms are raised to this, so that their square root has a finite gradient."""
@@ -24,7 +24,7 @@ UNDERFLOW = 1e-37
 """The same without a gradient: above what a square may lose to underflow, in float32 as in float64."""
 
 SMALLEST_CONSTANT = 1e-300
-"""Lipschitz constants are raised to this where their product underflows; in float32, which is trained in, to 0."""
+"""Lipschitz constants are raised to this where their product underflows; in float64 only."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,8 @@ class Region:
             None where there are none.
         epsilon: (B,) or (1,), l2 radius in pixels of [0, 1].
         rounding: how far executed values may be from exact ones; None where nobody asks (training).
+        together: center, lower and upper ends of the interval in one tensor, (3 B, *shape), where gradients are asked
+            for and pass all three.
     """
 
     center: Tensor
@@ -137,6 +139,7 @@ class Region:
     merged: Terms | None
     epsilon: Tensor
     rounding: Rounding | None = None
+    together: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -230,35 +233,32 @@ def through_affine(
     behind = Region(operator.affine(region.center), None, terms, merged, region.epsilon)
     if box:
         with torch.set_grad_enabled(torch.is_grad_enabled() and box_gradients is not None):
-            behind = replace(behind, interval=_interval(region, behind, operator, skip, bool(box_gradients)))
+            behind = _bounded(region, behind, operator, skip, bool(box_gradients))
     if arithmetic is None or region.rounding is None:
         return behind
     rounding = after_affine(region.rounding, operator, region.reach(), behind.reach(), norm, arithmetic)
     return behind.executed(rounding, arithmetic)
 
 
-def _interval(region: Region, behind: Region, operator: Operator, skip: bool, box_gradients: bool) -> Box | None:
-    """Return the interval behind an affine layer, None where the balls say all; arguments as of `through_affine`."""
+def _bounded(region: Region, behind: Region, operator: Operator, skip: bool, box_gradients: bool) -> Region:
+    """Return the region behind an affine layer with its interval, unless the balls say all; see `through_affine`."""
     if not behind.ball_known:
-        return operator.box(*region.box())
+        return replace(behind, interval=operator.box(*region.box()))
     if region.interval is None:
-        return None
+        return behind
     if skip and not operator.elementwise:
-        return behind.ball_box()
-    return _intersection(region, behind, operator, box_gradients)
-
-
-def _intersection(region: Region, behind: Region, operator: Operator, box_gradients: bool) -> Box:
-    """Return box ∩ ball behind an affine layer (eqs 21-22), with its gradients or those of fixed shares of the ball."""
-    if box_gradients and torch.is_grad_enabled():
-        (lower, upper), (ball_lower, ball_upper) = operator.box(*region.box()), behind.ball_box()
-        return maximum(lower, ball_lower), minimum(upper, ball_upper)
+        return replace(behind, interval=behind.ball_box())
     center, deviation = behind.center, behind.deviation()
-    with torch.no_grad():
-        lower, upper = operator.box(*region.box())
-        torch.maximum(lower, center - deviation, out=lower)
-        torch.minimum(upper, center + deviation, out=upper)
-    return share_of_ball(center, deviation, lower, upper) if torch.is_grad_enabled() else (lower, upper)
+    if torch.is_grad_enabled():
+        with torch.set_grad_enabled(box_gradients):
+            middle, half = operator.interval(*region.box())
+        together = box_in_ball(center, deviation, middle, half, fixed=not box_gradients)
+        _, lower, upper = together.chunk(3)
+        return replace(behind, interval=(lower, upper), together=together)
+    lower, upper = operator.box(*region.box())
+    torch.maximum(lower, center - deviation, out=lower)
+    torch.minimum(upper, center + deviation, out=upper)
+    return replace(behind, interval=(lower, upper))
 
 
 def added(first: Region, second: Region, box: bool = True, arithmetic: Arithmetic | None = None) -> Region:

@@ -36,6 +36,9 @@ class Nonlinearity:
     operations: int = 0
     """Rounded operations of an executed output, relative to `magnitude`."""
 
+    monotone: bool = False
+    """Whether outputs only grow with inputs, so that `range` is `apply` at both ends."""
+
     executable: bool = True
     """Whether these bound what an executed output may be off by; False leaves certificates of the exact network."""
 
@@ -173,6 +176,7 @@ class Clamp(Step):
     low: Tensor | float | None = None
     high: Tensor | float | None = None
     slopes = (0.0, 1.0)
+    monotone = True
 
     def apply(self, inputs: Tensor) -> Tensor:
         raised = inputs if self.low is None else inputs.clamp_min(self.low)
@@ -186,7 +190,8 @@ class Clamp(Step):
         # Comparisons write numbers at once: truth values and their conversion take twice as long.
         constant = torch.zeros_like(upper) if self.low is None else _compared(torch.le, upper, self.low)
         if self.high is not None:
-            constant += _compared(torch.ge, lower, self._reached_high())
+            reached = lower if self.low is None else lower.clamp_min(self.low)  # so that high <= low is reached
+            constant += _compared(torch.ge, reached, self.high)
         return torch.lt(constant, 1, out=constant)
 
     def _reached_high(self) -> Tensor | float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +58,37 @@ class Magnitudes(NamedTuple):
     bias: Tensor
     largest: Tensor
     rows: Tensor | None
+
+
+class _Middle(torch.autograd.Function):
+    """Middle and half width of intervals, (B, ...) each, from their ends; two passes forward and two backward."""
+
+    @staticmethod
+    def forward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        middle = torch.lerp(lower, upper, 0.5)
+        return middle, upper - middle
+
+    @staticmethod
+    def backward(ctx: Any, of_middle: Tensor, of_half: Tensor) -> tuple[Tensor, Tensor]:
+        of_upper = torch.lerp(of_middle, of_half, 0.5)
+        return of_middle - of_upper, of_upper
+
+
+class _LeastNorms(torch.autograd.Function):
+    """The smaller of the norms of whole kernels, of a weight (C, ...), and of others, (1, C, H, W); ties are theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, others: Tensor) -> Tensor:
+        norms = torch.linalg.vector_norm(weight.flatten(1), dim=1).view(1, -1, 1, 1)
+        ctx.save_for_backward(weight, norms, others)
+        return torch.minimum(norms, others)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        weight, norms, others = ctx.saved_tensors
+        of_norms = torch.ops.aten.threshold_backward(gradient, others - norms, 0)
+        factors = of_norms.sum(dim=(0, 2, 3)) / norms.flatten().clamp_min(torch.finfo(norms.dtype).tiny)
+        return weight * factors.view(-1, *(1 for _ in weight.shape[1:])), gradient - of_norms
 
 
 @dataclass(frozen=True)
@@ -127,9 +158,13 @@ class Operator:
 
     def box(self, lower: Tensor, upper: Tensor) -> Box:
         """Return the box of A h + b for h in a box: the interval around A mid + b of |A| half."""
-        middle = self.affine((upper + lower).mul_(0.5))
-        half = self.absolute().apply((upper - lower).mul_(0.5))
+        middle, half = self.interval(lower, upper)
         return middle - half, middle + half
+
+    def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the middle and the half width of the box of A h + b for h in a box, (B, *output_shape) each."""
+        middle, half = _Middle.apply(lower, upper)
+        return self.affine(middle), self.absolute().apply(half)
 
     def magnitudes(self, center: Tensor, deviation: Tensor, errors: Tensor) -> Magnitudes | None:
         """Return what rounding depends on; None for a layer that computes nothing.
@@ -193,7 +228,12 @@ class Weighted(Operator):
     bias: Tensor | None
 
     def absolute(self) -> Operator:
-        return replace(self, weight=self.weight.abs(), bias=None)
+        return self._absolute
+
+    @cached_property
+    def _absolute(self) -> Operator:
+        with torch.enable_grad():  # whoever asks for it first, others may ask for its gradient
+            return replace(self, weight=self.weight.abs(), bias=None)
 
     def squared(self) -> Operator:
         return replace(self, weight=self.weight.square(), bias=None)
@@ -267,9 +307,8 @@ class Convolution(Weighted):
         return inputs_in_group * height * width + 1, outputs // self.groups * height * width
 
     def row_norms(self) -> Tensor:
-        kernel_norms = self.weight.flatten(1).norm(dim=1).view(-1, 1, 1)
         absolute_sums = self.absolute().apply(self.weight.new_ones(1, *self.input_shape))
-        return torch.minimum(kernel_norms, absolute_sums)
+        return _LeastNorms.apply(self.weight, absolute_sums)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class PairSort(Step):
 
     high: Tensor | None = None
     low: Tensor | None = None
+    monotone = True
     stretch = math.sqrt(2) * ROOM  # T z is a - b
     square = 2.0
 

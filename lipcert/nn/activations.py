@@ -66,26 +66,70 @@ def maximum(first: Tensor, second: Tensor) -> Tensor:
     return _Extremum.apply(first, second, -1) if _has_gradient(first, second) else torch.maximum(first, second)
 
 
-class _ShareOfBall(torch.autograd.Function):
-    """`lower`, `upper` as center + factor * deviation each, with the factors held constant."""
+class _BoxInBall(torch.autograd.Function):
+    """`fixed`: ends are center + factor * deviation with the factors held constant, for gradients."""
 
     @staticmethod
-    def forward(ctx: Any, center: Tensor, deviation: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(center, deviation, lower, upper)
-        return lower, upper
+    def forward(ctx: Any, center: Tensor, deviation: Tensor, middle: Tensor, half: Tensor, fixed: bool) -> Tensor:
+        last = center.dim() == 4 and not center.is_contiguous()
+        layout = torch.channels_last if last else torch.contiguous_format
+        size = (3 * len(center), *center.shape[1:])
+        values = torch.empty(size, dtype=center.dtype, device=center.device, memory_format=layout)
+        inside, lower, upper = values.chunk(3)
+        inside.copy_(center)
+        torch.maximum(torch.sub(middle, half, out=lower), center - deviation, out=lower)
+        torch.minimum(torch.add(middle, half, out=upper), center + deviation, out=upper)
+        ctx.save_for_backward(center, deviation, values)
+        ctx.fixed = fixed
+        return values
 
     @staticmethod
-    def backward(ctx: Any, of_lower: Tensor, of_upper: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        center, deviation, lower, upper = ctx.saved_tensors
-        moved = (of_lower * (lower - center) + of_upper * (upper - center)) / deviation.clamp_min(
-            torch.finfo(deviation.dtype).tiny
-        )
-        return of_lower + of_upper, sum_to_shape(moved, deviation.shape), None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        center, deviation, values = ctx.saved_tensors
+        images = len(center)
+        of_center, of_ends, ends = gradient[:images], gradient[images:], values[images:]
+        if ctx.fixed:
+            moved = of_ends.unflatten(0, (2, -1)).mul(ends.unflatten(0, (2, -1)) - center).sum(dim=0)
+            moved = moved.div_(deviation.clamp_min(torch.finfo(deviation.dtype).tiny))
+            return gradient.unflatten(0, (3, -1)).sum(dim=0), sum_to_shape(moved, deviation.shape), None, None, None
+        ball = torch.cat((center - deviation, center + deviation))
+        of_box = torch.ne(ends, ball, out=ball).mul_(of_ends)  # at a tie the ball gets the whole gradient
+        (box_lower, box_upper), (lower, upper) = of_box.chunk(2), (of_ends - of_box).chunk(2)
+        of_deviation = sum_to_shape(upper - lower, deviation.shape)
+        return of_center + lower + upper, of_deviation, box_lower + box_upper, box_upper - box_lower, None
 
 
-def share_of_ball(center: Tensor, deviation: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ends that lie within `deviation` of `center`, with the gradient of fixed shares of the deviation."""
-    return _ShareOfBall.apply(center, deviation, lower, upper)
+def box_in_ball(center: Tensor, deviation: Tensor, middle: Tensor, half: Tensor, fixed: bool = False) -> Tensor:
+    """Return center, lower and upper ends of [middle - half, middle + half] ∩ [center - deviation, center + deviation].
+
+    Args:
+        center, middle, half: (B, *shape).
+        deviation: broadcastable to that.
+        fixed: gradients are those of ends at fixed shares of the deviation.
+
+    Returns:
+        All three in one tensor, (3 B, *shape), so that what follows is applied to them at once.
+    """
+    return _BoxInBall.apply(center, deviation, middle, half, fixed)
+
+
+class _ClippedReLU(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(inputs: Tensor, threshold: Tensor) -> Tensor:
+        return inputs.clamp(threshold.new_zeros(()), threshold)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1], output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        threshold, output = ctx.saved_tensors
+        below = torch.ops.aten.threshold_backward(gradient, threshold - output, 0)  # the gradient below the threshold
+        of_inputs = torch.ops.aten.threshold_backward(below, output, 0) if ctx.needs_input_grad[0] else None
+        return of_inputs, sum_to_shape(gradient - below, threshold.shape) if ctx.needs_input_grad[1] else None
 
 
 def clipped_relu(inputs: Tensor, threshold: Tensor) -> Tensor:
@@ -94,7 +138,7 @@ def clipped_relu(inputs: Tensor, threshold: Tensor) -> Tensor:
     `inputs`: (B, *shape); `threshold`: broadcastable to it, every entry >= 0.
     """
     if torch.is_grad_enabled():
-        return minimum(inputs.relu(), threshold)
+        return _ClippedReLU.apply(inputs, threshold)
     return inputs.clamp(threshold.new_zeros(()), threshold)
 
 
