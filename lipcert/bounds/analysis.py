@@ -209,8 +209,11 @@ class Propagation:
         return through_affine(region, operator, box, skip, gradients, self.arithmetic, norm)
 
     def _activation(self, region: Region, node: Activation, box_behind: bool) -> tuple[Region, ActivationBounds]:
-        terms = region.terms
-        box = region.box() if self._asks_box(node, box_behind) else None
+        terms, box = region.terms, None
+        if self._asks_box(node, box_behind):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self._asks_gradients(node)):
+                region = region.boxed()
+            box = region.interval
         keys = self._keys(terms, node)
         norms = [self.norms.global_norm(key, term.map) for key, term in zip(keys, terms.values(), strict=True)]
         if node.function.lipschitz is not None:
@@ -326,7 +329,7 @@ class Propagation:
         with torch.set_grad_enabled(passes):
             return center, function.range(*box)
 
-    def _asks_gradients(self, node: Affine) -> bool:
+    def _asks_gradients(self, node: Affine | Activation) -> bool:
         """Return whether gradients are to pass the box behind a layer: the margins', or what a caller is given."""
         return self.box_gradients or self.activation_boxes or self.output_box or node.index in self.demand.margins
 

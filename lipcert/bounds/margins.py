@@ -39,12 +39,13 @@ def _step_length(directions: Tensor, radius: Tensor, reach: Tensor, rounds: int)
     slopes, limits, target = directions.square(), reach.square(), radius.square()
     tiny = torch.finfo(directions.dtype).tiny
     square = target / slopes.sum(-1, keepdim=True).clamp_min(tiny)
+    infinite = torch.full_like(square, torch.inf)
     for index in range(1, rounds + 1):
         raised = slopes * square
         slope = torch.ops.aten.threshold_backward(slopes, limits - raised, 0).sum(-1, keepdim=True)
         missing = target - torch.minimum(raised, limits).sum(-1, keepdim=True)
-        advanced = square + missing.clamp_min(0) / slope
-        updated = torch.where(slope > 0, advanced, torch.where(missing >= 0, torch.inf, square))
+        advanced = torch.addcdiv(square, missing.clamp_min(0), slope)
+        updated = torch.where(slope > 0, advanced, torch.where(missing >= 0, infinite, square))
         settled = index % SETTLED_EVERY == 0 and torch.equal(updated, square)
         square = updated
         if settled:

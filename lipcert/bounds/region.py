@@ -152,6 +152,15 @@ class Region:
             return self.interval
         return self.ball_box()
 
+    def boxed(self) -> Region:
+        """Return the region with an interval: that of the balls where none is known."""
+        if self.interval is not None:
+            return self
+        if not torch.is_grad_enabled():
+            return replace(self, interval=self.ball_box())
+        together, lower, upper = box_in_ball(self.center, self.deviation())
+        return replace(self, interval=(lower, upper), together=together)
+
     @property
     def ball_known(self) -> bool:
         """Whether the row norms of all terms are known, so that balls bound the neurons."""
@@ -247,13 +256,12 @@ def _bounded(region: Region, behind: Region, operator: Operator, skip: bool, box
     if region.interval is None:
         return behind
     if skip and not operator.elementwise:
-        return replace(behind, interval=behind.ball_box())
+        return behind.boxed()
     center, deviation = behind.center, behind.deviation()
     if torch.is_grad_enabled():
         with torch.set_grad_enabled(box_gradients):
             middle, half = operator.interval(*region.box())
-        together = box_in_ball(center, deviation, middle, half, fixed=not box_gradients)
-        _, lower, upper = together.chunk(3)
+        together, lower, upper = box_in_ball(center, deviation, middle, half, fixed=not box_gradients)
         return replace(behind, interval=(lower, upper), together=together)
     lower, upper = operator.box(*region.box())
     torch.maximum(lower, center - deviation, out=lower)

@@ -24,7 +24,7 @@ def clipped_relu_hinge(lower: Tensor, upper: Tensor, threshold: Tensor, threshol
 
     `lower`, `upper`: (B, *shape), box before the activation.
     """
-    return (upper.relu() + threshold_weight * (threshold - lower).relu()).mean()
+    return torch.add(upper.relu(), (threshold - lower).relu(), alpha=threshold_weight).mean()
 
 
 def clipped_max_min_hinge(
@@ -35,7 +35,7 @@ def clipped_max_min_hinge(
     `lower`, `upper`: (B, C, ...), box after the activation.
     """
     larger_lower, smaller_upper = lower.chunk(2, dim=1)[0], upper.chunk(2, dim=1)[1]
-    return ((smaller_upper - minimum).relu() + threshold_weight * (maximum - larger_lower).relu()).mean()
+    return torch.add((smaller_upper - minimum).relu(), (maximum - larger_lower).relu(), alpha=threshold_weight).mean()
 
 
 def sparsity_loss(analysis: Analysis, threshold_weight: float) -> Tensor:

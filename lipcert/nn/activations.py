@@ -67,48 +67,67 @@ def maximum(first: Tensor, second: Tensor) -> Tensor:
 
 
 class _BoxInBall(torch.autograd.Function):
-    """`fixed`: ends are center + factor * deviation with the factors held constant, for gradients."""
+    """`middle`, `half`: None for the ball alone; `fixed`: ends are center + factor * deviation for fixed factors."""
 
     @staticmethod
-    def forward(ctx: Any, center: Tensor, deviation: Tensor, middle: Tensor, half: Tensor, fixed: bool) -> Tensor:
+    def forward(
+        ctx: Any, center: Tensor, deviation: Tensor, middle: Tensor | None, half: Tensor | None, fixed: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         last = center.dim() == 4 and not center.is_contiguous()
-        layout = torch.channels_last if last else torch.contiguous_format
-        size = (3 * len(center), *center.shape[1:])
+        size, layout = (3 * len(center), *center.shape[1:]), torch.channels_last if last else torch.contiguous_format
         values = torch.empty(size, dtype=center.dtype, device=center.device, memory_format=layout)
         inside, lower, upper = values.chunk(3)
         inside.copy_(center)
-        torch.maximum(torch.sub(middle, half, out=lower), center - deviation, out=lower)
-        torch.minimum(torch.add(middle, half, out=upper), center + deviation, out=upper)
+        torch.sub(center, deviation, out=lower)
+        torch.add(center, deviation, out=upper)
+        if middle is not None and half is not None:
+            torch.maximum(lower, middle - half, out=lower)
+            torch.minimum(upper, middle + half, out=upper)
         ctx.save_for_backward(center, deviation, values)
-        ctx.fixed = fixed
-        return values
+        ctx.boxed, ctx.fixed = middle is not None, fixed
+        ctx.set_materialize_grads(False)
+        return values, lower, upper
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, gradient: Tensor | None, of_lower: Tensor | None, of_upper: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         center, deviation, values = ctx.saved_tensors
-        images = len(center)
-        of_center, of_ends, ends = gradient[:images], gradient[images:], values[images:]
+        images, of_ends = len(center), None if gradient is None else gradient[len(center) :]
+        if of_lower is not None or of_upper is not None:
+            alone = torch.cat([torch.zeros_like(center) if each is None else each for each in (of_lower, of_upper)])
+            of_ends = alone if of_ends is None else alone.add_(of_ends)
+        assert of_ends is not None  # autograd asks for gradients of something that was used
+        ends, both = values[images:], of_ends.unflatten(0, (2, -1))
+        of_center = both.sum(dim=0) if gradient is None else torch.add(*both).add_(gradient[:images])
         if ctx.fixed:
-            moved = of_ends.unflatten(0, (2, -1)).mul(ends.unflatten(0, (2, -1)) - center).sum(dim=0)
+            moved = both.mul(ends.unflatten(0, both.shape[:2]) - center).sum(dim=0)
             moved = moved.div_(deviation.clamp_min(torch.finfo(deviation.dtype).tiny))
-            return gradient.unflatten(0, (3, -1)).sum(dim=0), sum_to_shape(moved, deviation.shape), None, None, None
-        ball = torch.cat((center - deviation, center + deviation))
+            return of_center, sum_to_shape(moved, deviation.shape), None, None, None
+        if not ctx.boxed:
+            return of_center, sum_to_shape(both[1] - both[0], deviation.shape), None, None, None
+        ball = torch.empty_like(ends)
+        for end, sign in zip(ball.chunk(2), (-1, 1), strict=True):
+            torch.add(center, deviation, alpha=sign, out=end)
         of_box = torch.ne(ends, ball, out=ball).mul_(of_ends)  # at a tie the ball gets the whole gradient
-        (box_lower, box_upper), (lower, upper) = of_box.chunk(2), (of_ends - of_box).chunk(2)
-        of_deviation = sum_to_shape(upper - lower, deviation.shape)
-        return of_center + lower + upper, of_deviation, box_lower + box_upper, box_upper - box_lower, None
+        lower, upper = of_box.chunk(2)
+        of_middle, of_half = lower + upper, upper - lower
+        of_deviation = torch.sub(both[1], both[0]).sub_(of_half)
+        return of_center.sub_(of_middle), sum_to_shape(of_deviation, deviation.shape), of_middle, of_half, None
 
 
-def box_in_ball(center: Tensor, deviation: Tensor, middle: Tensor, half: Tensor, fixed: bool = False) -> Tensor:
-    """Return center, lower and upper ends of [middle - half, middle + half] ∩ [center - deviation, center + deviation].
+def box_in_ball(
+    center: Tensor, deviation: Tensor, middle: Tensor | None = None, half: Tensor | None = None, fixed: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return lower and upper ends of [middle - half, middle + half] ∩ [center - deviation, center + deviation].
 
     Args:
-        center, middle, half: (B, *shape).
+        center, middle, half: (B, *shape); `middle` and `half` None for the second interval alone.
         deviation: broadcastable to that.
         fixed: gradients are those of ends at fixed shares of the deviation.
 
     Returns:
-        All three in one tensor, (3 B, *shape), so that what follows is applied to them at once.
+        Center and ends in one tensor, (3 B, *shape), so that what follows is applied to them at once; and the ends.
     """
     return _BoxInBall.apply(center, deviation, middle, half, fixed)
 
