@@ -38,6 +38,7 @@ def fixture_installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_wheel_holds_the_configuration_and_nothing_foreign(installed: Path) -> None:
     assert (installed / "lipcert" / "conf" / "train.yaml").is_file()
+    assert list((installed / "lipcert" / "zoo" / "networks").glob("*/weights.safetensors"))
     assert contents(installed / "lipcert" / "conf") == contents(REPOSITORY / "conf")
     kinds = ("py", "html", "css", "mplstyle")
     files = {
