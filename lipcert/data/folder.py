@@ -41,9 +41,6 @@ def list_pictures(root: Path) -> PictureFiles:
     Raises:
         CorruptDataError: for fewer than two classes, a class without pictures, or classes that differ between splits.
     """
-    from torchvision.datasets import DatasetFolder, ImageFolder  # only where it is used: it costs a second
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
     top = root / "train" if (root / "train").is_dir() else root
     beside = [root / name for name in BESIDE_TRAIN if (root / name).is_dir()] if top != root else []
     if top != root and not beside:
@@ -51,22 +48,39 @@ def list_pictures(root: Path) -> PictureFiles:
             f"{root} holds train, but none of {', '.join(BESIDE_TRAIN)}; add one, or give data.root={top}, and a part "
             "of it is held back for testing."
         )
-    try:
-        found = ImageFolder(str(top))
-    except FileNotFoundError as error:
-        raise CorruptDataError(f"{top}: {error}. Expected a folder for each class, with pictures in it.") from error
-    if len(found.classes) < 2:
-        raise CorruptDataError(f"{top} holds one class, {found.classes[0]}; expected a folder for each of two or more.")
-    others = []
+    classes = _folders(top)
+    if len(classes) < 2:
+        found = f"holds one class, {classes[0]}" if classes else "holds no folder"
+        raise CorruptDataError(f"{top} {found}. Expected a folder for each class, of two or more, with pictures in it.")
+    whole, others = _pictures(top, classes), []
+    empty = sorted(set(range(len(classes))) - {label for _, label in whole})
+    if empty:
+        raise CorruptDataError(f"{top / classes[empty[0]]} holds no pictures. Expected a folder for each class.")
     for folder in beside:
-        unknown = sorted(each.name for each in folder.iterdir() if each.is_dir() and each.name not in found.classes)
+        unknown = [each for each in _folders(folder) if each not in classes]
         if unknown:
             raise CorruptDataError(f"{folder / unknown[0]} holds a class that {top} does not have.")
-        listed = DatasetFolder.make_dataset(str(folder), found.class_to_idx, IMG_EXTENSIONS, allow_empty=True)
+        listed = _pictures(folder, classes)
         if not listed:
-            raise CorruptDataError(f"{folder} holds no pictures in folders of classes, {found.classes[0]} for one.")
+            raise CorruptDataError(f"{folder} holds no pictures in folders of classes, {classes[0]} for one.")
         others.append(_evenly(listed))
-    return PictureFiles(found.classes, _evenly(found.samples), others)
+    return PictureFiles(classes, _evenly(whole), others)
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+
+
+def _pictures(folder: Path, classes: list[str]) -> Listed:
+    """Return the files in the folders of classes, and below, whose endings PIL reads; other files are left out."""
+    readable = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    return [
+        (os.path.join(inside, name), label)
+        for label, each in enumerate(classes)
+        for inside, _, names in sorted(os.walk(folder / each, followlinks=True))
+        for name in sorted(names)
+        if Path(name).suffix.lower() in readable and not name.startswith(".")
+    ]
 
 
 def _evenly(listed: Listed) -> Listed:

@@ -31,6 +31,8 @@ def read_arrays(path: Path) -> list[Split | None]:
     """
     if not path.is_file():
         raise MissingDataError(f"{path} is no file; give the .npz file of arrays.")
+    if not zipfile.is_zipfile(path):
+        raise CorruptDataError(f"{path} is damaged or no .npz file of arrays, which `numpy.savez` writes.")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             pairs = [next((pair for pair in names if pair[0] in arrays), None) for names in NAMES]

@@ -101,6 +101,7 @@ BAD_PICTURES = {
     "corrupt": ("x.png", lambda path: path.write_bytes(b"no picture"), "is no readable picture"),
     "cut": ("x.png", lambda path: path.write_bytes(_png()[:60]), "is no readable picture"),
     "animated": ("x.webp", _save_animated, "it is animated"),
+    "of another ending": ("x.gif", _save_animated, "it is animated"),
     "16 bits": ("x.png", _save_deep, "more than 8 bits"),
     "CMYK": ("x.jpg", lambda path: picture(0, "CMYK").save(path), "got CMYK"),
     "transparent": ("x.png", lambda path: picture(0, "RGBA").save(path), "transparent"),
