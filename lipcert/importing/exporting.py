@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import random
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,7 @@ def exported(model: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
         UnsupportedLayerError: with the line of the forward that cannot be followed.
     """
     try:
-        with warnings.catch_warnings(), _taken_whole(model):
+        with warnings.catch_warnings(), _unsaid(), _taken_whole(model):
             warnings.simplefilter("ignore")
             return torch.export.export(model, (images,), strict=False)
     except Exception as error:  # following somebody's code may end in any of them
@@ -35,6 +37,18 @@ def exported(model: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
             f"{_place(model, error)} cannot be followed ({first_line(error)}); a forward must take images "
             f"({', '.join(map(str, ('B', *images.shape[1:])))}), and not branch on pixels nor leave torch."
         ) from error
+
+
+@contextmanager
+def _unsaid() -> Iterator[None]:
+    """Leave out what torch logs and prints of a forward that it cannot follow: the error says it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 @contextmanager

@@ -70,7 +70,8 @@ def sweep_table(sweep: Path, jobs: list[Job]) -> list[list[str]]:
     keys = [key for key in keys if len({one.get(key) for one in named}) > 1]
     groups: dict[tuple[str, ...], list[Job]] = {}
     for job, one in zip(jobs, named, strict=True):
-        groups.setdefault(tuple(one.get(key, "") for key in keys), []).append(job)
+        labels = tuple(one.get(key, "").replace("\\", "") for key in keys)  # before colons
+        groups.setdefault(labels, []).append(job)
     rows = [[*keys, "seeds", *QUANTITIES]]
     for labels, group in groups.items():
         files = [sweep / job.folder / "results.json" for job in group if job.state != FAILED]
