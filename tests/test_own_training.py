@@ -62,7 +62,7 @@ REFUSED = {
     "model.builder=mynet:nothing": "Expected builder=mynet:nothing to return an nn.Module, got int",
     "model.builder=mynet:normalised": "Layer '2': batch norm is affine in eval mode",
     "model.builder=mynet:soft": "Layer '2' is a Softmax, which has no bound",
-    "model.builder=mynet:Branches": "Layer 'model' (Branches), line 41 of forward cannot be followed",
+    "model.builder=mynet:Branches": "Layer 'model' (Branches), line 38 of forward cannot be followed",
     "model.builder=mynet:three": "tells 3 classes apart, digits has 10",
     "model.builder=mynet": "Expected builder=package.module:function, got 'mynet'",
     "model._target_=mynet.Missing": "builder=mynet.Missing was not found",
