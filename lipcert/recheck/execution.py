@@ -9,6 +9,7 @@ from torch import Tensor
 from lipcert.recheck.attack import descend, differences, lengths, scaled
 from lipcert.recheck.consistency import place
 from lipcert.recheck.program import Program
+from lipcert.recheck.rounding import ARITHMETIC
 from lipcert.recheck.verdict import Rechecker
 from lipcert.records import Record, Row
 
@@ -94,7 +95,9 @@ def _claims(
         exact = differences(program(images)[program.output], labels)
     changed = (executed - exact).abs().nan_to_num(torch.inf).amin(dim=1)
     lengths_of_pairs = rechecker.global_norms.pair_lengths[labels]
-    follows = (exact - (certificates * lipschitz).unsqueeze(1) * lengths_of_pairs).amin(dim=1)
+    converted = ARITHMETIC[program.dtype].unit * (images.double().flatten(1).norm(dim=1) + certificates)
+    widened = certificates * (1 + TOLERANCE) + converted  # points of the ball move when they are converted
+    follows = (exact - (widened * lipschitz).unsqueeze(1) * lengths_of_pairs).amin(dim=1)
 
     def attacked(radii: Tensor) -> Tensor:
         return descend(rechecker.model, executable, labels, radii, clip_input, STEPS, executable)[1]

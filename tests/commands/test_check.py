@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,6 +58,19 @@ def test_an_honest_record_is_confirmed(
     said = capsys.readouterr().out
     assert said.count(": confirmed") == 16
     assert "confirmed: 16 of 16 rows" in said
+
+
+def test_what_conversion_of_points_costs_a_steep_network_is_no_contradiction(
+    tmp_path: Path, model: nn.Module, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steep = deepcopy(model)
+    with torch.no_grad():
+        steep[1].bias += 1  # no neuron bends: the margin is what follows from the Lipschitz constant
+        steep[3].bias -= steep[3].weight.sum(dim=1)
+        for each in steep[3].parameters():
+            each *= 300
+    main(write(tmp_path, steep, honest_rows(steep)).words("--count", "0"))
+    assert "no contradictions" in capsys.readouterr().out
 
 
 def test_a_run_stands_for_its_only_record_and_network(
