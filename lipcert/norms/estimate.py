@@ -115,7 +115,7 @@ class PowerNorms(nn.Module):
         self.grams = Grams()
         self.precision = precision
 
-    def _vector(self, name: str, linear_map: LinearMap) -> tuple[str, Tensor]:
+    def _vector(self, name: str, linear_map: LinearMap) -> Tensor:
         """Return the stored left singular vector (1, *output_shape), computed at the first call."""
         key = "vector_" + _buffer_name(name)
         if not hasattr(self, key):
@@ -123,14 +123,14 @@ class PowerNorms(nn.Module):
             start = torch.randn(1, *linear_map.output_shape, dtype=origin.dtype, device=origin.device)
             with torch.no_grad():
                 self.register_buffer(key, global_norm(linear_map, start, START_STEPS).left)
-        return key, getattr(self, key)
+        return getattr(self, key)
 
-    def _typical(self, name: str, linear_map: LinearMap) -> tuple[str, Tensor]:
+    def _typical(self, name: str, linear_map: LinearMap) -> Tensor:
         """Return where the images' local estimates of a dense map start, (1, n)."""
         key = "typical_" + _buffer_name(name)
         if not hasattr(self, key):
-            self.register_buffer(key, self._vector(name, linear_map)[1].clone())
-        return key, getattr(self, key)
+            self.register_buffer(key, self._vector(name, linear_map).clone())
+        return getattr(self, key)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         """Take checkpoints that lack vectors, which stay as they are here, or have some that are not in use yet."""
@@ -145,25 +145,23 @@ class PowerNorms(nn.Module):
 
     def global_norm(self, key: MapKey, linear_map: LinearMap) -> Tensor:
         """Return an *estimate* of the norm of the map itself, from below, (1,); arguments as in `Norms.global_norm`."""
-        buffer, vector = self._vector(key.name, linear_map)
-        found = global_norm(linear_map, vector, self.iterations)
-        if self.training:
-            setattr(self, buffer, found.left)
-        return found.norm
+        vector = self._vector(key.name, linear_map)
+        return global_norm(linear_map, vector, self.iterations, out=vector if self.training else None).norm
 
     def local_norms(self, key: MapKey, linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None) -> Tensor:
         """Return *estimates* of local norms, from below, (B,); arguments as in `Norms.local_norms`."""
-        origin, typical = linear_map.origin, None
+        origin = linear_map.origin
         if linear_map.per_image:
             vector = torch.ones(1, *linear_map.output_shape, dtype=origin.dtype, device=origin.device)
         elif len(linear_map.output_shape) == 1:
-            typical, vector = self._typical(key.name, linear_map)
+            vector = self._typical(key.name, linear_map)
         else:
-            _, vector = self._vector(key.name, linear_map)
+            vector = self._vector(key.name, linear_map)
         gram = self.grams.of(key.name, linear_map, keep=self.training)
         fast = self.precision == "bfloat16" or (self.precision == "auto" and has_fast_bfloat16(origin.device))
         low = fast and origin.dtype == torch.float32
         found = local_norms(linear_map, vector, rows, columns, self.iterations, gram, low)
-        if self.training and typical is not None and torch.is_grad_enabled():
-            setattr(self, typical, averaged(vector, found.left[:1]))  # broadcast from the first rank
+        typical = not linear_map.per_image and len(linear_map.output_shape) == 1
+        if self.training and typical and torch.is_grad_enabled():
+            averaged(vector, found.left[:1])  # broadcasting makes it the first rank's everywhere
         return found.norm

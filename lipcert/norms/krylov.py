@@ -44,20 +44,20 @@ def over_lengths(vectors: Tensor, lengths: Tensor) -> Tensor:
     return vectors / per_image(divisors, vectors.dim()).to(vectors)
 
 
-def unit_vector(vector: Tensor, lengths: Tensor, fallback: Tensor) -> Tensor:
-    """Scale (1, *shape) of `lengths` (1,) to length 1; keep `fallback` where it died."""
+def unit_vector(vector: Tensor, lengths: Tensor, fallback: Tensor, out: Tensor | None = None) -> Tensor:
+    """Scale (1, *shape) of `lengths` (1,) to length 1; keep `fallback` where it died. `out`: where to write it."""
     lengths = per_image(lengths, vector.dim())
-    return torch.where(lengths > 0, vector / lengths, fallback)
+    return torch.where(lengths > 0, vector / lengths, fallback, out=out)
 
 
 @torch.no_grad()
 def averaged(typical: Tensor, left: Tensor) -> Tensor:
-    """Return a typical left vector, (1, n) of length 1, with a share of another one's direction, up to its sign."""
+    """Give a typical left vector, (1, n) of length 1, a share of another one's direction, up to its sign; return it."""
     left = left.to(typical)
     unit = unit_vector(left, lengths_of(left), typical)
     sign = torch.where((unit * typical).sum() < 0, -1.0, 1.0)
     mean = MEMORY * typical + (1 - MEMORY) * sign * unit
-    return unit_vector(mean, lengths_of(mean), typical)
+    return unit_vector(mean, lengths_of(mean), typical, out=typical)
 
 
 class _Stretch(torch.autograd.Function):
@@ -115,7 +115,7 @@ def power_iteration(linear_map: LinearMap, right: Tensor, steps: int, scaled: bo
         linear_map: M, masks included.
         right: u, (B or 1, *input_shape), inside the column mask: Mᵀ v for v near a left singular vector.
         steps: >= 1.
-        scaled: M u has a length near 1 already, so that the first step does without.
+        scaled: u has a length near 1, so that the first step does without.
     """
     for step in range(steps - 1):
         left = linear_map.apply(right)
@@ -124,15 +124,15 @@ def power_iteration(linear_map: LinearMap, right: Tensor, steps: int, scaled: bo
     return right
 
 
-def global_norm(linear_map: LinearMap, vector: Tensor, steps: int) -> Estimate:
+def global_norm(linear_map: LinearMap, vector: Tensor, steps: int, out: Tensor | None = None) -> Estimate:
     """Return an *estimate* of the norm of a map, (1,), after power steps from `vector`, (1, *output_shape).
 
-    Its left vector has length 1; it is `vector` where the iteration died.
+    Its left vector has length 1; it is `vector` where the iteration died. `out`: where it is written, `vector` perhaps.
     """
     with torch.no_grad():
         right = power_iteration(linear_map, linear_map.adjoint(vector), steps)
     found = estimate_norm(linear_map, right)
-    return found._replace(left=unit_vector(found.left, found.lengths, vector))
+    return found._replace(left=unit_vector(found.left, found.lengths, vector, out))
 
 
 def local_norms(
@@ -169,11 +169,12 @@ def _right_vectors(
     linear_map: LinearMap, vector: Tensor, rows: Tensor | None, columns: Tensor | None, steps: int, gram: Tensor | None
 ) -> Tensor:
     """Return right vectors inside the column mask, (B or 1, *input_shape); arguments as in `local_norms`."""
-    masked, shared = linear_map.restricted(rows, columns), vector + ALIVE * vector.numel() ** -0.5
+    masked = linear_map.restricted(rows, columns)
     if len(linear_map.output_shape) != 1:
-        right = shared_right_vector(linear_map, shared)
+        right = shared_right_vector(linear_map, vector)
         right = right if columns is None else right.to(columns) * columns
         return power_iteration(masked, right, steps, scaled=True)
+    shared = vector + ALIVE * vector.numel() ** -0.5
     left = shared.expand(masked.images, *linear_map.output_shape)
     left = left if rows is None else left.to(rows) * rows
     if gram is None:
@@ -183,14 +184,14 @@ def _right_vectors(
 
 @torch.no_grad()
 def shared_right_vector(linear_map: LinearMap, left: Tensor) -> Tensor:
-    """Return u = M^T v with a share of a constant, (1, *input_shape), scaled so that M u has a length near 1.
+    """Return u = M^T v with a share of a constant, (1, *input_shape), of a length near 1.
 
-    `left`: v, (1, *output_shape), near a left singular vector and of a length near 1.
+    `left`: v, (1, *output_shape), near a left singular vector.
     """
     right = linear_map.adjoint(left)
     lengths = lengths_of(right)
     raised = torch.add(right, per_image(lengths, right.dim()).to(right), alpha=ALIVE * right[0].numel() ** -0.5)
-    return over_lengths(raised, lengths.square())
+    return over_lengths(raised, lengths)
 
 
 def _krylov_basis(start: Tensor, steps: int, advance: Callable[[Tensor], Tensor]) -> Tensor:

@@ -1,4 +1,7 @@
-"""Training steps and an evaluation on a virtual GPU, for `test_virtual_gpu.py`: writes what they did as JSON."""
+"""Training steps and an evaluation on a virtual GPU, for `test_virtual_gpu.py`: writes what they did as JSON.
+
+With the argument `counts`: the operations and the bytes of a step alone.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,18 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lipcert.bounds import Bound
 from lipcert.bounds.plan import measure_plan
 from lipcert.data import Split
 from lipcert.data.batches import GlobalBatches
-from lipcert.losses import BCP, Sparsity
+from lipcert.graph import compile_graph
+from lipcert.losses import BCP, Setting, Sparsity
 from lipcert.losses.objective import Method
 from lipcert.nn import build
+from lipcert.norms import PowerNorms
 from lipcert.system.execution import PRECISIONS
 from lipcert.system.schema import BoundConfig
 from lipcert.training.evaluation import EvaluationSettings, evaluate
@@ -69,6 +75,40 @@ def stepped(method: Method, bound: str, activation: str) -> dict[str, Any]:
     }
 
 
+def counted(published: bool, images: int, side: int) -> dict[str, Any]:
+    """Return what a local step of 8C2F launches and touches, in plain steps where it says so; nothing is skipped.
+
+    `published`: the recipe of Table 3, with gradients through boxes and a sparsity loss; the defaults otherwise.
+    `images`: of a batch, of `side` x `side` pixels.
+    """
+    shape = (3, side, side)
+    model, norms = build("8c2f", shape, 200, "clipped_relu"), PowerNorms(1 if published else 2, "float32")
+    inputs, labels = virtual_gpu.placed(torch.rand(images, *shape)), virtual_gpu.placed(torch.arange(images))
+    virtual_gpu.place(model)
+    sparsity, graph = Sparsity(0.01 if published else 0.0), compile_graph(model, shape)
+    setting = Setting(0.16, 0.5, Bound.LOCAL, norms, sparsity, box_gradients=published, graph=graph)
+
+    def robust() -> Tensor:
+        return BCP()(model, inputs, labels, setting).loss
+
+    robust()
+    vectors, found = dict(norms.named_buffers()), []
+    for loss in (robust, lambda: F.cross_entropy(model(inputs), labels)):
+        model.zero_grad()
+        virtual_gpu.kernels.clear()
+        virtual_gpu.touched.clear()
+        loss().backward()
+        found.append((virtual_gpu.kernels.total(), virtual_gpu.touched.total()))
+    (launched, bytes_of_step), (plain, bytes_of_plain) = found
+    kept = dict(norms.named_buffers())
+    return {
+        "launched": launched,
+        "launched_by_a_plain_step": plain,
+        "bytes": round(bytes_of_step / bytes_of_plain, 2),
+        "in_place": kept.keys() == vectors.keys() and all(kept[name] is vector for name, vector in vectors.items()),
+    }
+
+
 def evaluated() -> list[dict[str, Any]]:
     """Return what an evaluation finds on the CPU, and on the device."""
     torch.manual_seed(0)
@@ -87,9 +127,13 @@ def evaluated() -> list[dict[str, Any]]:
 def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    if "counts" in sys.argv:
+        json.dump([counted(published, 16, 64) for published in (True, False)], sys.stdout)
+        return
     made = METHODS | OTHERS
     steps = {"/".join(case): stepped(made[case[0]](), *case[1:]) for case in CASES}
-    json.dump({"steps": steps, "evaluations": evaluated()}, sys.stdout)
+    counts = [counted(published, 2, 32) for published in (True, False)]
+    json.dump({"steps": steps, "evaluations": evaluated(), "counts": counts}, sys.stdout)
 
 
 if __name__ == "__main__":

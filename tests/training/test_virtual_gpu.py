@@ -61,6 +61,17 @@ def test_what_processes_exchange_is_on_the_device(outcomes: dict[str, Any]) -> N
     assert all(found["finite"] for found in steps.values())
 
 
+def test_a_step_launches_no_more_than_it_did(outcomes: dict[str, Any]) -> None:
+    """What a local step of 8C2F launches and touches, as docs/cost.md says; its vectors stay where they are."""
+    published, default = outcomes["counts"]
+    assert published["launched"] <= 1410
+    assert default["launched"] <= 1100
+    assert published["bytes"] < 14
+    assert default["bytes"] < 8
+    assert published["in_place"]
+    assert default["in_place"]
+
+
 def test_an_evaluation_on_the_device_finds_what_one_on_the_cpu_does(outcomes: dict[str, Any]) -> None:
     expected, found = outcomes["evaluations"]
     assert found == expected
