@@ -83,7 +83,7 @@ class _BoxInBall(torch.autograd.Function):
         if middle is not None and half is not None:
             torch.maximum(lower, middle - half, out=lower)
             torch.minimum(upper, middle + half, out=upper)
-        ctx.save_for_backward(center, deviation, values)
+        ctx.save_for_backward(deviation, values)
         ctx.boxed, ctx.fixed = middle is not None, fixed
         ctx.set_materialize_grads(False)
         return values, lower, upper
@@ -92,28 +92,30 @@ class _BoxInBall(torch.autograd.Function):
     def backward(
         ctx: Any, gradient: Tensor | None, of_lower: Tensor | None, of_upper: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        center, deviation, values = ctx.saved_tensors
-        images, of_ends = len(center), None if gradient is None else gradient[len(center) :]
+        deviation, values = ctx.saved_tensors
+        images = len(values) // 3
+        center, ends = values[:images], values[images:]
+        of_ends = None if gradient is None else gradient[images:]
         if of_lower is not None or of_upper is not None:
             alone = torch.cat([torch.zeros_like(center) if each is None else each for each in (of_lower, of_upper)])
             of_ends = alone if of_ends is None else alone.add_(of_ends)
         assert of_ends is not None  # autograd asks for gradients of something that was used
-        ends, both = values[images:], of_ends.unflatten(0, (2, -1))
-        of_center = both.sum(dim=0) if gradient is None else torch.add(*both).add_(gradient[:images])
+        both = of_ends.unflatten(0, (2, -1))
+        of_inside = 0 if gradient is None else gradient[:images]
         if ctx.fixed:
             moved = both.mul(ends.unflatten(0, both.shape[:2]) - center).sum(dim=0)
             moved = moved.div_(deviation.clamp_min(torch.finfo(deviation.dtype).tiny))
-            return of_center, sum_to_shape(moved, deviation.shape), None, None, None
+            return torch.add(*both).add_(of_inside), sum_to_shape(moved, deviation.shape), None, None, None
         if not ctx.boxed:
-            return of_center, sum_to_shape(both[1] - both[0], deviation.shape), None, None, None
+            of_deviation = sum_to_shape(both[1] - both[0], deviation.shape)
+            return torch.add(*both).add_(of_inside), of_deviation, None, None, None
         ball = torch.empty_like(ends)
         for end, sign in zip(ball.chunk(2), (-1, 1), strict=True):
             torch.add(center, deviation, alpha=sign, out=end)
         of_box = torch.ne(ends, ball, out=ball).mul_(of_ends)  # at a tie the ball gets the whole gradient
-        lower, upper = of_box.chunk(2)
-        of_middle, of_half = lower + upper, upper - lower
-        of_deviation = torch.sub(both[1], both[0]).sub_(of_half)
-        return of_center.sub_(of_middle), sum_to_shape(of_deviation, deviation.shape), of_middle, of_half, None
+        (box_lower, box_upper), (lower, upper) = of_box.chunk(2), (of_ends - of_box).chunk(2)
+        of_center, of_deviation = torch.add(lower, upper).add_(of_inside), sum_to_shape(upper - lower, deviation.shape)
+        return of_center, of_deviation, box_lower + box_upper, box_upper - box_lower, None
 
 
 def box_in_ball(

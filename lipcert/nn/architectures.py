@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lipcert.nn.activations import ClippedMaxMin, ClippedReLU, MaxMin
 from lipcert.nn.almost_orthogonal import parametrize_almost_orthogonal
@@ -169,6 +169,6 @@ def build(
 @torch.no_grad()
 def project_thresholds(model: nn.Module) -> None:
     """Project every learnable threshold of `model` onto its feasible set (theta >= 0)."""
-    for module in model.modules():
-        if isinstance(module, ClippedReLU):
-            module.threshold.clamp_(min=0)
+    thresholds: list[Tensor] = [module.threshold for module in model.modules() if isinstance(module, ClippedReLU)]
+    if thresholds:
+        torch._foreach_clamp_min_(thresholds, 0.0)  # all of them at once
