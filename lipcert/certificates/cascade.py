@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
 
 from lipcert.bounds import Bound
 from lipcert.certificates.certificate import EXECUTED, Certificate
-from lipcert.certificates.certifier import Certifier
+from lipcert.certificates.certifier import Certifier, check_images, check_labels, ordinary
 from lipcert.certificates.float64 import FAILURE_PROBABILITY, Float64Model
-from lipcert.crown import Effort, has_steps
+from lipcert.crown import Effort, has_steps, refuted_from
 from lipcert.norms import UpperNorms
 
 WIDTH = 2e-4
@@ -118,8 +118,12 @@ class Cascade:
         """Return (lower, upper) bounds of the global norms of the maps between activations, by the later activation."""
         return self._network.norm_brackets()
 
-    def __call__(self, images: Tensor, labels: Tensor, epsilon: float | Tensor) -> Certificate:
+    def __call__(
+        self, images: Tensor, labels: Tensor, epsilon: float | Tensor, refuted: Tensor | None = None
+    ) -> Certificate:
         """Certify one batch, images (B, ...) and labels (B,), at `epsilon`, one number or (B,).
+
+        `refuted`: radii, (B,), from which on there are counterexamples, so that no backward bound is tried.
 
         Raises:
             ValueError, TypeError, UnsupportedLayerError: as in `certify`.
@@ -130,11 +134,46 @@ class Cascade:
             if bool(best.certified.all()):
                 break
             share = best.radius / radii
-            rows = (best.correct(labels) & ~best.certified & (share >= stage.within)).nonzero()[:, 0]
+            left = best.correct(labels) & ~best.certified & (share >= stage.within)
+            if stage.effort is not None and refuted is not None:
+                left &= radii < refuted
+            rows = left.nonzero()[:, 0]
             rows = rows[share[rows].argsort(descending=True)]
             if len(rows) and (stage.effort is None or has_steps(self._network.graph(images.shape[1:]))):
                 best = _merge(best, self._certify(index, images[rows], labels[rows], radii[rows]), rows)
         return replace(best, bound="cascade")
+
+    def each(self, images: Tensor, labels: Tensor, epsilons: Sequence[float]) -> dict[float, Certificate]:
+        """Certify one batch at several epsilons, the largest first, those of `epsilons` once each.
+
+        An image that is certified at one epsilon keeps that certificate at all smaller ones, and a radius that was
+        proved at a larger one stays proved.
+
+        Raises:
+            ValueError, TypeError, UnsupportedLayerError: as in `certify`.
+        """
+        largest, *others = sorted(epsilons, reverse=True)
+        check_images(images)
+        refuted = self._refuted_from(images, labels, epsilons)
+        best = self(images, labels, largest, refuted)
+        found = {largest: best}
+        for epsilon in others:
+            rows = (~best.certified).nonzero()[:, 0]
+            if len(rows):
+                best = _updated(best, self(images[rows], labels[rows], epsilon, refuted[rows]), rows)
+            found[epsilon] = replace(best, epsilon=epsilon)
+        return {each: replace(found[each], failure_probability=best.failure_probability) for each in epsilons}
+
+    @torch.inference_mode(False)
+    def _refuted_from(self, images: Tensor, labels: Tensor, epsilons: Sequence[float]) -> Tensor:
+        """Return the least epsilon with a counterexample, (B,) on the CPU; infinity for none."""
+        graph = self._network.graph(images.shape[1:])
+        (*several, classes) = graph.nodes[-1].shape
+        backward = any(stage.effort is not None for stage in self.stages) and has_steps(graph)
+        if len(epsilons) < 2 or several or not backward:
+            return torch.full((len(labels),), torch.inf, dtype=torch.float64)
+        check_labels(labels, len(images), classes)
+        return refuted_from(graph, ordinary(images).double(), labels.long(), sorted(epsilons), self.clip_input).cpu()
 
     def _certify(self, index: int, images: Tensor, labels: Tensor, epsilon: float | Tensor) -> Certificate:
         """Run one stage and count it."""
@@ -153,6 +192,15 @@ class Cascade:
         tally.certified += int(certificate.certified.sum())
         tally.seconds += time.perf_counter() - started
         return replace(certificate, stage=torch.where(certificate.certified, index, -1))
+
+
+def _updated(larger: Certificate, new: Certificate, rows: Tensor) -> Certificate:
+    """Return the certificate at a larger epsilon with what a smaller one gave images `rows`."""
+    columns = [each.name for each in fields(Certificate) if isinstance(getattr(new, each.name), Tensor)]
+    changed = {name: getattr(larger, name).index_put((rows,), getattr(new, name)) for name in columns}
+    known = torch.where(new.certified, torch.maximum(new.radius, larger.radius[rows]), new.radius)
+    changed["radius"] = larger.radius.index_put((rows,), known)
+    return replace(larger, **changed, failure_probability=new.failure_probability)
 
 
 def _merge(best: Certificate, new: Certificate, rows: Tensor) -> Certificate:

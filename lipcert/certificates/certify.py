@@ -67,10 +67,32 @@ def certify_batches(
         certificates.append(certifier(images[part], labels[part], epsilon if radii is None else radii[part]))
         if advance is not None:
             advance(len(images[part]))
+    return _joined(certificates, epsilon)
+
+
+def _joined(certificates: Sequence[Certificate], epsilon: float | Tensor) -> Certificate:
+    """Return one certificate of all batches at one epsilon."""
     last = certificates[-1]  # its failure probability is that of all batches
     columns = [each.name for each in fields(Certificate) if isinstance(getattr(last, each.name), Tensor)]
     joined: dict[str, Any] = {name: torch.cat([getattr(each, name) for each in certificates]) for name in columns}
     return replace(last, **(joined | {"epsilon": epsilon}))
+
+
+def _certify_each(
+    cascade: Cascade,
+    images: Tensor,
+    labels: Tensor,
+    epsilons: Sequence[float],
+    batch_size: int,
+    advance: Callable[[int], object] | None,
+) -> list[Certificate]:
+    """Return a certificate of all images at each epsilon, batch after batch, see `Cascade.each`."""
+    parts = list[dict[float, Certificate]]()
+    for some, others in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        parts.append(cascade.each(some, others, epsilons))
+        if advance is not None:
+            advance(len(some) * len(epsilons))
+    return [_joined([part[each] for part in parts], each) for each in epsilons]
 
 
 @overload
@@ -124,7 +146,8 @@ def certify(
         model: any tree of supported layers, in eval mode, or a module with a `forward` of its own made of such layers.
         images: (N, ...), float, pixels in [0, 1]; or one image without the N.
         labels: (N,), integers; of one image a number.
-        epsilon: radius in pixels of [0, 1], > 0; of several, in a list, there is a certificate each.
+        epsilon: radius in pixels of [0, 1], > 0; of several, in a list, there is a certificate each, and by the cascade
+            an image that is certified at one keeps that certificate at all smaller ones.
         bound: one of `Bound`; None for the cascade of `lipcert.certificates.cascade`, cheapest bound first.
         batch_size: images bounded at a time.
         clip_input: let the adversary only use pixels in [0, 1].
@@ -166,7 +189,10 @@ def certify(
             'its own steps. Name a bound, for example bound="tight", or leave `lanczos_steps` out.'
         )
     with shown("certifying", len(images) * len(radii)) if progress else nullcontext(None) as advance:
-        found = [certify_batches(certifier, images, labels, each, batch_size, advance) for each in radii]
+        if several and isinstance(certifier, Cascade):
+            found = _certify_each(certifier, images, labels, radii, batch_size, advance)
+        else:
+            found = [certify_batches(certifier, images, labels, each, batch_size, advance) for each in radii]
     found = [replace(each, stages=stages, failure_probability=found[-1].failure_probability) for each in found]
     return dict(zip(radii, found, strict=True)) if several else found[0]
 

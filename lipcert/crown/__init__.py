@@ -1,6 +1,7 @@
 """Backward linear bounds (CROWN) of whole networks over l2 balls, with free slopes (alpha-CROWN)."""
 
 from lipcert.crown.ball import Ball
+from lipcert.crown.counterexamples import refuted_from
 from lipcert.crown.dual import dual_boxes
 from lipcert.crown.intermediate import proved_state, refined
 from lipcert.crown.lines import Interval
@@ -21,6 +22,7 @@ __all__ = [
     "proved",
     "proved_state",
     "refined",
+    "refuted_from",
     "split_activations",
     "substitute",
 ]

@@ -142,24 +142,15 @@ def certify_rest(subject: Subject, cascade: Cascade, batch_size: int, journal: J
 
 
 def certify_batch(cascade: Cascade, images: Tensor, labels: Tensor, first: int, epsilons: Sequence[float]) -> Batch:
-    """Certify images (B, C, H, W) and labels (B,), on the device of the cascade, at each epsilon, the largest first.
+    """Certify images (B, C, H, W) and labels (B,), on the device of the cascade, at each epsilon, see `Cascade.each`.
 
-    An image that is certified at one epsilon keeps that certificate at all smaller ones; a radius that was proved at a
-    larger epsilon stays proved. `first`: index of the first image in its split.
+    `first`: index of the first image in its split.
     """
     started, bounded, before = time.perf_counter(), cascade.norms_bounded, copy.deepcopy(cascade.tallies)
     names = [stage.name for stage in cascade.stages]
-    undecided = torch.arange(len(labels))
-    latest: dict[int, Row] = {}
-    rows: list[Row] = []
-    for epsilon in sorted(epsilons, reverse=True):
-        if len(undecided):
-            certificate = cascade(images[undecided], labels[undecided], epsilon)
-            for row in certificate_rows(certificate, first + undecided, labels[undecided], epsilon, names):
-                known = latest[row.index].radius if row.certified and row.index in latest else 0.0
-                latest[row.index] = replace(row, radius=max(row.radius, known))
-            undecided = undecided[~certificate.certified]
-        rows += [replace(row, epsilon=epsilon) for row in latest.values()]
+    found = cascade.each(images, labels, sorted(epsilons, reverse=True))
+    indices = torch.arange(first, first + len(labels))
+    rows = [row for epsilon, each in found.items() for row in certificate_rows(each, indices, labels, epsilon, names)]
     return Batch(
         count=len(labels),
         rows=tuple(rows),

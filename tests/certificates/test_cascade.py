@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 from unittest import mock
 
 import pytest
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 import lipcert
 from lipcert.bounds import Bound
 from lipcert.certificates import Cascade, Certifier, Float64Model, Stage
+from lipcert.crown import refuted_from
+from lipcert.graph import compile_graph
 from lipcert.graph.activations import Nonlinearity, Positive
 from tests.networks import images, network
 
@@ -100,3 +103,49 @@ def test_global_norms_are_named_by_the_activation_behind_them() -> None:
 def test_no_stages_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one stage"):
         Cascade(_case()[0], [])
+
+
+@pytest.mark.parametrize("clip_input", [False, True])
+def test_several_epsilons_prove_what_each_would_and_keep_what_larger_ones_prove(clip_input: bool) -> None:
+    model, inputs, labels = _case()
+    labels = labels.clone()
+    labels[0] = (labels[0] + 1) % 5
+    epsilons = [_epsilon() * factor for factor in (0.5, 1.0, 1.3, 1.7, 3.0)]
+    several, single = Cascade(model, clip_input=clip_input), Cascade(model, clip_input=clip_input)
+    found = several.each(inputs, labels, epsilons)
+    assert list(found) == epsilons
+    for epsilon, each in found.items():
+        alone = single(inputs, labels, epsilon)
+        assert each.epsilon == epsilon
+        assert not bool((alone.certified & ~each.certified).any())
+        assert torch.equal(each.certified, each.margin > 0)
+        assert bool((each.radius[each.certified] >= epsilon).all())
+        assert bool((each.radius[~each.certified] < epsilon).all())
+        assert not bool(each.certified[0])
+    for smaller, larger in pairwise(found.values()):
+        kept = larger.certified
+        assert bool(smaller.certified[kept].all())
+        assert torch.equal(smaller.margin[kept], larger.margin[kept])
+        assert torch.equal(smaller.stage[kept], larger.stage[kept])
+    assert several.tallies[-1].certified > 0
+    assert several.tallies[-1].entered < single.tallies[-1].entered  # counterexamples were found before
+    with pytest.raises(ValueError, match="labels in"):
+        several.each(inputs, labels + 5, epsilons)
+
+
+def test_counterexamples_to_a_linear_network_begin_at_its_distance() -> None:
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(nn.Flatten(), nn.Linear(9, 3)).double(), torch.rand(40, 1, 3, 3).double()
+    graph, logits, weight = compile_graph(model, (1, 3, 3)).frozen(), model(inputs).detach(), model[1].weight.detach()
+    labels = logits.argmax(dim=1)
+    lead = logits.gather(1, labels.unsqueeze(1)) - logits
+    lengths = (weight[labels].unsqueeze(1) - weight).norm(dim=2)
+    distance = (lead / lengths).scatter(1, labels.unsqueeze(1), torch.inf).amin(dim=1)
+    epsilons = [0.05, 0.1, 0.2, 0.3, 0.5, 0.8]
+    found = refuted_from(graph, inputs, labels, epsilons, clip_input=False)
+    assert bool((found >= distance).all())
+    assert {*found.tolist()} <= {*epsilons, torch.inf}
+    easy = [min((each for each in epsilons if each > 1.2 * float(far)), default=torch.inf) for far in distance]
+    assert bool((found <= torch.tensor(easy)).all())
+    assert len({*found.tolist()}) > 3
+    assert bool((refuted_from(graph, inputs, labels, epsilons, clip_input=True) >= found).all())
