@@ -67,6 +67,18 @@ CASES = {
         "data.transforms.one._target_=torchvision.transforms.v2.CenterCrop data.transforms.one.size=3",
         "`data.transforms` must leave images (1, 8, 8)",
     ),
+    "absent callback": (
+        "+callbacks.x._target_=no.Such",
+        "`callbacks.x._target_`=no.Such cannot be imported",
+    ),
+    "callback without its settings": (
+        "+callbacks.x._target_=pytorch_lightning.callbacks.EarlyStopping",
+        "refuses its settings: EarlyStopping.__init__() missing 1 required positional argument: 'monitor'",
+    ),
+    "setting of the trainer": ("+trainer.clip=1", "unexpected keyword argument 'clip'"),
+    "setting of the trainer that is set": ("+trainer.deterministic=false", "or that lipcert sets"),
+    "setting of the optimizer": ("+optimizer.beta=1", "unexpected keyword argument 'beta'"),
+    "value of the optimizer": ("optimizer=lookahead optimizer.share=2", "Expected 0 < `optimizer.share` <= 1, got 2"),
     "unknown model": ("model=vgg", "There is no model=vgg: expected one of 4c3f"),
     "unknown experiment": ("experiment=missing", "same_work"),
     "unknown activation": ("model.activation=swish", "clipped_maxmin"),

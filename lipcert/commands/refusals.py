@@ -6,11 +6,11 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from lipcert.system.configuration import unknown_setting
-from lipcert.system.errors import NO_ROOM, sentence_of
+from lipcert.system.errors import NO_ROOM, reason_of, sentence_of
 
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 """How types of settings are called."""
@@ -34,6 +34,12 @@ def _of_settings(error: HydraException | OmegaConfBaseException) -> str:
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         return f"There is no {group}={option}: expected one of {', '.join(error.options)}."
+    if isinstance(error, InstantiationException) and (named := re.search(r"target '(.*?)'", text)):
+        key = re.search(r"full_key: (\S+)", text)
+        where = f"`{key[1]}._target_`={named[1]}" if key else named[1]
+        if text.startswith("Error locating"):
+            return f"{where} cannot be imported: expected package.module.Class, of a package that is installed."
+        return f"{where} refuses its settings: {reason_of(error.__cause__ or error)}"
     if isinstance(error, OverrideParseException):
         typed = str(error.override)
         if Path(typed).is_dir():

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.loggers import Logger
@@ -74,23 +75,32 @@ def build_module(config: DictConfig, image_shape: tuple[int, int, int], num_clas
 
 
 def build_trainer(config: DictConfig, *bookkeeping: pl.Callback) -> pl.Trainer:
-    """Build Lightning's trainer with the callbacks and loggers of the configuration, after those that every run has."""
+    """Build Lightning's trainer with the callbacks and loggers of the configuration, after those that every run has.
+
+    Raises:
+        ValueError: for settings that Lightning does not take.
+    """
     callbacks = [instantiate(callback) for callback in config.callbacks.values()]
     settings: dict[str, Any] = OmegaConf.to_container(config.trainer, resolve=True)  # type: ignore[assignment]
     multiply_in(settings.pop("matmul"))
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # all that is read was written
-    return pl.Trainer(
-        **settings,
-        max_epochs=config.schedule.epochs,
-        callbacks=[*bookkeeping, *callbacks],
-        plugins=[AtomicCheckpoints(), *environment_plugins()],
-        logger=build_loggers(config),
-        enable_progress_bar=any(isinstance(each, ProgressBar) for each in callbacks),
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        deterministic=True,
-    )
+    try:
+        return pl.Trainer(
+            **settings,
+            max_epochs=config.schedule.epochs,
+            callbacks=[*bookkeeping, *callbacks],
+            plugins=[AtomicCheckpoints(), *environment_plugins()],
+            logger=build_loggers(config),
+            enable_progress_bar=any(isinstance(each, ProgressBar) for each in callbacks),
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            deterministic=True,
+        )
+    except (TypeError, MisconfigurationException) as error:
+        raise ValueError(
+            f"`trainer` has a setting that pl.Trainer does not take, or that lipcert sets: {error}"
+        ) from error
 
 
 def build_loggers(config: DictConfig) -> list[Logger]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import get_object
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -141,6 +141,12 @@ def check_settings(config: DictConfig) -> None:
         )
     if config.trainer.matmul not in MATMUL:
         raise ValueError(f"Expected `trainer.matmul` to be {' or '.join(MATMUL)}, got {config.trainer.matmul!r}.")
+    try:
+        instantiate(config.optimizer)([nn.Parameter(torch.zeros(1))])
+    except TypeError as error:
+        raise ValueError(
+            f"`optimizer` has a setting that {config.optimizer._target_} does not take: {error}"
+        ) from error
     method, activation = get_object(config.method["_target_"]), config.model.activation
     if activation is None:  # a network of one's own, whose layers `check_network` looks at
         return
