@@ -15,7 +15,7 @@ from lipcert.checkpoints.reading import ONNX, Checkpoint, read_checkpoint
 from lipcert.importing import from_onnx, imported
 from lipcert.nn import ACTIVATIONS, ARCHITECTURES, build, folded
 from lipcert.nn.integrity import has_own_forward
-from lipcert.system.configuration import BUILT_IN
+from lipcert.system.configuration import BUILT_IN, OURS
 from lipcert.system.errors import first_line
 
 FROM_ONNX = "from an ONNX file; as executed by torch: other runtimes round otherwise, the exact network is theirs too"
@@ -53,8 +53,8 @@ def load_network(
         num_classes: of the data, the number of logits.
         model: a key of `ARCHITECTURES`; what the file says when None, else found by names and shapes.
         activation: one of `ACTIVATIONS`, likewise.
-        builder: what returns the network, in place of both. A file's own builder is somebody's code and is not called
-            unless it is named here.
+        builder: what returns the network, in place of both. A file's own builder is not called unless it is lipcert's
+            or named here: it is somebody's code.
         arguments: of the builder; what the file says of them when None or empty, see `Origin`.
 
     Raises:
@@ -64,6 +64,8 @@ def load_network(
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
     shape = tuple(image_shape)
+    if builder is None and _own_builder(checkpoint) in OURS:
+        builder, model, activation = _own_builder(checkpoint), None, None
     if checkpoint.path.suffix == ONNX:
         if any(name is not None for name in (model, activation, builder)):
             raise ValueError(f"{checkpoint.path} is a whole network; leave model=, activation= and builder= out.")

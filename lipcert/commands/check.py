@@ -75,6 +75,7 @@ def check(options: argparse.Namespace, say: Callable[[str], object]) -> None:
         place,
     )
     from lipcert.records import read_record
+    from lipcert.system.configuration import OURS
     from lipcert.system.execution import cover_execution
 
     load_plugins(options.plugins)
@@ -82,7 +83,7 @@ def check(options: argparse.Namespace, say: Callable[[str], object]) -> None:
     options.certificate = _record_file(options.certificate)
     record = read_record(options.certificate)
     builder = record.contents.model.description.get("builder")
-    if builder and not options.builder:
+    if builder and builder not in OURS and not options.builder:
         raise ValueError(f"The record is of a network of its own; type --builder {builder}.")
     options.checkpoint = options.checkpoint or _checkpoint_of(options.certificate)
     checkpoint = read_checkpoint(options.checkpoint)

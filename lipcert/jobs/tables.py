@@ -16,6 +16,7 @@ from lipcert.soundness.attacked import AttackOutcome
 from lipcert.soundness.claims import Audit
 from lipcert.soundness.examination import Findings
 from lipcert.soundness.norms import NormsOutcome
+from lipcert.system.configuration import OURS
 
 
 def print_record(record: Record, folder: Path) -> None:
@@ -31,8 +32,8 @@ def print_record(record: Record, folder: Path) -> None:
     )
     columns = ("stage", "bound", "Lanczos steps", "entered", "certified", "seconds")
     check = ["python", "-m", "lipcert.check", str(folder), "--checkpoint", contents.checkpoint]
-    if builder := contents.model.description.get("builder"):
-        check += ["--builder", str(builder)]
+    builder = contents.model.description.get("builder")
+    check += [] if builder in (None, *OURS) else ["--builder", str(builder)]
     _print(
         _table(_title(contents.data), 0, ("epsilon", "clean", "certified"), accuracies),
         _table("stages, all epsilons together", 2, columns, stages),

@@ -1,9 +1,11 @@
-"""Layers that wrap others or come first: residual blocks, and normalisation, so that epsilon lives in pixel space."""
+"""Residual blocks, as sums or as one linear layer, and normalisation, so that epsilon lives in pixel space."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
+from torch.nn.utils.parametrize import register_parametrization
 
 
 class Normalize(nn.Module):
@@ -50,3 +52,45 @@ class Residual(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the sum for `inputs`, (B, ...)."""
         return self.branch(inputs) + self.shortcut(inputs)
+
+
+class LinearResidual(nn.Module):
+    """A weight W as that of x + scale * W x, which is one linear layer; a parametrization, the same at each use.
+
+    Args:
+        scale: learned from here on.
+    """
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the weight of the sum, as large as that of the branch: (C, C), or (C, C, k, k) with k odd."""
+        identity = torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
+        if weight.dim() == 4:
+            rows, columns = (size // 2 for size in weight.shape[2:])
+            identity = pad(identity[..., None, None], (columns, columns, rows, rows))
+        return identity + self.scale * weight
+
+
+def parametrize_residual(layer: nn.Linear | nn.Conv2d, scale: float) -> nn.Linear | nn.Conv2d:
+    """Return the layer itself, its weight parametrized by `LinearResidual`.
+
+    Raises:
+        ValueError: for a layer whose output is not of the shape of its input.
+
+    Source: Hu et al. 2023, Unlocking Deterministic Robustness Certification on ImageNet (LiResNet), section 4.
+    """
+    fits = (
+        layer.in_features == layer.out_features
+        if isinstance(layer, nn.Linear)
+        else layer.in_channels == layer.out_channels
+        and (layer.stride, layer.dilation, layer.groups) == ((1, 1), (1, 1), 1)
+        and all(size % 2 for size in layer.kernel_size)
+        and layer.padding == tuple(size // 2 for size in layer.kernel_size)
+    )
+    if not fits:
+        raise ValueError(f"Expected a layer whose output has the shape of its input, as the sum needs, got {layer}.")
+    register_parametrization(layer, "weight", LinearResidual(scale))
+    return layer

@@ -21,7 +21,8 @@ def folded(model: nn.Module) -> nn.Module:
 
     Raises:
         UnsupportedLayerError: for a parametrization that is not known to yield the same tensor at each use: known are
-            `AlmostOrthogonal`, and, in eval mode, torch's `orthogonal`, `spectral_norm` and `weight_norm`.
+            `AlmostOrthogonal`, `Orthogonal`, `LinearResidual`, and, in eval mode, torch's `orthogonal`, `spectral_norm`
+            and `weight_norm`.
     """
     found = [(name, layer) for name, layer in model.named_modules() if parametrized(layer)]
     for name, layer in found:

@@ -24,11 +24,12 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from lipcert.nn.activations import Abs, ClippedMaxMin, ClippedReLU, MaxMin
 from lipcert.nn.almost_orthogonal import AlmostOrthogonal
-from lipcert.nn.blocks import Normalize, Residual
+from lipcert.nn.blocks import LinearResidual, Normalize, Residual
 from lipcert.nn.channels import ChannelPad, GroupSort2, HalvesToPairs, PairsToHalves
 from lipcert.nn.householder import Householder
 from lipcert.nn.imported import ElementwiseAffine, Permute
 from lipcert.nn.layer_graph import LayerGraph, Sum
+from lipcert.nn.orthogonal import Orthogonal
 
 
 class UnsupportedLayerError(NotImplementedError):
@@ -37,7 +38,7 @@ class UnsupportedLayerError(NotImplementedError):
 
 OWN = (
     *(Abs, AlmostOrthogonal, ChannelPad, ClippedMaxMin, ClippedReLU, ElementwiseAffine, GroupSort2, HalvesToPairs),
-    *(Householder, LayerGraph, MaxMin, Normalize, PairsToHalves, Permute, Residual, Sum),
+    *(Householder, LayerGraph, LinearResidual, MaxMin, Normalize, Orthogonal, PairsToHalves, Permute, Residual, Sum),
 )
 """The layers of lipcert."""
 
@@ -47,13 +48,15 @@ ROOTS = ("torch.nn.", "lipcert.nn.", "torchvision.transforms.")
 REGISTERED: set[type[nn.Module]] = set()
 """Layers of others with a row in a table of bounds, which `register_affine` and `register_activation` add."""
 
+IN_EITHER_MODE = (AlmostOrthogonal, LinearResidual, Orthogonal)
+
 REPEATING = (
-    AlmostOrthogonal,
+    *IN_EITHER_MODE,
     torch_parametrizations._Orthogonal,
     torch_parametrizations._SpectralNorm,
     torch_parametrizations._WeightNorm,
 )
-"""Parametrizations that yield the same weight at each use: the first in either mode, torch's in eval mode."""
+"""Parametrizations that yield the same weight at each use: lipcert's in either mode, torch's in eval mode."""
 
 PARTS = frozenset({nn.ModuleDict, ParametrizationList, *REPEATING})
 """What a parametrized layer keeps its parametrizations in."""
@@ -318,7 +321,7 @@ def refuse_parametrizations(layer: nn.Module, name: str) -> None:
                     "each use; keep the one it yields now, by "
                     f"torch.nn.utils.parametrize.remove_parametrizations(layer, {key!r})."
                 )
-            if type(step) is not AlmostOrthogonal and (step.training or layer.training):
+            if type(step) not in IN_EITHER_MODE and (step.training or layer.training):
                 raise UnsupportedLayerError(f"{place} has a parametrization in train mode; call model.eval() first.")
     refuse_altered(((f"{name}.parametrizations.{part}", each) for part, each in registered.named_modules()), PARTS)
 

@@ -27,6 +27,9 @@ OPEN = ("trainer", "model")
 BUILT_IN = "lipcert.nn.build"
 """What builds the published architectures, whose settings the schema names."""
 
+OURS = (BUILT_IN, "lipcert.nn.liresnet", "lipcert.nn.lipconvnet", "lipcert.nn.mlp")
+"""All that builds networks of lipcert: no code of somebody else's."""
+
 ROWS = "rows.yaml"
 """A table of experiments, a folder of `conf/experiment`: each line is one, `experiment=TABLE/ROW`, on `base.yaml`."""
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from lipcert.bounds import Bound
 from lipcert.data import ImageDataModule
-from lipcert.system.configuration import BUILT_IN
+from lipcert.system.configuration import OURS
 from lipcert.system.execution import covered_device
 from lipcert.system.files import write_json
 from lipcert.training.build import build_module, build_trainer, describe, describe_training, quieten_lightning
@@ -156,6 +156,6 @@ def print_results(results: dict[str, Any], folder: Path, builder: str | None) ->
     console = Console()
     console.print(table)
     console.print(f"Everything of this run is in {folder}", soft_wrap=True)
-    named = [] if builder in (None, BUILT_IN) else [f"builder={builder}"]
+    named = [] if builder in (None, *OURS) else [f"builder={builder}"]
     for words in (["lipcert.certify", str(folder), *named], ["lipcert.report", str(folder)]):
         console.print(f"Next: python -m {shlex.join(words)}", soft_wrap=True, markup=False)
