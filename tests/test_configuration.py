@@ -11,6 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lipcert.system import configuration
 from lipcert.system.configuration import config_folder, register
 from tests.composed import composed
 
@@ -20,6 +21,7 @@ GROUPS = (
     *("sweep", "trainer"),
 )
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+OPTIONS += [(group, name) for group, stored in configuration.OPTIONS.items() for name in stored]
 RECIPES = [path.stem for path in sorted((CONF / "recipe").glob("*_*.yaml"))]
 WRITTEN_AT_RUN_TIME = ("callbacks", "logger")
 """Groups that refer to the run's directory."""

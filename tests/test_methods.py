@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
-from lipcert.system.configuration import config_folder
+from lipcert.system.configuration import OPTIONS, config_folder
 from tests.running import QUICK, train_each
 
 METHODS = sorted(path.stem for path in (Path(config_folder()) / "method").glob("[!o]*.yaml"))  # `of_...` name others
+METHODS += list(OPTIONS["method"])
 OPTIONS = {
     "cap": ["model.activation=relu"],
     "emma": ["model.activation=clipped_maxmin"],
     "crm": ["bound=global"],
+    "la": ["bound=global", "model=mlp", "model.width=16"],
     "cll": ["bound=tight"],
 }
 SHORT = (

@@ -1,7 +1,17 @@
 """Training objectives, by what they look at, and the sparsity loss they share."""
 
 from lipcert.losses.adversarial import TRADES, Adversarial, ReLUStability, relu_stability_loss, trades_loss
-from lipcert.losses.margins import CLL, CRM, EMMA, calibrated_width, cll_logits, crm_penalty, emma_logits
+from lipcert.losses.margins import (
+    CLL,
+    CRM,
+    EMMA,
+    LA,
+    annealed_cross_entropy,
+    calibrated_width,
+    cll_logits,
+    crm_penalty,
+    emma_logits,
+)
 from lipcert.losses.objective import (
     BCP,
     Objective,
@@ -20,6 +30,7 @@ __all__ = [
     "CLL",
     "CRM",
     "EMMA",
+    "LA",
     "TRADES",
     "Adversarial",
     "GloRo",
@@ -29,6 +40,7 @@ __all__ = [
     "Sparsity",
     "Standard",
     "after_warm_up",
+    "annealed_cross_entropy",
     "bcp_loss",
     "calibrated_width",
     "cap_logits",

@@ -1,4 +1,4 @@
-"""Losses of Lipschitz margins: EMMA, CRM and CLL. Each compares z_y - z_j with how fast it can shrink."""
+"""Losses of Lipschitz margins: EMMA, LA, CRM and CLL. Each compares z_y - z_j with how fast it can shrink."""
 
 import math
 
@@ -88,8 +88,72 @@ class EMMA:
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> Objective:
         analysis = setting.analyze(model, images, self.box)
         increase = worst_increase(analysis, labels, self.box, MARGIN_ROUNDS)
-        loss = F.cross_entropy(emma_logits(analysis.logits, increase, labels, self.floor), labels)
+        loss = self.loss(emma_logits(analysis.logits, increase, labels, self.floor), labels)
         return Objective(loss + setting.sparsity(analysis), analysis)
+
+    def loss(self, raised: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of `raised` logits, (B, K), with `labels`, (B,): ()."""
+        return F.cross_entropy(raised, labels)
+
+
+def annealed_cross_entropy(
+    logits: Tensor, labels: Tensor, offset: float, temperature: float, exponent: float
+) -> Tensor:
+    """Return the batch's mean of -T (1 - p)^beta log p, p the softmax at y of (z - offset e_y) / T: ().
+
+    Args:
+        logits: z, (B, K).
+        labels: y, (B,).
+        offset: that the label has to make up for.
+        temperature: T.
+        exponent: beta: images whose p is large count for the less, the larger it is; 0 for cross-entropy.
+    """
+    shifted = logits - offset * F.one_hot(labels, logits.shape[1])
+    entropy = F.cross_entropy(shifted / temperature, labels, reduction="none")
+    return (temperature * (-torch.expm1(-entropy)).pow(exponent) * entropy).mean()
+
+
+class LA(EMMA):
+    """Logit annealing: EMMA's logits, the label's lowered by an offset, in a cross-entropy that margins anneal.
+
+    Images whose margin is large enough cost nothing more, so that capacity goes to the others. For networks whose
+    logits are 1-Lipschitz, or nearly: the offset is in their units.
+
+    Args:
+        floor, box: as for `EMMA`.
+        offset: of the label's logit.
+        temperature: T, > 0.
+        exponent: beta, 0 or at least 1.
+
+    Raises:
+        ValueError: for options out of range.
+
+    Source: Lai et al. 2025, "Enhancing certified robustness via block reflector orthogonal layers and logit annealing
+    loss", section 5, and its code, which raises logits as EMMA does.
+    """
+
+    name = "la"
+
+    def __init__(
+        self,
+        floor: float = 0.01,
+        offset: float = 2.0,
+        temperature: float = 0.75,
+        exponent: float = 5.0,
+        box: bool = True,
+    ) -> None:
+        super().__init__(floor, box)
+        self.offset = check_number("offset", offset, least=0)
+        self.temperature = check_number("temperature", temperature, above=0)
+        self.exponent = check_number("exponent", exponent, least=0)
+        if 0 < self.exponent < 1:
+            raise ValueError(
+                f"Expected `method.exponent` 0 or at least 1, where gradients are finite, got {exponent!r}."
+            )
+
+    def loss(self, raised: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of `raised` logits, (B, K), with `labels`, (B,): ()."""
+        return annealed_cross_entropy(raised, labels, self.offset, self.temperature, self.exponent)
 
 
 def crm_penalty(radii: Tensor, labels: Tensor, temperature: float, threshold: float) -> Tensor:

@@ -75,7 +75,11 @@ class LinearResidual(nn.Module):
 
 
 def parametrize_residual(layer: nn.Linear | nn.Conv2d, scale: float) -> nn.Linear | nn.Conv2d:
-    """Return the layer itself, its weight parametrized by `LinearResidual`.
+    """Return `layer` itself, its weight parametrized by `LinearResidual`.
+
+    Args:
+        layer: dense or a convolution, with outputs as large as inputs.
+        scale: of the branch at the start.
 
     Raises:
         ValueError: for a layer whose output is not of the shape of its input.

@@ -76,7 +76,16 @@ def lipconvnet(
     """Return a network of `depth` almost-orthogonal convolutions, then of pixels moved to channels.
 
     Every second convolution is followed by a move of 2 x 2 pixels to four times the channels, and an orthogonal
-    convolution of one pixel back to twice the channels. Arguments as for `liresnet`.
+    convolution of one pixel back to twice the channels.
+
+    Args:
+        image_shape: (channels, height, width); sides that moves divide.
+        num_classes: number of logits, >= 2.
+        depth: number of almost-orthogonal convolutions, >= 1.
+        width: channels of the first ones, even.
+        features: units of the hidden layer, even.
+        orthogonal: of the layers between and behind them, a key of `lipcert.nn.ORTHOGONAL`.
+        activation: a key of `lipcert.nn.ACTIVATIONS`, with thresholds of 1.
 
     Raises:
         ValueError: for sizes that do not fit.
@@ -116,7 +125,15 @@ def mlp(
     orthogonal: str = "bro",
     activation: str = "maxmin",
 ) -> nn.Sequential:
-    """Return `depth` orthogonal layers of `width` units with activations, and the head. Arguments as for `liresnet`.
+    """Return `depth` orthogonal layers of `width` units with activations, and the head.
+
+    Args:
+        image_shape: (channels, height, width).
+        num_classes: number of logits, >= 2.
+        depth: number of hidden layers, >= 1.
+        width: units of each, even.
+        orthogonal: of the hidden layers, a key of `lipcert.nn.ORTHOGONAL`.
+        activation: a key of `lipcert.nn.ACTIVATIONS`, with thresholds of 1.
 
     Raises:
         ValueError: for sizes that do not fit.

@@ -21,9 +21,8 @@ def block_reflector(free: Tensor, rows: int, columns: int) -> Tensor:
 
     Source: Lai et al. 2025, Enhancing Certified Robustness via Block Reflector Orthogonal Layers, section 4.
     """
-    solved = torch.cholesky_solve(free.mT, _cholesky(free))
-    reflector = torch.eye(len(free), dtype=free.dtype, device=free.device) - 2 * free @ solved
-    return reflector[:rows, :columns]
+    solved = torch.cholesky_solve(free[:columns].mT, _cholesky(free))
+    return torch.eye(rows, columns, dtype=free.dtype, device=free.device) - 2 * free[:rows] @ solved
 
 
 def cayley(free: Tensor, rows: int, columns: int) -> Tensor:
@@ -111,9 +110,13 @@ class Orthogonal(nn.Module):
 
 
 def parametrize_orthogonal(layer: nn.Linear | nn.Conv2d, kind: str) -> nn.Linear | nn.Conv2d:
-    """Return the layer itself, its weight parametrized by `Orthogonal`.
+    """Return `layer` itself, its weight parametrized by `Orthogonal`.
 
     A convolution is as orthogonal as the matrix of its kernel where it reads each pixel once.
+
+    Args:
+        layer: a dense one, or a convolution whose stride is its kernel's size, without padding.
+        kind: a key of `ORTHOGONAL`.
 
     Raises:
         ValueError: for an unknown kind, or a convolution of overlapping or padded patches.

@@ -27,7 +27,7 @@ OPEN = ("trainer", "model")
 BUILT_IN = "lipcert.nn.build"
 """What builds the published architectures, whose settings the schema names."""
 
-OURS = (BUILT_IN, "lipcert.nn.liresnet", "lipcert.nn.lipconvnet", "lipcert.nn.mlp")
+OURS = (BUILT_IN, *(f"lipcert.nn.{name}" for name in ("liresnet", "lipconvnet", "mlp")))
 """All that builds networks of lipcert: no code of somebody else's."""
 
 ROWS = "rows.yaml"
@@ -123,18 +123,46 @@ SCHEMAS = {
 }
 """Schema of each command, by its name in defaults lists."""
 
-OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "adamw": {"_target_": "torch.optim.AdamW", "weight_decay": 0.01},
-    "nadam": {"_target_": "torch.optim.NAdam", "weight_decay": 0.0},
-    "sgd": {"_target_": "torch.optim.SGD", "weight_decay": 0.0, "momentum": 0.9, "nesterov": True},
-    "lookahead": {
-        "_target_": "lipcert.training.lookahead.Lookahead",
-        "base": {"_target_": "torch.optim.Adam", "_partial_": True, "weight_decay": 0.0},
-        "every": 6,
-        "share": 0.5,
+_SCHEDULED = {"_partial_": True, "lr": "${schedule.initial_lr}"}
+_AROUND_BLOCKS = {
+    "builder": None,
+    "activation": "maxmin",
+    "threshold": None,
+    "parametrization": None,
+    "orthogonal": "bro",
+}
+
+OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "optimizer": {
+        "adamw": {**_SCHEDULED, "_target_": "torch.optim.AdamW", "weight_decay": 0.01},
+        "nadam": {**_SCHEDULED, "_target_": "torch.optim.NAdam", "weight_decay": 0.0},
+        "sgd": {**_SCHEDULED, "_target_": "torch.optim.SGD", "weight_decay": 0.0, "momentum": 0.9, "nesterov": True},
+        "lookahead": {
+            **_SCHEDULED,
+            "_target_": "lipcert.training.lookahead.Lookahead",
+            "base": {"_target_": "torch.optim.Adam", "_partial_": True, "weight_decay": 0.0},
+            "every": 6,
+            "share": 0.5,
+        },
+    },
+    "method": {
+        "la": {
+            "_target_": "lipcert.losses.LA",
+            "floor": 0.01,
+            "offset": 2.0,
+            "temperature": 0.75,
+            "exponent": 5.0,
+            "box": True,
+        },
+    },
+    "model": {
+        "liresnet": {**_AROUND_BLOCKS, "depth": 4, "width": 64, "features": 256, "patch": 2},
+        "lipconvnet": {**_AROUND_BLOCKS, "depth": 4, "width": 32, "features": 256},
+        "mlp": {**_AROUND_BLOCKS, "depth": 3, "width": 256},
     },
 }
-"""Options of the group `optimizer`, besides those that are files; the schedule sets the learning rate of all."""
+"""Options of groups besides those that are files. The schedule sets the learning rate of optimizers; models are those
+of `lipcert.nn` of the same name, and threshold and parametrization, which they do not have, stay null."""
 
 RESOLVERS: dict[str, Callable[..., Any]] = {
     "half": lambda number: float(number) / 2,
@@ -158,9 +186,10 @@ def register() -> None:
         if "model" in whole:
             OmegaConf.set_struct(whole._get_node("model"), False)  # `refuse_unknown` looks at its keys
         store.store(name=name, node=whole)
-    for name, settings in OPTIMIZERS.items():
-        node = {"_partial_": True, "lr": "${schedule.initial_lr}", **settings}
-        store.store(group="optimizer", name=name, node=node)
+    for group, options in OPTIONS.items():
+        for name, settings in options.items():
+            node = {"name": name, "_target_": f"lipcert.nn.{name}", **settings} if group == "model" else settings
+            store.store(group=group, name=name, node=node)
     for name, resolver in RESOLVERS.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
     for table, row, content in experiments(Path(config_folder())):

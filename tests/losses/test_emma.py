@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from lipcert.losses import EMMA, emma_logits
+from lipcert.losses import EMMA, LA, annealed_cross_entropy, emma_logits
 from tests.losses.dense import Numbers, assert_gradient, dense, numbers_of, pixels, setting
 
 EPSILON = 0.1
@@ -67,3 +67,32 @@ def test_bad_floor_is_refused(floor: object) -> None:
 def test_bad_box_is_refused() -> None:
     with pytest.raises(ValueError, match=r"method\.box"):
         EMMA(box="yes")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("offset", "temperature", "exponent"), [(2.0, 0.75, 5.0), (0.0, 1.0, 0.0), (1.0, 2.0, 1.0)])
+def test_annealing_is_its_formula(offset: float, temperature: float, exponent: float) -> None:
+    rows, labels = [[3.0, 2.0, -4.0], [0.5, 0.25, 9.0]], [0, 1]
+    expected = []
+    for row, label in zip(rows, labels, strict=True):
+        powers = [math.exp((z - offset * (j == label)) / temperature) for j, z in enumerate(row)]
+        share = powers[label] / sum(powers)
+        expected.append(-temperature * (1 - share) ** exponent * math.log(share))
+    found = annealed_cross_entropy(torch.tensor(rows), torch.tensor(labels), offset, temperature, exponent)
+    assert float(found) == pytest.approx(sum(expected) / 2, rel=1e-5)
+
+
+def test_annealed_images_far_from_the_boundary_cost_nothing_and_gradients_are_finite() -> None:
+    logits = torch.tensor([[60.0, 0.0], [-1e4, 1e4], [1e4, -1e4]], requires_grad=True)
+    annealed_cross_entropy(logits, torch.tensor([0, 0, 0]), 2.0, 0.75, 5.0).backward()
+    assert logits.grad is not None
+    assert logits.grad[[0, 2]].abs().max() == 0
+    assert bool(logits.grad.isfinite().all())
+    assert logits.grad[1, 0] < 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("offset", -1), ("temperature", 0), ("exponent", 0.5), ("exponent", -1), ("offset", math.nan)]
+)
+def test_bad_options_of_annealing_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"method\.{name}"):
+        LA(**{name: value})

@@ -1,4 +1,4 @@
-"""EMMA, CRM and CLL on every bound and activation: warm-up, gradients, extremes."""
+"""EMMA, LA, CRM and CLL on every bound and activation: warm-up, gradients, extremes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lipcert.bounds import Bound, analyze, worst_logits
-from lipcert.losses import CLL, CRM, EMMA, Objective, Setting, Sparsity, sparsity_loss
+from lipcert.losses import CLL, CRM, EMMA, LA, Objective, Setting, Sparsity, sparsity_loss
 from lipcert.losses.margins import margins, pair_radii, pair_slopes
 from lipcert.losses.objective import Method
 from lipcert.nn import ClippedMaxMin, ClippedReLU
@@ -25,6 +25,7 @@ BOUNDS = (Bound.GLOBAL, Bound.LOCAL, Bound.TIGHT)
 METHODS: dict[str, Method] = {
     "emma": EMMA(),
     "emma without the box": EMMA(box=False),
+    "la": LA(),
     "crm": CRM(15, 5, 0.7),
     "crm with the box": CRM(15, 5, 0.7, box=True),
     "cll": CLL(0.5, 0.3, 1e-4),
