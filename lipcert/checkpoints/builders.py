@@ -60,6 +60,8 @@ def built(builder: Builder, arguments: Mapping[str, Any], image_shape: Sequence[
     try:
         network = function(**{key: value for key, value in data.items() if key in takes}, **_made(arguments))
     except Exception as error:  # somebody's code may end in any of them
+        if isinstance(error, ValueError) and function.__module__.startswith("lipcert."):
+            raise
         raise ValueError(f"builder={_name(builder)} raised {_described(error)}.") from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"Expected builder={_name(builder)} to return an nn.Module, got {type(network).__name__}.")

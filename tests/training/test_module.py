@@ -12,6 +12,7 @@ from torch import Tensor
 from lipcert.graph.operators import LinearMap
 from lipcert.losses import BCP
 from lipcert.nn import build
+from lipcert.nn.almost_orthogonal import almost_orthogonal
 from lipcert.norms import MapKey, PowerNorms
 from lipcert.system.schema import BoundConfig
 from lipcert.training.module import RobustClassifier
@@ -56,3 +57,19 @@ def test_tiny_imagenet_is_local_in_all_layers(monkeypatch: pytest.MonkeyPatch) -
 def test_an_objective_outside_a_training() -> None:
     with torch.no_grad():
         assert classifier().objective(*digits().train[:4]).loss.isfinite()
+
+
+def test_a_parametrized_weight_is_computed_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("small", (1, 8, 8), 10, "maxmin", parametrization="aol")
+    schedule = Schedule(1, 0, 0, 1, 1e-3, 1e-3, 0.3)
+    module = RobustClassifier(model, BCP(), partial(torch.optim.Adam), schedule, (1, 8, 8), 0.3, BoundConfig())
+    module.current_epsilon, module.current_mixing = 0.3, 0.5
+    computed = list[torch.Size]()
+
+    def noting(weight: Tensor) -> Tensor:
+        computed.append(weight.shape)
+        return almost_orthogonal(weight)
+
+    monkeypatch.setattr("lipcert.nn.almost_orthogonal.almost_orthogonal", noting)
+    module.objective(torch.rand(3, 1, 8, 8), torch.arange(3)).loss.backward()
+    assert len(computed) == len(set(computed)) == 4
