@@ -143,6 +143,8 @@ def others(files: Files) -> Table:
         figures = {f"*{key}*": f"*{value:g}*" for key, value in published.items()}
         cells = {"network, ε": content["network"], **figures, **shares}
         cells["ours, s an image"] = f"{content['seconds_an_image']:.2f}"
+        if "broken" in content:
+            cells["broken by attacks"] = f"{content['broken']} of {content['certified']}"
         rows = rows or [list(cells)]
         rows.append(list(cells.values()))
     return rows
