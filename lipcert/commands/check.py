@@ -74,6 +74,7 @@ def check(options: argparse.Namespace, say: Callable[[str], object]) -> None:
         contradictions,
         place,
     )
+    from lipcert.recheck.splits import PARTS
     from lipcert.records import read_record
     from lipcert.system.configuration import OURS
     from lipcert.system.execution import cover_execution
@@ -114,8 +115,8 @@ def check(options: argparse.Namespace, say: Callable[[str], object]) -> None:
     if unknown:
         raise ValueError(
             f"{unknown} of {len(chosen)} rows are not re-derived: they may rest on the stages {', '.join(beyond)}, "
-            "whose bounds can be tighter than those of this check. Attacks do not refute them; the other "
-            f"{len(chosen) - unknown} are confirmed."
+            f"whose bounds can be tighter than those of this check ({PARTS} parts of a ball at most, for each class). "
+            f"Attacks do not refute them; the other {len(chosen) - unknown} are confirmed."
         )
     failure = min(1.0, rechecker.norms.failure_probability)
     say(f"confirmed: {len(chosen)} of {len(chosen)} rows derived anew, at failure probability {failure:.1e}")
