@@ -22,11 +22,15 @@ from lipcert.system.errors import refuse_below
 from lipcert.system.execution import cover_execution, refuse_execution
 from lipcert.system.progress import progress
 from lipcert.system.schema import EvaluationConfig
+from lipcert.training.estimate import announce, estimated_seconds
 from lipcert.training.module import bound_statistics
 from lipcert.training.processes import from_every_process, ranks
 
 MEANS_STEPS = 40
 """Most Lanczos steps of a norm an image where Lipschitz bounds are averaged."""
+
+TIMED = 8
+"""Images whose forward pass is timed before an evaluation, to tell how long it takes."""
 
 Columns = dict[str, Tensor]
 """What is found of each image, (N,) by name; a name may cover only the first images."""
@@ -158,6 +162,8 @@ def evaluated_columns(
     own = split.rows(rows.tolist())
     images, labels = own[:]
     network = Float64Model(model, UpperNorms(settings.lanczos_steps, failure_probability=FAILURE_PROBABILITY))
+    if rank == 0:
+        announce(estimated_seconds(model, network, images[:TIMED], len(own), bounds, settings), len(own))
     columns = certified_columns(network, own, epsilon, bounds, settings)
     decided = torch.stack([columns[f"executed/{bound}"] for bound in bounds]).any(dim=0)
     attacked = []
