@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ from lipcert.graph import (
     Box,
     Graph,
     Image,
+    LinearMap,
     Node,
     Nonlinearity,
     Operator,
@@ -40,7 +41,7 @@ from lipcert.graph import (
     compile_graph,
     map_of,
 )
-from lipcert.norms.protocol import MapKey, Norms
+from lipcert.norms.protocol import MapKey, Norms, SideBySide
 
 
 class Rule(NamedTuple):
@@ -167,6 +168,7 @@ class Propagation:
         self.rule, self.plan = RULES[self.bound], plan or Plan()
         self.box_gradients, self.activation_boxes, self.output_box = box_gradients, activation_boxes, output_box
         self.every_box = output_box or arithmetic is not None  # those that no activation asks for, too
+        self.known: dict[MapKey, Tensor] = {}  # global norms that were found side by side
         self.any_box = boxes or self.every_box or self.rule.masks
 
     @cached_property
@@ -179,6 +181,8 @@ class Propagation:
         graph = self.graph
         check_unchanged(graph)
         operators, regions = graph.operators(), dict[int, Region]()
+        if isinstance(self.norms, SideBySide) and graph.activations:
+            self.known = self.norms.global_norms(self._maps(operators))
         for node in graph.nodes:
             before, bounds = [regions[source] for source in node.sources], None
             box = self.every_box or (self.any_box and node.index in self.demand.boxes)
@@ -214,8 +218,11 @@ class Propagation:
             with torch.set_grad_enabled(torch.is_grad_enabled() and self._asks_gradients(node)):
                 region = region.boxed()
             box = region.interval
-        keys = self._keys(terms, node)
-        norms = [self.norms.global_norm(key, term.map) for key, term in zip(keys, terms.values(), strict=True)]
+        keys = self._keys([term.source.index for term in terms.values()], node)
+        norms = [
+            self.known[key] if key in self.known else self.norms.global_norm(key, term.map)
+            for key, term in zip(keys, terms.values(), strict=True)
+        ]
         if node.function.lipschitz is not None:
             norms = [node.function.lipschitz * norm for norm in norms]
         source = Source(
@@ -225,7 +232,8 @@ class Propagation:
         )
         closed = Closed(source, norms)
         if self.rule.close is not None:
-            across = self._keys(region.merged or {}, node, across=True)
+            merged = () if region.merged is None else region.merged.values()
+            across = self._keys([term.source.index for term in merged], node, across=True)
             unmasked = node.index in self.demand.unmasked
             closed = self.rule.close(
                 Entry(node, region, box, source, keys, across, norms, self.norms, self.plan, unmasked)
@@ -251,17 +259,35 @@ class Propagation:
             return product, boxes, product
         return _total([each.lipschitz for each in sources], norms), boxes, product
 
-    def _keys(self, terms: Terms, node: Activation, across: bool = False) -> list[MapKey]:
-        """Return which linear maps those of the terms that end at an activation are; `across`: across activations.
+    def _maps(self, operators: Mapping[int, Operator]) -> dict[MapKey, LinearMap]:
+        """Return the linear maps that end at activations, from those before or the image."""
+        origin, found = self.start.center.new_empty(0), dict[MapKey, LinearMap]()
+        leading: dict[int, dict[int, LinearMap]] = {}  # to each node, by source
+        for node in self.graph.nodes[: self.graph.activations[-1].index + 1]:
+            match node:
+                case Affine():
+                    before = leading[node.sources[0]].items()
+                    leading[node.index] = {source: each.after(operators[node.index]) for source, each in before}
+                case Add():
+                    first, second = (leading[source] for source in node.sources)
+                    both = {source: first[source].plus(each) for source, each in second.items() if source in first}
+                    leading[node.index] = first | second | both
+                case Image() | Activation():
+                    if isinstance(node, Activation):
+                        ending = leading[node.sources[0]]
+                        found |= zip(self._keys(list(ending), node), ending.values(), strict=True)
+                    leading[node.index] = {node.index: LinearMap(node.shape, node.shape, origin)}
+        return found
+
+    def _keys(self, sources: Sequence[int], node: Activation, across: bool = False) -> list[MapKey]:
+        """Return which linear maps those from `sources` to an activation are; `across`: across activations.
 
         Parts of a name behind two dots tell the maps apart: no module is called so.
         """
-        several, suffix = len(terms) > 1, "..across" * across
+        several, suffix = len(sources) > 1, "..across" * across
         return [
-            MapKey(
-                self.graph.key, term.source.index, node.sources[0], across, node.name + f"..{number}" * several + suffix
-            )
-            for number, term in enumerate(terms.values())
+            MapKey(self.graph.key, source, node.sources[0], across, node.name + f"..{number}" * several + suffix)
+            for number, source in enumerate(sources)
         ]
 
     def _rounding(

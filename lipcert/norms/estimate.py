@@ -1,6 +1,7 @@
 """Power iteration and its acceleration: lower *estimates* of spectral norms, to train on, never to certify with."""
 
 import math
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.graph.operators import LinearMap
-from lipcert.norms.krylov import averaged, global_norm, local_norms
+from lipcert.norms.krylov import averaged, global_norms, local_norms
 from lipcert.norms.protocol import MapKey
 
 START_STEPS = 30
@@ -122,7 +123,7 @@ class PowerNorms(nn.Module):
             origin = linear_map.origin
             start = torch.randn(1, *linear_map.output_shape, dtype=origin.dtype, device=origin.device)
             with torch.no_grad():
-                self.register_buffer(key, global_norm(linear_map, start, START_STEPS).left)
+                self.register_buffer(key, global_norms([linear_map], [start], START_STEPS)[1][0])
         return getattr(self, key)
 
     def _typical(self, name: str, linear_map: LinearMap) -> Tensor:
@@ -145,8 +146,13 @@ class PowerNorms(nn.Module):
 
     def global_norm(self, key: MapKey, linear_map: LinearMap) -> Tensor:
         """Return an *estimate* of the norm of the map itself, from below, (1,); arguments as in `Norms.global_norm`."""
-        vector = self._vector(key.name, linear_map)
-        return global_norm(linear_map, vector, self.iterations, out=vector if self.training else None).norm
+        return self.global_norms({key: linear_map})[key]
+
+    def global_norms(self, maps: Mapping[MapKey, LinearMap]) -> dict[MapKey, Tensor]:
+        """Return *estimates* of the norms of several maps side by side, from below, (1,) each."""
+        vectors = [self._vector(key.name, each) for key, each in maps.items()]
+        norms, _ = global_norms(list(maps.values()), vectors, self.iterations, keep=self.training)
+        return dict(zip(maps, norms.split(1), strict=True))
 
     def local_norms(self, key: MapKey, linear_map: LinearMap, rows: Tensor | None, columns: Tensor | None) -> Tensor:
         """Return *estimates* of local norms, from below, (B,); arguments as in `Norms.local_norms`."""

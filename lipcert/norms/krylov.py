@@ -1,6 +1,6 @@
 """Lower *estimates* of spectral norms of many masked maps at once, by power iteration and Krylov spaces."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -44,55 +44,49 @@ def over_lengths(vectors: Tensor, lengths: Tensor) -> Tensor:
     return vectors / per_image(divisors, vectors.dim()).to(vectors)
 
 
-def unit_vector(vector: Tensor, lengths: Tensor, fallback: Tensor, out: Tensor | None = None) -> Tensor:
-    """Scale (1, *shape) of `lengths` (1,) to length 1; keep `fallback` where it died. `out`: where to write it."""
-    lengths = per_image(lengths, vector.dim())
+def unit_vector(vector: Tensor, fallback: Tensor, out: Tensor | None = None) -> Tensor:
+    """Scale (1, n) to length 1; keep `fallback` where it died. `out`: where to write it."""
+    lengths = lengths_of(vector)[:, None]
     return torch.where(lengths > 0, vector / lengths, fallback, out=out)
 
 
 @torch.no_grad()
 def averaged(typical: Tensor, left: Tensor) -> Tensor:
     """Give a typical left vector, (1, n) of length 1, a share of another one's direction, up to its sign; return it."""
-    left = left.to(typical)
-    unit = unit_vector(left, lengths_of(left), typical)
+    unit = unit_vector(left.to(typical), typical)
     sign = torch.where((unit * typical).sum() < 0, -1.0, 1.0)
-    mean = MEMORY * typical + (1 - MEMORY) * sign * unit
-    return unit_vector(mean, lengths_of(mean), typical, out=typical)
+    return unit_vector(MEMORY * typical + (1 - MEMORY) * sign * unit, typical, out=typical)
 
 
 class _Stretch(torch.autograd.Function):
-    """By how much vectors u are stretched to the rows that a mask leaves of M u; these, and their lengths, (B,).
+    """By how much vectors u are stretched to the rows that a mask leaves of M u, (B,); and these.
 
-    Only the first gets a gradient, and only with respect to M u.
+    Only the former gets a gradient, and only with respect to M u.
     """
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, rows: Tensor | None, vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, image: Tensor, rows: Tensor | None, vector: Tensor) -> tuple[Tensor, Tensor]:
         left = image if rows is None else image * rows
         lengths, own = lengths_of(left), lengths_of(vector)
         own = own.clamp_min(torch.finfo(own.dtype).tiny ** 0.5)
         ctx.save_for_backward(left, lengths, own)
         ctx.shape = image.shape
-        ctx.mark_non_differentiable(left, lengths)
+        ctx.mark_non_differentiable(left)
         ctx.set_materialize_grads(False)
-        return lengths / own, left, lengths
+        return lengths / own, left
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, *_: None) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor, _: None) -> tuple[Tensor, None, None]:
         left, lengths, own = ctx.saved_tensors
         scale = over_lengths(gradient / own, lengths)
         return (left * per_image(scale, left.dim()).to(left)).sum_to_size(ctx.shape), None, None
 
 
 class Estimate(NamedTuple):
-    """A lower *estimate* of a norm, (B,), and the left vectors M u it was found with, (B, *output_shape).
-
-    `lengths`: of these, (B,).
-    """
+    """A lower *estimate* of a norm, (B,), and the left vectors M u it was found with, (B, *output_shape)."""
 
     norm: Tensor
     left: Tensor
-    lengths: Tensor
 
 
 def estimate_norm(linear_map: LinearMap, vector: Tensor, rows: Tensor | None = None) -> Estimate:
@@ -124,15 +118,56 @@ def power_iteration(linear_map: LinearMap, right: Tensor, steps: int, scaled: bo
     return right
 
 
-def global_norm(linear_map: LinearMap, vector: Tensor, steps: int, out: Tensor | None = None) -> Estimate:
-    """Return an *estimate* of the norm of a map, (1,), after power steps from `vector`, (1, *output_shape).
+def _whole_lengths(tensors: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
+    """Return the length of each tensor as a whole, (n,)."""
+    return torch.stack(torch._foreach_norm(tensors))
 
-    Its left vector has length 1; it is `vector` where the iteration died. `out`: where it is written, `vector` perhaps.
+
+class _Stretches(torch.autograd.Function):
+    """By how much vectors of lengths `own`, (n,), are stretched to their n images; and the lengths of these, (n,)."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, *images: Tensor) -> tuple[Tensor, Tensor]:
+        lengths, own = _whole_lengths(images), own.clamp_min(torch.finfo(own.dtype).tiny ** 0.5)
+        ctx.save_for_backward(lengths, own, *images)
+        ctx.mark_non_differentiable(lengths)
+        ctx.set_materialize_grads(False)
+        return lengths / own, lengths
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: None) -> tuple[Tensor | None, ...]:
+        lengths, own, *images = ctx.saved_tensors
+        scales = over_lengths(gradient / own, lengths)
+        return None, *(image * scale for image, scale in zip(images, scales, strict=True))
+
+
+def global_norms(
+    maps: Sequence[LinearMap], vectors: Sequence[Tensor], steps: int, keep: bool = False
+) -> tuple[Tensor, list[Tensor]]:
+    """Return *estimates* of the norms of n maps, (n,), after power steps on all of them side by side, and left vectors.
+
+    Args:
+        maps: M, without masks, the same for all images.
+        vectors: near left singular vectors, (1, *output_shape) each.
+        steps: >= 1.
+        keep: write the left vectors, of length 1, into `vectors`, which stay as they are where the iteration died.
     """
     with torch.no_grad():
-        right = power_iteration(linear_map, linear_map.adjoint(vector), steps)
-    found = estimate_norm(linear_map, right)
-    return found._replace(left=unit_vector(found.left, found.lengths, vector, out))
+        pairs = list(zip(maps, vectors, strict=True))  # maps that only move entries must not hand on what is written to
+        rights = [each.adjoint(vector.clone() if each.roundings == (0, 0) else vector) for each, vector in pairs]
+        for _ in range(steps - 1):
+            lefts = [each.apply(right) for each, right in zip(maps, rights, strict=True)]
+            divisors = _whole_lengths(lefts)
+            divisors = divisors.clamp_min(torch.finfo(divisors.dtype).tiny ** 0.5)
+            rights = [each.adjoint(left / own) for each, left, own in zip(maps, lefts, divisors, strict=True)]
+    images = [each.apply(right) for each, right in zip(maps, rights, strict=True)]
+    norms, lengths = _Stretches.apply(_whole_lengths(rights), *images)
+    with torch.no_grad():
+        lefts = [
+            torch.where(alive, image / length, vector, out=vector if keep else None)
+            for alive, image, length, vector in zip(lengths > 0, images, lengths, vectors, strict=True)
+        ]
+    return norms, lefts
 
 
 def local_norms(

@@ -1,6 +1,7 @@
 """What bounds ask of a norm algorithm."""
 
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -36,4 +37,13 @@ class Norms(Protocol):
 
         `rows`: (B, *output_shape), `columns`: (B, *input_shape), 0/1 masks; None for ones.
         """
+        ...
+
+
+@runtime_checkable
+class SideBySide(Norms, Protocol):
+    """Norms of all maps of a network that are found together, in fewer operations than one after another."""
+
+    def global_norms(self, maps: Mapping[MapKey, LinearMap]) -> dict[MapKey, Tensor]:
+        """Return what `global_norm` does of each map, (1,)."""
         ...
