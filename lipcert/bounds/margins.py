@@ -39,13 +39,12 @@ def _step_length(directions: Tensor, radius: Tensor, reach: Tensor, rounds: int)
     slopes, limits, target = directions.square(), reach.square(), radius.square()
     tiny = torch.finfo(directions.dtype).tiny
     square = target / slopes.sum(-1, keepdim=True).clamp_min(tiny)
-    infinite = torch.full_like(square, torch.inf)
     for index in range(1, rounds + 1):
         raised = slopes * square
         slope = torch.ops.aten.threshold_backward(slopes, limits - raised, 0).sum(-1, keepdim=True)
         missing = target - torch.minimum(raised, limits).sum(-1, keepdim=True)
-        advanced = torch.addcdiv(square, missing.clamp_min(0), slope)
-        updated = torch.where(slope > 0, advanced, torch.where(missing >= 0, infinite, square))
+        advanced = torch.addcdiv(square, missing.clamp_min(0), slope)  # infinite where nothing can follow any more
+        updated = torch.where(advanced.isnan(), square, advanced)  # 0 / 0: nothing can follow, and nothing is missing
         settled = index % SETTLED_EVERY == 0 and torch.equal(updated, square)
         square = updated
         if settled:
@@ -68,12 +67,11 @@ def _largest(directions: Tensor, radius: Tensor, lower: Tensor | None, upper: Te
         return Maximum(radius.view(-1, 1) * lengths, step.unsqueeze(2))
     radius = radius.view(-1, 1, 1)
     low, high = lower.clamp_max(0).unsqueeze(-2), upper.clamp_min(0).unsqueeze(-2)
-    rising = (directions > 0).to(directions.dtype)
-    reach = rising * high - (1 - rising) * low  # how far the entry may follow the direction's sign
+    reach = torch.where(directions > 0, high, -low)  # how far the entry may follow the direction's sign
     slopes = directions.abs()
     step = _step_length(slopes, radius, reach, rounds)
     boxed = step.isinf()
-    length = torch.where(boxed, 1, step).clamp_min(torch.finfo(step.dtype).tiny)  # 0 for a radius of 0
+    length = step.clamp(torch.finfo(step.dtype).tiny, LONGEST_STEP)  # 0 for a radius of 0
     smaller = minimum if torch.is_grad_enabled() else torch.minimum
     offset = smaller(length * slopes, reach)
     price = (radius.square() - offset.square().sum(-1, keepdim=True)) / (2 * length)
@@ -109,6 +107,11 @@ def _chunks(rows: Tensor, label_rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
         yield classes, rows[classes] - label_rows.unsqueeze(1)
 
 
+def _added(total: Tensor | None, part: Tensor) -> Tensor:
+    """Return the total of parts so far and another one."""
+    return part if total is None else total.add_(part)
+
+
 class _PairSupport(torch.autograd.Function):
     """`lower`, `upper`: (B, n), on their sides of 0, or None both."""
 
@@ -134,25 +137,24 @@ class _PairSupport(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows, label_rows, radius, lower, upper, steps = ctx.saved_tensors
-        of_rows, of_labels, of_radius = (torch.zeros_like(each) for each in (rows, label_rows, radius))
-        of_lower, of_upper = (None if each is None else torch.zeros_like(each) for each in (lower, upper))
+        of_rows, of_labels, of_radius, of_lower, of_upper = torch.empty_like(rows), None, None, None, None
         for classes, directions in _chunks(rows, label_rows):
             step = steps[:, classes]
             weights = gradient[:, classes].unsqueeze(1)  # (B, 1, k): products with it sum over classes
             offsets = step.clamp_max(LONGEST_STEP) * directions
-            if of_lower is None or of_upper is None:
+            if lower is None or upper is None:
                 slopes = l2_norm(directions).unsqueeze(2)
             else:
                 step = step.clamp_min(torch.finfo(step.dtype).tiny)  # 0 for a radius of 0
                 slopes = radius.view(-1, 1, 1) / step
                 low, high = lower.unsqueeze(1), upper.unsqueeze(1)
                 offsets = torch.maximum(torch.minimum(offsets, high), low)
-                of_upper += torch.bmm(weights, (directions - high / step).clamp_min_(0))[:, 0]
-                of_lower += torch.bmm(weights, (directions - low / step).clamp_max_(0))[:, 0]
-            of_radius += torch.bmm(weights, slopes)[:, 0, 0]
-            of_labels -= torch.bmm(weights, offsets)[:, 0]
+                of_upper = _added(of_upper, torch.bmm(weights, (directions - high / step).clamp_min_(0))[:, 0])
+                of_lower = _added(of_lower, torch.bmm(weights, (directions - low / step).clamp_max_(0))[:, 0])
+            of_radius = _added(of_radius, torch.bmm(weights, slopes)[:, 0, 0])
+            of_labels = _added(of_labels, torch.bmm(weights, offsets)[:, 0])
             of_rows[classes] = offsets.mul_(weights.mT).sum(dim=0)
-        return of_rows, of_labels, of_radius, of_lower, of_upper, None
+        return of_rows, None if of_labels is None else -of_labels, of_radius, of_lower, of_upper, None
 
 
 def pair_support(

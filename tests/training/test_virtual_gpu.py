@@ -64,8 +64,8 @@ def test_what_processes_exchange_is_on_the_device(outcomes: dict[str, Any]) -> N
 def test_a_step_launches_no_more_than_it_did(outcomes: dict[str, Any]) -> None:
     """What a local step of 8C2F launches and touches, as docs/cost.md says; its vectors stay where they are."""
     published, default = outcomes["counts"]
-    assert published["launched"] <= 1401
-    assert default["launched"] <= 1099
+    assert published["launched"] <= 1317
+    assert default["launched"] <= 1000
     assert published["bytes"] < 14
     assert default["bytes"] < 8
     assert published["in_place"]
