@@ -118,6 +118,11 @@ class Cascade:
         """Return (lower, upper) bounds of the global norms of the maps between activations, by the later activation."""
         return self._network.norm_brackets()
 
+    def without_backward_bounds(self) -> Cascade:
+        """Return the same with Lipschitz bounds alone, on the same norms."""
+        stages = [stage for stage in self.stages if stage.effort is None]
+        return Cascade(self._network, stages, clip_input=self.clip_input, arithmetic=self.arithmetic)
+
     def __call__(
         self, images: Tensor, labels: Tensor, epsilon: float | Tensor, refuted: Tensor | None = None
     ) -> Certificate:
@@ -154,7 +159,7 @@ class Cascade:
         """
         largest, *others = sorted(epsilons, reverse=True)
         check_images(images)
-        refuted = self._refuted_from(images, labels, epsilons)
+        refuted = self.refuted_from(images, labels, epsilons)
         best = self(images, labels, largest, refuted)
         found = {largest: best}
         for epsilon in others:
@@ -165,8 +170,11 @@ class Cascade:
         return {each: replace(found[each], failure_probability=best.failure_probability) for each in epsilons}
 
     @torch.inference_mode(False)
-    def _refuted_from(self, images: Tensor, labels: Tensor, epsilons: Sequence[float]) -> Tensor:
-        """Return the least epsilon with a counterexample, (B,) on the CPU; infinity for none."""
+    def refuted_from(self, images: Tensor, labels: Tensor, epsilons: Sequence[float]) -> Tensor:
+        """Return the least of `epsilons` with a counterexample to `images`, (B, ...), of `labels`, (B,), on the CPU.
+
+        Infinity where none is found, or no stage asks for it.
+        """
         graph = self._network.graph(images.shape[1:])
         (*several, classes) = graph.nodes[-1].shape
         backward = any(stage.effort is not None for stage in self.stages) and has_steps(graph)

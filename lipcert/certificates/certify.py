@@ -1,5 +1,6 @@
 """The public functions: certify predictions at one radius, find the largest radius of each."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
@@ -21,6 +22,9 @@ from lipcert.system.progress import progress as shown
 
 BATCH_SIZE = 32
 """Images bounded at a time: small batches of float64 convolutions are the fastest on CPUs."""
+
+TRIED, RESOLUTION = 64, 0.005
+"""Radii at which counterexamples are looked for, and the share of a radius to which the cascade finds it."""
 
 CertifyBatch = Callable[[Tensor, Tensor, float | Tensor], Certificate]
 """A `Certifier` or a `Cascade`: certifies images (B, ...) with labels (B,) at one epsilon, or at one each, (B,)."""
@@ -208,13 +212,14 @@ def certified_radius(
 ) -> Tensor:
     """Return for each image a radius within which its prediction is proved, (N,); 0 where it is wrong.
 
-    Bisection over epsilon in [0, `largest`]: every radius returned was itself proved. All norms of all rounds count for
-    the union bound: about `rounds` * N * layers * `FAILURE_PROBABILITY`.
+    Bisection over epsilon in [0, `largest`]: every radius returned was itself proved. The cascade bisects by Lipschitz
+    bounds first, then by all of it, below counterexamples and to half a percent. All norms of all rounds count for the
+    union bound: about `rounds` * N * layers * `FAILURE_PROBABILITY`, twice that for the cascade.
 
     Args:
         model, images, labels, bound, batch_size: as for `certify`.
         largest: upper end of the search, in pixels of [0, 1].
-        rounds: halvings of the interval at most.
+        rounds: halvings of an interval at most.
 
     Raises:
         ValueError, TypeError, UnsupportedLayerError: as in `certify`.
@@ -222,10 +227,22 @@ def certified_radius(
     check_epsilon(largest, name="largest")
     check_pairs(images, labels)
     model = followed(model, images)
-    certifier: CertifyBatch = Cascade(model) if bound is None else Certifier(Float64Model(model), bound)
-
-    def attempt(rows: Tensor, radii: Tensor) -> Tensor:
-        return certify_batches(certifier, images[rows], labels[rows], radii, batch_size).radius
-
     nothing = torch.zeros(len(images), dtype=torch.float64)
-    return bisect(attempt, nothing, torch.full_like(nothing, largest), rounds)
+
+    def searched(certifier: CertifyBatch, proved: Tensor, refused: Tensor, resolution: Tensor) -> Tensor:
+        def attempt(rows: Tensor, radii: Tensor) -> Tensor:
+            return certify_batches(certifier, images[rows], labels[rows], radii, batch_size).radius
+
+        return bisect(attempt, proved, refused, rounds, resolution)
+
+    everywhere = torch.full_like(nothing, largest)
+    if bound is not None:
+        return searched(Certifier(Float64Model(model), bound), nothing, everywhere, nothing)
+    cascade = Cascade(model)
+    proved = searched(cascade.without_backward_bounds(), nothing, everywhere, nothing)
+    if not bool(proved.any()):
+        return proved
+    tried = torch.logspace(math.log10(float(proved[proved > 0].min())), math.log10(largest), TRIED).tolist()
+    parts = zip(images.split(batch_size), labels.split(batch_size), strict=True)
+    refuted = torch.cat([cascade.refuted_from(*part, tried) for part in parts]).clamp_max(largest)
+    return searched(cascade, proved, torch.where(proved > 0, refuted, 0), RESOLUTION * refuted)

@@ -10,7 +10,12 @@ Attempt = Callable[[Tensor, Tensor], Tensor]
 
 
 def bisect(
-    attempt: Attempt, proved: Tensor, refused: Tensor, rounds: int, resolution: float = 0.0, farthest: float = 0.0
+    attempt: Attempt,
+    proved: Tensor,
+    refused: Tensor,
+    rounds: int,
+    resolution: float | Tensor = 0.0,
+    farthest: float = 0.0,
 ) -> Tensor:
     """Return radii that are proved, (N,) float64, each by an attempt or known before.
 
@@ -22,7 +27,7 @@ def bisect(
         proved: radii known to be proved, (N,) float64, on any device.
         refused: radii beyond which nothing is tried, (N,); infinity for none, then radii grow by factors of 2.
         rounds: attempts an image, at most.
-        resolution: no further attempt where `refused` exceeds `proved` by no more.
+        resolution: no further attempt where `refused` exceeds `proved` by no more; a number or (N,).
         farthest: where nothing is refused, tried before any larger radius.
     """
     for _ in range(rounds):
