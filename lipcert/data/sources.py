@@ -211,7 +211,7 @@ def load_images(name: str, root: str | Path | None = None, **settings: Any) -> I
     Args:
         name: a key of `SOURCES`.
         root: folder of the files, `~` for one's own; where they usually are, when None.
-        settings: of the data set, such as `image_size`; those that are None are left out.
+        settings: of the data set, such as `image_size`; those that are None or False are left out.
 
     Raises:
         ValueError: for an unknown name, or a setting that the data set does not have.
@@ -221,7 +221,7 @@ def load_images(name: str, root: str | Path | None = None, **settings: Any) -> I
     if name not in SOURCES:
         raise ValueError(f"Expected `data.name` to be one of {sorted(SOURCES)}, got {name!r}.")
     refuse_below(1, {"data.image_size": settings.get("image_size")})
-    given = {key: value for key, value in settings.items() if value is not None}
+    given = {key: value for key, value in settings.items() if value is not None and value is not False}
     taken = list(inspect.signature(SOURCES[name]).parameters)
     folder = None if root is None else Path(root).expanduser()
     if folder is not None and not folder.is_dir() and not (folder.is_file() and name in FILES):
