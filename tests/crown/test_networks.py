@@ -52,7 +52,8 @@ def test_no_point_of_the_ball_goes_below(name: str, kind: str) -> None:
     image, other, rows = _all_pairs(model(inputs))
     coarse = ball.certain(bounded(network, rows, known, ball))
     closest = ball.certain(bounded(network, rows, state, ball))
-    best = bounded(network, rows, state, ball, Effort(60))
+    steps = 60 if (name, kind) == ("residual", "maxmin") else 30  # its first ones gain nothing
+    best = bounded(network, rows, state, ball, Effort(steps))
     assert (best.slack > 0).all()
     assert (best.slack < 1e-8).all()
     assert (closest >= coarse - 1e-9).float().mean() > 0.7  # lines over smaller boxes are rarely worse
