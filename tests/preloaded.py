@@ -2,6 +2,7 @@
 
 # ruff: noqa: F401
 import gc
+import os
 
 import foolbox
 import sklearn.datasets
@@ -19,4 +20,5 @@ keep_what_is_composed()
 Plugins.instance()  # looks for launchers and sweepers, and imports them
 learn_to_compose()
 set_start_method("fork")  # several jobs of a sweep at a time are forks, too
+os.fsync = lambda descriptor: None  # nobody pulls the plug on a test
 gc.freeze()  # the garbage collector need not look at it in every fork
