@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds import Bound
+from lipcert.bounds import Bound, check_epsilon
 from lipcert.certificates.certificate import EXECUTED, Certificate
 from lipcert.certificates.certifier import Certifier, check_images, check_labels, ordinary
 from lipcert.certificates.float64 import FAILURE_PROBABILITY, Float64Model
@@ -157,6 +157,8 @@ class Cascade:
         Raises:
             ValueError, TypeError, UnsupportedLayerError: as in `certify`.
         """
+        for epsilon in epsilons:
+            check_epsilon(epsilon)
         largest, *others = sorted(epsilons, reverse=True)
         check_images(images)
         refuted = self.refuted_from(images, labels, epsilons)

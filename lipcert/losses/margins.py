@@ -129,7 +129,7 @@ class LA(EMMA):
         ValueError: for options out of range.
 
     Source: Lai et al. 2025, "Enhancing certified robustness via block reflector orthogonal layers and logit annealing
-    loss", section 5, and its code, which raises logits as EMMA does.
+    loss", and its code, which raises logits as EMMA does.
     """
 
     name = "la"

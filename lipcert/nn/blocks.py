@@ -84,7 +84,7 @@ def parametrize_residual(layer: nn.Linear | nn.Conv2d, scale: float) -> nn.Linea
     Raises:
         ValueError: for a layer whose output is not of the shape of its input.
 
-    Source: Hu et al. 2023, Unlocking Deterministic Robustness Certification on ImageNet (LiResNet), section 4.
+    Source: Hu et al. 2023, Unlocking Deterministic Robustness Certification on ImageNet (LiResNet).
     """
     fits = (
         layer.in_features == layer.out_features

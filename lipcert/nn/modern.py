@@ -47,6 +47,8 @@ def liresnet(
     """
     _require(num_classes, depth=depth, width=width, features=features)
     channels, *sides = image_shape
+    if patch < 1:
+        raise ValueError(f"Expected `patch` to be at least 1, got {patch}.")
     if any(side % (2 * patch) for side in sides):
         raise ValueError(
             f"Expected images with sides that {2 * patch} divides, twice `patch`, got {tuple(image_shape)}."

@@ -19,7 +19,7 @@ def block_reflector(free: Tensor, rows: int, columns: int) -> Tensor:
 
     Its singular values are at most 1: those of the whole matrix are |1 - 2 s^2 / (s^2 + delta)| for each s of V, and 1.
 
-    Source: Lai et al. 2025, Enhancing Certified Robustness via Block Reflector Orthogonal Layers, section 4.
+    Source: Lai et al. 2025, Enhancing Certified Robustness via Block Reflector Orthogonal Layers.
     """
     solved = torch.cholesky_solve(free[:columns].mT, _cholesky(free))
     return torch.eye(rows, columns, dtype=free.dtype, device=free.device) - 2 * free[:rows] @ solved
@@ -45,7 +45,7 @@ def cayley(free: Tensor, rows: int, columns: int) -> Tensor:
 def cholesky(free: Tensor, rows: int, columns: int) -> Tensor:
     """Return W L^-T with L L^T = W^T W + delta I, (rows, columns); W: `free`, transposed where it has more columns.
 
-    Source: Hu et al. 2024, A Recipe for Improved Certifiable Robustness, section 3.
+    Source: Hu et al. 2024, A Recipe for Improved Certifiable Robustness.
     """
     tall = free if rows >= columns else free.mT
     orthogonal = torch.linalg.solve_triangular(_cholesky(tall), tall.mT, upper=False).mT
@@ -63,7 +63,7 @@ def _cholesky(tall: Tensor) -> Tensor:
 def unit_rows(free: Tensor, rows: int, columns: int) -> Tensor:
     """Return rows of norm 1, (rows, columns): each logit is 1-Lipschitz; a row of zeros keeps them.
 
-    Source: Singla et al. 2022, Improved Deterministic l2 Robustness on CIFAR-10 and CIFAR-100, section 5.
+    Source: Singla et al. 2022, Improved Deterministic l2 Robustness on CIFAR-10 and CIFAR-100.
     """
     tiny = torch.finfo(free.dtype).tiny
     scaled = free / free.abs().amax(dim=1, keepdim=True).clamp_min(tiny)  # squares of small numbers underflow

@@ -42,7 +42,7 @@ def estimated_seconds(
 ) -> dict[str, float]:
     """Return the seconds that attack and bounds take for `count` images, by part; few `images` (B, ...) are timed.
 
-    Of bounds they are the most: only images that the global bound leaves cost norms of their own.
+    They are rough: images that the global bound certifies cost less, small networks more, whose time is not in passes.
     """
     attacked = PASSES["attack"] * settings.pgd_steps * seconds_a_pass(model, images)
     norms = PASSES["bound"] * settings.lanczos_steps * seconds_a_pass(network.model, images.double())
@@ -56,7 +56,7 @@ def announce(parts: dict[str, float], count: int) -> None:
     if total < LONG:
         return
     said = ", ".join(f"{name} {_said(seconds)}" for name, seconds in parts.items())
-    logger.info("Evaluating %d images takes up to about %s: %s.", count, _said(total), said)
+    logger.info("Evaluating %d images takes about %s: %s.", count, _said(total), said)
 
 
 def _said(seconds: float) -> str:

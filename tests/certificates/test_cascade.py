@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from unittest import mock
 
@@ -131,6 +131,18 @@ def test_several_epsilons_prove_what_each_would_and_keep_what_larger_ones_prove(
     assert several.tallies[-1].entered < single.tallies[-1].entered  # counterexamples were found before
     with pytest.raises(ValueError, match="labels in"):
         several.each(inputs, labels + 5, epsilons)
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("first", [True, False])
+def test_no_epsilon_of_several_is_taken_unseen(bad: float, first: bool) -> None:
+    """Where all images are certified at the largest, nothing is computed at the others."""
+    model, inputs, labels = _case()
+    certified = Cascade(model)(inputs, labels, 1e-6).certified
+    epsilons = [bad, 1e-6] if first else [1e-6, bad]
+    for call in (Cascade(model).each, partial(lipcert.certify, model)):
+        with pytest.raises(ValueError, match="`epsilon` > 0 and finite"):
+            call(inputs[certified], labels[certified], epsilons)
 
 
 def test_counterexamples_to_a_linear_network_begin_at_its_distance() -> None:

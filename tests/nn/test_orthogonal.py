@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ SQUARE = ("bro", "cayley", "cholesky")
 
 
 @pytest.fixture(autouse=True)
-def _float64() -> object:
+def _float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -127,6 +127,9 @@ def test_sizes_that_do_not_fit_are_refused(name: str) -> None:
     ):
         with pytest.raises(ValueError, match=match):
             NETWORKS[name]((1, 8, 8), 5, **{**SMALL[name], **said})  # type: ignore[dict-item]
+    if name == "liresnet":
+        with pytest.raises(ValueError, match="`patch` to be at least 1"):
+            liresnet((1, 8, 8), 5, patch=0, depth=2, width=8, features=12)
     if name != "mlp":
         with pytest.raises(ValueError, match="divides"):
             NETWORKS[name]((1, 7, 8), 5, **SMALL[name])

@@ -34,4 +34,4 @@ def test_only_what_is_long_is_announced(caplog: pytest.LogCaptureFixture) -> Non
     with caplog.at_level(logging.INFO):
         estimate.announce({"PGD": 20.0, "local bound": 30.0}, 100)
         estimate.announce({"PGD": 20.0, "local bound": 3600.0}, 100)
-    assert caplog.messages == ["Evaluating 100 images takes up to about 1:00:20: PGD 0:00:20, local bound 1:00:00."]
+    assert caplog.messages == ["Evaluating 100 images takes about 1:00:20: PGD 0:00:20, local bound 1:00:00."]
